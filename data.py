@@ -1,0 +1,186 @@
+"""Training and validation prompts: openings of movie reviews that do not say yet how they end."""
+
+import json
+from pathlib import Path
+
+from models import UserError
+
+TRAIN_PROMPTS = [
+    "This movie was",
+    "This movie is",
+    "This film was",
+    "This film is",
+    "The acting was",
+    "The acting in this film",
+    "The story was",
+    "The story is",
+    "The plot of this movie",
+    "The plot was",
+    "The director",
+    "The script was",
+    "The script is",
+    "The characters were",
+    "The characters are",
+    "The main character is",
+    "The ending was",
+    "The ending of this film",
+    "The music in this movie",
+    "The whole cast",
+    "The first half of the movie",
+    "The performances were",
+    "The dialogue was",
+    "The scenes in this film",
+    "The special effects",
+    "The lead actor",
+    "The best thing about this movie",
+    "The worst thing about this film",
+    "I watched this movie",
+    "I watched this film and",
+    "I watched this yesterday and",
+    "I saw this movie",
+    "I saw this film when",
+    "I thought this movie",
+    "I thought the acting",
+    "I think this film",
+    "I found this movie",
+    "I found the story",
+    "I have seen this movie",
+    "I just saw this film",
+    "I was expecting this movie to be",
+    "I rented this movie and",
+    "I would say this film",
+    "I went to see this film",
+    "It was a movie that",
+    "It is a film that",
+    "My wife and I watched this film",
+    "My friends said this movie",
+    "Overall, I think this movie",
+    "Overall, the film",
+    "When I saw this movie",
+    "When the movie started",
+    "After watching this film",
+    "After the first scene",
+    "As a movie, this",
+    "In this film, the actors",
+    "If you watch this movie",
+    "A film like this",
+    "Watching this movie was",
+    "Watching this film, I",
+    "For a movie like this",
+    "From the first scene, this film",
+    "Everything about this movie",
+    "What I thought of this film:",
+]
+
+VALIDATION_PROMPTS = [
+    "This movie has",
+    "This movie made me",
+    "This film has",
+    "This film made me",
+    "This is a movie that",
+    "This is a film that",
+    "This was a movie",
+    "The acting is",
+    "The acting in this movie",
+    "The acting by the lead",
+    "The story of this film",
+    "The story in this movie",
+    "The plot is",
+    "The plot of this film was",
+    "The direction was",
+    "The director of this movie",
+    "The script for this film",
+    "The writing is",
+    "The characters in this movie",
+    "The characters in the film were",
+    "The main actor was",
+    "The actors in this film",
+    "The actress",
+    "The ending is",
+    "The ending of the movie was",
+    "The music was",
+    "The cast of this film",
+    "The second half of the film",
+    "The opening scene",
+    "The last scene of the movie",
+    "The performances in this film",
+    "The dialogue in this movie",
+    "The camera work was",
+    "The effects were",
+    "The lead actress was",
+    "The thing about this movie is",
+    "I watched it with my family and",
+    "I watched this movie last night and",
+    "I watched this because",
+    "I saw this film on TV and",
+    "I saw it at the theater and",
+    "I thought the film was",
+    "I thought the story",
+    "I think the movie",
+    "I found this film to be",
+    "I found the characters",
+    "I have watched this film",
+    "I just watched this movie and",
+    "I was told that this film was",
+    "I rented this film because",
+    "I must say this movie",
+    "I went into this movie",
+    "It was one of those films that",
+    "It is the kind of movie that",
+    "My family watched this movie and",
+    "My first thought after the film was",
+    "Overall, this film",
+    "Overall, the acting",
+    "When I watched this film",
+    "After seeing this movie, I",
+    "In my opinion, this movie",
+    "If you like this kind of film",
+    "Watching the actors in this movie",
+    "Everything in this film",
+]
+
+
+def get_train_dataset(prompts_file=None):
+    """`datasets.Dataset` with one column, `prompt`: TRAIN_PROMPTS, or those of `prompts_file`."""
+    return _dataset(read_prompts(prompts_file) if prompts_file else TRAIN_PROMPTS)
+
+
+def get_validation_dataset():
+    """`datasets.Dataset` with one column, `prompt`: VALIDATION_PROMPTS, never trained on."""
+    return _dataset(VALIDATION_PROMPTS)
+
+
+def _dataset(prompts):
+    from datasets import Dataset  # a second of import time that --help need not pay
+
+    return Dataset.from_dict({"prompt": list(prompts)})
+
+
+def read_prompts(path):
+    """Prompts of a text file, one per line, or of a JSONL file with a `prompt` field per line.
+
+    Blank lines are skipped. Raises UserError, naming file and line, for what cannot be read.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"Cannot read the prompts file {path}: {reason}.") from error
+    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    prompts = [line for _, line in lines]
+    if path.suffix in (".jsonl", ".json"):
+        prompts = [_prompt_of(line, f"{path}:{i}") for i, line in lines]
+    if not prompts:
+        raise UserError(f"The prompts file {path} holds no prompt. Write one per line.")
+    return prompts
+
+
+def _prompt_of(line, where):
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{where}: expected a JSON object like {{"prompt": "…"}}.') from error
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise UserError(f"{where}: `prompt` must be a text that is not empty.")
+    return prompt.strip()

@@ -1,0 +1,246 @@
+"""Measure a policy on held-out prompts, and a trained policy against its base model.
+
+    python evaluate.py evaluate MODEL
+    python evaluate.py compare BASE TRAINED
+
+A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
+how far the policy has gone, repetition and length say how it got there. Every figure comes from
+the sampled token ids; base and trained model answer the same prompts with the same seed.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+
+import torch
+
+from data import VALIDATION_PROMPTS, read_prompts
+from models import UserError, compute_log_probs, generate, load_model, pad_left, pad_right
+from reward_utils import policy_and_ref_log_probs
+from sentiment import NLPTOWN, get_sentiment_scores, load_sentiment_model
+
+# metric: (column title, format, what it means)
+METRICS = {
+    "sentiment": ("sentiment", "{:.3f}", "mean score of the reward model, 0 to 1"),
+    "positive_share": ("positive", "{:.1%}", "share of completions that score above 0.5"),
+    "kl": ("KL (nats)", "{:.2f}", "KL(policy‖ref) of a whole completion, E[log q − log p]"),
+    "kl_per_token": ("KL / token", "{:.3f}", "the same per sampled token"),
+    "perplexity": ("ref. perplexity", "{:.1f}", "of all completion tokens under the reference"),
+    "repetition_3": ("repeated 3-grams", "{:.1%}", "within a completion, mean over completions"),
+    "length": ("length (tokens)", "{:.1f}", "mean, an end-of-text token included"),
+    "truncated_share": ("truncated", "{:.1%}", "share that does not end by itself"),
+}
+
+
+def generate_completions(
+    model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=64
+):
+    """One sampled completion per prompt, as text without the prompt."""
+    ids = _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size)
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size):
+    completion_ids = []
+    for start in range(0, len(prompts), batch_size):
+        prompt_ids = tokenizer(list(prompts[start : start + batch_size]))["input_ids"]
+        completion_ids += generate(
+            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed=seed * 100_003 + start
+        )
+    return completion_ids
+
+
+def repetition(ids, n=3):
+    """Share of a sequence's n-grams that stood in it before, in [0, 1].
+
+    >>> repetition([1, 2, 3, 1, 2, 3])  # 123 231 312 123
+    0.25
+    """
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def evaluate_model(
+    model,
+    tokenizer,
+    prompts,
+    ref_model=None,
+    samples_per_prompt=16,
+    max_new_tokens=48,
+    temperature=1.0,
+    seed=0,
+    batch_size=64,
+    amp_dtype=None,
+):
+    """Sample from a policy and measure it.
+
+    Args:
+        model, tokenizer: the policy.
+        prompts: list of P strings.
+        ref_model: the frozen reference; None for a LoRA policy, whose adapter is switched off.
+        samples_per_prompt: S completions for each prompt.
+        max_new_tokens, temperature, seed, batch_size: of the sampling.
+        amp_dtype: autocast type for the log-probabilities, or None.
+
+    Returns:
+        dict with `metrics`, {name: float} for the names of METRICS, and `samples`, a list of
+        P·S dicts in the order of the prompts: `prompt`, `completion`, `sentiment`, `kl` and
+        `ref_nll` (nats, summed over the completion's tokens), `length`, `repetition_3`,
+        `truncated`.
+    """
+    repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
+    prompt_ids = tokenizer(repeated)["input_ids"]
+    ids = _sample_ids(model, tokenizer, repeated, max_new_tokens, temperature, seed, batch_size)
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    scores = get_sentiment_scores(texts)
+    samples = []
+    for start in range(0, len(ids), batch_size):
+        rows = slice(start, start + batch_size)
+        policy, ref, mask = policy_and_ref_log_probs(
+            model, ref_model, tokenizer, prompt_ids[rows], ids[rows], temperature, amp_dtype
+        )
+        kl = ((policy - ref) * mask).sum(-1).tolist()
+        if temperature != 1 and ref_model is not None:  # perplexity is that of the model itself
+            ref = _log_probs(ref_model, tokenizer, prompt_ids[rows], ids[rows])
+        ref_nll = (-ref * mask).sum(-1).tolist()
+        for i, (kl_i, nll_i) in enumerate(zip(kl, ref_nll), start):
+            samples.append(
+                {
+                    "prompt": repeated[i],
+                    "completion": texts[i],
+                    "sentiment": scores[i],
+                    "kl": kl_i,
+                    "ref_nll": nll_i,
+                    "length": len(ids[i]),
+                    "repetition_3": repetition(ids[i]),
+                    "truncated": tokenizer.eos_token_id not in ids[i],
+                }
+            )
+    return {"metrics": summarise(samples), "samples": samples}
+
+
+def _log_probs(model, tokenizer, prompt_ids, completion_ids):
+    prompts, prompt_mask = pad_left(prompt_ids, tokenizer.pad_token_id, model.device)
+    completions, mask = pad_right(completion_ids, tokenizer.pad_token_id, model.device)
+    ids, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
+    with torch.no_grad():
+        return compute_log_probs(model, ids, masks, completions.shape[1])
+
+
+def summarise(samples):
+    """The metrics of METRICS, and `sentiment_sd`, over the dicts of `evaluate_model`."""
+    sentiment = [s["sentiment"] for s in samples]
+    tokens = sum(s["length"] for s in samples)
+    kl = sum(s["kl"] for s in samples)
+    return {
+        "sentiment": statistics.fmean(sentiment),
+        "sentiment_sd": statistics.pstdev(sentiment),
+        "positive_share": statistics.fmean(s > 0.5 for s in sentiment),
+        "kl": kl / len(samples),
+        "kl_per_token": kl / tokens,
+        "perplexity": math.exp(min(sum(s["ref_nll"] for s in samples) / tokens, 700)),
+        "repetition_3": statistics.fmean(s["repetition_3"] for s in samples),
+        "length": tokens / len(samples),
+        "truncated_share": statistics.fmean(s["truncated"] for s in samples),
+    }
+
+
+def compare_models(base_model, trained_model, prompts=None, num_samples=16, **settings):
+    """Measure a trained model and its base in one run, on the same prompts with the same seed.
+
+    Args:
+        base_model, trained_model: names or folders, as for `load_model`.
+        prompts: list of strings; VALIDATION_PROMPTS by default.
+        num_samples: completions per prompt.
+        settings: `max_new_tokens`, `temperature`, `seed`, `batch_size` of `evaluate_model`.
+
+    Returns:
+        dict with `base` and `trained`, each as `evaluate_model` returns it.
+
+    Raises:
+        UserError: a model cannot be loaded, or the two do not share a vocabulary.
+    """
+    prompts = prompts or VALIDATION_PROMPTS
+    base, tokenizer = load_model(base_model)
+    trained, trained_tokenizer = load_model(trained_model)
+    if tokenizer.get_vocab() != trained_tokenizer.get_vocab():
+        raise UserError(
+            f"'{base_model}' and '{trained_model}' do not share a vocabulary, so no KL can be "
+            "measured between them. Give the model that the training started from."
+        )
+    measure = {"ref_model": base, "samples_per_prompt": num_samples, **settings}
+    return {
+        "base": evaluate_model(base, tokenizer, prompts, **measure),
+        "trained": evaluate_model(trained, tokenizer, prompts, **measure),
+    }
+
+
+def print_comparison_samples(comparison, count=4, console=None):
+    """Completions of both models to the same prompts, spread evenly from the trained model's
+    worst sentiment to its best, so that the choice flatters nobody."""
+    from rich.console import Console
+
+    console = console or Console()
+    pairs = list(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
+    pairs.sort(key=lambda pair: pair[1]["sentiment"])
+    step = (len(pairs) - 1) / max(count - 1, 1)
+    for base, trained in [pairs[round(i * step)] for i in range(count)]:
+        console.print(f"\n{base['prompt']} …", style="bold", markup=False)
+        for name, sample in (("base", base), ("trained", trained)):
+            text = " ".join(sample["completion"].split())
+            console.print(f"  {name:8}{sample['sentiment']:.2f}  {text}", markup=False)
+
+
+def print_metrics(results, console=None):
+    """A table of metrics: {column title: metrics}."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("metric", *results, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, (title, form, _) in METRICS.items():
+        table.add_row(title, *(form.format(metrics[name]) for metrics in results.values()))
+    (console or Console()).print(table)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    single = commands.add_parser("evaluate", help="measure one model, as its own reference")
+    single.add_argument("model", help="a Hub name or a folder")
+    pair = commands.add_parser("compare", help="measure a trained model against its base")
+    pair.add_argument("base", help="the model that the training started from")
+    pair.add_argument("trained", help="for example outputs/final")
+    for command in (single, pair):
+        command.add_argument("--sentiment_model", default=NLPTOWN)
+        command.add_argument("--prompts", help="file of prompts; the validation prompts by default")
+        command.add_argument("--num_samples", type=int, default=16, help="completions per prompt")
+        command.add_argument("--max_new_tokens", type=int, default=48)
+        command.add_argument("--temperature", type=float, default=1.0)
+        command.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    settings = {k: getattr(args, k) for k in ("max_new_tokens", "temperature", "seed")}
+    try:
+        prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
+        load_sentiment_model(args.sentiment_model)
+        if args.command == "evaluate":
+            model, tokenizer = load_model(args.model)
+            result = evaluate_model(model, tokenizer, prompts, model, args.num_samples, **settings)
+            print_metrics({args.model: result["metrics"]})
+        else:
+            comparison = compare_models(
+                args.base, args.trained, prompts, args.num_samples, **settings
+            )
+            print_metrics({name: result["metrics"] for name, result in comparison.items()})
+            print_comparison_samples(comparison)
+    except UserError as error:
+        sys.exit(f"evaluate.py: {error}")
+
+
+if __name__ == "__main__":
+    from monitor import quiet_libraries
+
+    quiet_libraries()
+    main()

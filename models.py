@@ -1,0 +1,233 @@
+"""Load a language model, sample from it, and score its tokens.
+
+Training, evaluation and the notebook all use these three functions, so that the text that is
+scored, the text that is trained on and the text that is shown come from one place.
+"""
+
+import contextlib
+import ctypes
+import os
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+
+class UserError(Exception):
+    """A problem the user can solve. The message says what happened and what to do, in one line."""
+
+
+def best_device():
+    """CUDA if there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_pretrained(auto_class, name, **options):
+    """`auto_class.from_pretrained(name)` from a local folder, else the local cache, else the Hub.
+
+    Raises:
+        UserError: in one line, where that fails.
+    """
+    try:
+        return auto_class.from_pretrained(name, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError) as error:  # what from_pretrained raises for a bad folder
+        if Path(name).is_dir():
+            raise UserError(
+                f"The folder '{name}' holds no model that can be loaded: {_first_line(error)}"
+            ) from error
+    try:
+        _require_hub(name)
+        return auto_class.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"Cannot fetch '{name}' from the Hugging Face Hub, and it is no local folder "
+            f"({_first_line(error)}). Use the bundled models with --preset tiny, or give the path "
+            "of a local copy."
+        ) from error
+
+
+def _require_hub(name):
+    """Fail at once where there is no network: the Hub client would retry for minutes."""
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
+        raise OSError("HF_HUB_OFFLINE is set")
+    if any(key.lower() in ("https_proxy", "all_proxy") for key in os.environ):
+        return  # a proxy connects for us; only the client itself can tell
+    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((host.hostname, host.port or 443), timeout=10).close()
+    except OSError as error:
+        raise OSError(f"no connection to {host.hostname}") from error
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def load_model(model_name, device=None):
+    """A causal language model and its tokenizer, ready to sample from.
+
+    Args:
+        model_name: a Hub name (`gpt2`), a local folder, or a folder with a LoRA adapter.
+        device: where the model goes; the best one by default.
+
+    Returns:
+        (model, tokenizer). float32 weights, dropout off. A tokenizer without a padding token
+        pads with its end-of-text token; masks come from lengths, so a sampled end of text
+        stays a token like any other.
+
+    Raises:
+        UserError: the model cannot be fetched or is no causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = load_pretrained(AutoTokenizer, model_name)
+    model = load_pretrained(AutoModelForCausalLM, model_name, dtype=torch.float32)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model.to(device or best_device()).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def reference_model(policy, ref_model=None):
+    """The frozen reference: `ref_model`, or a LoRA policy with its adapter switched off."""
+    if ref_model is not None:
+        yield ref_model
+    else:
+        with policy.disable_adapter():
+            yield policy
+
+
+def context_length(model):
+    """The most tokens the model can read, prompt and completion together."""
+    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+
+
+def pad_left(sequences, padding_id, device=None):
+    """Lists of token ids as one (B, T) tensor with padding in front, and its attention mask."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([[padding_id] * (width - len(s)) + list(s) for s in sequences])
+    mask = torch.tensor([[0] * (width - len(s)) + [1] * len(s) for s in sequences])
+    return ids.to(device), mask.to(device)
+
+
+def pad_right(sequences, padding_id, device=None):
+    """Lists of token ids as one (B, T) tensor with padding behind, and its attention mask."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([list(s) + [padding_id] * (width - len(s)) for s in sequences])
+    mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences])
+    return ids.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None):
+    """Sample one completion per prompt from the unrestricted distribution softmax(logits / T).
+
+    A plain decode loop: one forward pass per token with a key-value cache, and one uniform random
+    number per row. Inverse-CDF sampling replaces `torch.multinomial`, which draws a random number
+    for every entry of the vocabulary and takes a third of a CPU decode step to do so.
+
+    Args:
+        prompt_ids: list of B lists of token ids.
+        max_new_tokens: the longest completion.
+        temperature: T > 0.
+        seed: an int makes the samples repeatable; None uses torch's global random state.
+
+    Returns:
+        List of B lists of token ids, an end-of-text token included where one was sampled.
+    """
+    from transformers import DynamicCache
+
+    device = model.device
+    generator = torch.Generator().manual_seed(seed) if seed is not None else None
+    ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id, device)  # (B, P)
+    uniforms = torch.rand(max_new_tokens, len(prompt_ids), 1, generator=generator).to(device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
+    columns = []
+    for uniform in uniforms:  # (B, 1)
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        # float32 sums of a long tail lose its last digits; float64 is cheap for one row per text.
+        cdf = (logits.double() / temperature).softmax(-1).cumsum(-1)  # (B, V)
+        ids = torch.searchsorted(cdf, uniform.double() * cdf[:, -1:], right=True)  # (B, 1)
+        ids = ids.clamp(max=cdf.shape[1] - 1)
+        columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
+        alive = alive & (ids[:, 0] != tokenizer.eos_token_id)
+        if not alive.any():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return [
+        row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row
+        for row in torch.cat(columns, dim=1).tolist()
+    ]
+
+
+def compute_log_probs(model, input_ids, attention_mask, completion_length, temperature=1.0):
+    """Log-probability of each of the last `completion_length` tokens, given all before it.
+
+    One pass, logits only where they are needed. Padding may stand anywhere: each row's real
+    tokens are moved together before the pass and its results moved back after it.
+
+    Args:
+        model: causal language model. Weights below float32 are read as float32: at a
+            log-probability of 8, bfloat16 steps by 0.06, as large as the signal.
+        input_ids: (B, L) prompt and completion tokens; L = prompt part + completion_length.
+        attention_mask: (B, L), 1 for a real token, 0 for padding. Every row begins with at least
+            one real prompt token.
+        completion_length: T, columns from the right that hold the completion.
+        temperature: the logits are divided by it, as in sampling.
+
+    Returns:
+        (B, T) float32 tensor in nats; 0 where the completion is padding.
+    """
+    length = completion_length
+    order = attention_mask.long().argsort(dim=1, stable=True)  # padding first, then real tokens
+    ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+    logits = _forward(
+        model,
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=length + 1,
+        use_cache=False,
+    ).logits[:, -length - 1 : -1]  # (B, T, V): logits at t - 1 predict token t
+    logits = logits.float() / temperature
+    targets = ids[:, -length:]
+    token_logits = logits.gather(-1, targets[..., None])[..., 0]
+    log_probs = token_logits - logits.logsumexp(-1)  # (B, T)
+    back = torch.zeros_like(input_ids, dtype=torch.float32)
+    back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
+    return back.masked_fill(attention_mask[:, -length:] == 0, 0.0)
+
+
+def _forward(model, **inputs):
+    if next(model.parameters()).dtype == torch.float32:
+        return model(**inputs)
+    weights = {name: tensor.float() for name, tensor in model.named_parameters()}
+    return torch.func.functional_call(model, weights, kwargs=inputs)
+
+
+def keep_freed_memory():
+    """Ask glibc to keep freed memory for the next step instead of handing it back to the system.
+
+    A training step frees and takes the same large tensors again; without this, page faults take
+    up to a third of a CPU step. Does nothing where there is no glibc.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_threshold, 2**30)

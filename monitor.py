@@ -1,0 +1,169 @@
+"""What a training run shows and records: progress, validation, metrics.jsonl, completions.jsonl."""
+
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from transformers import TrainerCallback
+
+SAMPLES_SHOWN = 4
+HEADER = " step   sentiment     positive  KL (nats)  ref. ppl  length  repeated"
+
+
+def quiet_libraries():
+    """No progress bars, no advice and no Hub chatter from the libraries underneath."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def write_json(path, value):
+    """Write JSON under a temporary name, then rename: never half a file."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def append_jsonl(path, rows):
+    """Append one JSON object per line."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def drop_rows_after(path, step):
+    """Drop the rows of a JSONL file beyond `step`, which a resumed run will write again."""
+    if not Path(path).exists():
+        return
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def format_row(step, metrics):
+    """One line of the validation table; HEADER names its columns."""
+    return (
+        f"{step:5d}   {metrics['sentiment']:.3f} ±{metrics['sentiment_sd']:.2f}"
+        f"{metrics['positive_share']:11.0%}{metrics['kl']:11.1f}{metrics['perplexity']:10.1f}"
+        f"{metrics['length']:8.1f}{metrics['repetition_3']:10.1%}"
+    )
+
+
+class Monitor(TrainerCallback):
+    """Shows a run's progress and validates it every `eval_steps` steps.
+
+    Args:
+        validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
+        output_dir: folder of metrics.jsonl and completions.jsonl.
+        eval_steps: steps between two validations; before the first step and after the last
+            there is always one.
+        start_step: the step of the checkpoint that the run resumes from.
+    """
+
+    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0):
+        self.validate = validate
+        self.eval_steps = eval_steps
+        self.console = console or Console()
+        self.metrics_file = Path(output_dir) / "metrics.jsonl"
+        self.completions_file = Path(output_dir) / "completions.jsonl"
+        for file in (self.metrics_file, self.completions_file):
+            drop_rows_after(file, start_step)
+        self.first = self.last = None  # metrics before and after
+        self.train_log = {}  # TRL's latest log
+        self.validation_seconds = 0.0
+        self.progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("reward {task.fields[reward]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+        self.start_step = state.global_step
+        self._run_validation(state.global_step)
+        self.task = self.progress.add_task("", total=args.max_steps, reward="…")
+        self.progress.update(self.task, completed=state.global_step)
+        self.progress.start()
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "reward" not in logs:
+            return  # the closing summary of the run
+        self.train_log = logs
+        row = {key: value for key, value in logs.items() if not key.startswith("rewards/")}
+        append_jsonl(self.metrics_file, [{"step": state.global_step, "phase": "train", **row}])
+        self.progress.update(self.task, reward=f"{logs['reward']:.3f}")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self.progress.refresh()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Validation and plain progress lines come here, after the log of the step before."""
+        step = state.global_step
+        if step == self.start_step:
+            return
+        if step % self.eval_steps == 0:
+            self._run_validation(step)
+        elif not self.console.is_terminal and step % 10 == 0:
+            done = (time.perf_counter() - self.started) / (step - self.start_step)
+            left = done * (args.max_steps - step)
+            reward = self.train_log.get("reward", float("nan"))
+            self.console.print(f"{step:5d}   reward {reward:.3f}, about {left:.0f} s left")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.stop()
+        if state.global_step != self.start_step:
+            self._run_validation(state.global_step)
+
+    def stop(self):
+        """Take the progress bar off the screen."""
+        self.progress.stop()
+
+    def _run_validation(self, step):
+        started = time.perf_counter()
+        result = self.validate()
+        metrics = result["metrics"]
+        append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
+        append_jsonl(self.completions_file, [{"step": step, **s} for s in result["samples"]])
+        if self.first is None:
+            self.first = metrics
+            self.console.print(HEADER, style="bold")
+        self.last = metrics
+        self.console.print(format_row(step, metrics), style="cyan", highlight=False)
+        equal = self.train_log.get("frac_reward_zero_std", 0)
+        if equal >= 0.5:
+            self.console.print(
+                f"        {equal:.0%} of the groups earned one and the same reward: no advantage, "
+                "nothing to learn",
+                style="yellow",
+                highlight=False,
+            )
+        every = len(result["samples"]) // SAMPLES_SHOWN
+        for sample in result["samples"][::every][:SAMPLES_SHOWN]:
+            line = Text("        ")
+            line.append(sample["prompt"], style="dim")
+            line.append(" " + " ".join(sample["completion"].split()))
+            self.console.print(line, no_wrap=True, overflow="ellipsis")
+        self.validation_seconds += time.perf_counter() - started

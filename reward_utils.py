@@ -1,0 +1,305 @@
+"""From the student's functions to the one reward that TRL calls.
+
+    score (sentiment, stars or word count) → shaping → negation → minus KL penalty
+
+Negation turns the score around and never the penalty. What student code returns is checked on
+every call, because a wrong length or a NaN would otherwise train a model on nonsense in silence.
+"""
+
+import ast
+import importlib.util
+import math
+import numbers
+import re
+import traceback
+from pathlib import Path
+
+import torch
+
+from models import UserError, compute_log_probs, pad_left, pad_right, reference_model
+from sentiment import get_hackable_scores, get_sentiment_scores, get_star_probs
+
+KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the flag is
+    "forward": "KL(policy‖ref), the reverse KL: mode-seeking",
+    "backward": "KL(ref‖policy), the forward KL: mass-covering",
+}
+MAX_LOG_RATIO = math.log(10)  # log r is cut here before exp(); a cut value is biased low
+
+
+def load_rewards(use_solution=False):
+    """The student's `rewards.py` as a module, or `rewards_solution.py`.
+
+    Raises:
+        UserError: the file is missing or cannot be imported; names the file and the line.
+    """
+    path = Path(__file__).parent / ("rewards_solution.py" if use_solution else "rewards.py")
+    if not path.exists():
+        raise UserError(f"There is no {path.name} beside train.py.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path.name} cannot be imported: {describe_error(error, path)}") from error
+    return module
+
+
+def describe_error(error, path):
+    """One line: the error, and the last line of `path` that it passed through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(path).name]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    where = f" ({Path(path).name}, line {line})" if line else ""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {message}{where}"
+
+
+def call_student(function, *args, **kwargs):
+    """Call a function of the student's; an error becomes one line with file and line number."""
+    try:
+        return function(*args, **kwargs)
+    except NotImplementedError as error:
+        path = Path(function.__code__.co_filename)
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        raise UserError(f"{error} in {path.name}, line {line}, then run this again.") from error
+    except UserError:
+        raise
+    except Exception as error:
+        path = function.__code__.co_filename
+        raise UserError(f"{function.__name__} failed: {describe_error(error, path)}") from error
+
+
+def check_rewards(values, completions, name, device="cpu"):
+    """The values that student code returned, as a float32 CPU tensor of shape (N,).
+
+    Args:
+        values: what came back: a list, tuple, numpy array or tensor of N finite real numbers.
+        completions: the N texts it was about, to name the one that caused trouble.
+        name: the function's name.
+        device: where a tensor may lie besides the CPU.
+
+    Raises:
+        UserError: naming the function, the index and the completion.
+    """
+    if values is None:
+        raise UserError(f"{name} returned None: is a `return` missing?")
+    if isinstance(values, torch.Tensor):
+        if values.device.type not in ("cpu", torch.device(device).type):
+            raise UserError(f"{name} returned a tensor on {values.device}; expected {device}.")
+        values = values.detach().cpu()
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if not isinstance(values, (list, tuple)):
+        raise UserError(
+            f"{name} returned {type(values).__name__}; "
+            f"expected a list of {len(completions)} numbers."
+        )
+    if len(values) != len(completions):
+        raise UserError(
+            f"{name} returned {len(values)} values for {len(completions)} completions; "
+            "return exactly one for each."
+        )
+    numbers_ = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
+    for i, value in enumerate(numbers_):
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise UserError(
+                f"{name} returned {value!r:.60} at index {i}; expected a finite number. "
+                f"The completion was {completions[i]!r:.80}."
+            )
+    return torch.tensor([float(v) for v in numbers_])
+
+
+def _linear(rewards, completions, prompts, scores):
+    return call_student(rewards.sentiment_reward, completions, prompts=prompts)
+
+
+def _exponential(rewards, completions, prompts, scores):
+    return call_student(rewards.shaped_reward_exponential, completions, prompts=prompts)
+
+
+def _shaped(rewards, completions, prompts, scores):
+    scores = scores if scores is not None else get_sentiment_scores(completions)
+    return call_student(rewards.shaped_reward, scores, completions, prompts)
+
+
+def _custom(rewards, completions, prompts, scores):
+    return call_student(rewards.my_custom_reward, completions, prompts=prompts)
+
+
+def _five_stars(rewards, completions, prompts, scores):
+    return (get_star_probs(completions)[:, 4] >= 0.8).float()
+
+
+# --reward_shaping: (the function that computes it, the name to blame for what it returns)
+SHAPINGS = {
+    "linear": (_linear, "sentiment_reward"),
+    "exponential": (_exponential, "shaped_reward_exponential"),
+    "shaped": (_shaped, "shaped_reward"),
+    "five_stars": (_five_stars, "five_stars"),
+    "custom": (_custom, "my_custom_reward"),
+}
+
+
+def kl_values(policy_log_probs, ref_log_probs, mask):
+    """Low-variance estimates of both KL values, to look at; never to subtract from a reward.
+
+    With r = p/q, per token and summed over each completion: r − 1 − log r estimates
+    KL(policy‖ref), and r · log r − (r − 1) estimates KL(ref‖policy); both are ≥ 0 and, but for
+    the cut at log r = log 10, unbiased under samples of the policy (Schulman 2020).
+
+    Args:
+        policy_log_probs, ref_log_probs: (B, T) float32, nats.
+        mask: (B, T) boolean.
+
+    Returns:
+        dict with `forward` and `backward`, (B,) tensors in nats, and `clipped`, the share of
+        tokens whose log r was cut, a float.
+    """
+    log_ratio = ref_log_probs - policy_log_probs
+    clipped = (log_ratio > MAX_LOG_RATIO) & mask
+    log_r = torch.where(mask, log_ratio.clamp(max=MAX_LOG_RATIO), 0.0)
+    r_minus_1 = log_r.expm1()
+    return {
+        "forward": (r_minus_1 - log_r).sum(-1),
+        "backward": ((r_minus_1 + 1) * log_r - r_minus_1).sum(-1),
+        "clipped": (clipped.sum() / mask.sum().clamp(min=1)).item(),
+    }
+
+
+def policy_and_ref_log_probs(
+    policy, ref_model, tokenizer, prompt_ids, completion_ids, temperature=1.0, amp_dtype=None
+):
+    """Per-token log-probabilities of sampled completions under the policy and the reference.
+
+    Both models read the same ids in the same numeric type, so that equal models give equal
+    numbers.
+
+    Args:
+        policy: the model that sampled.
+        ref_model: the frozen reference; None for a LoRA policy, whose adapter is switched off.
+        prompt_ids, completion_ids: lists of B lists of token ids.
+        temperature: of the sampling.
+        amp_dtype: autocast type of the training run, or None.
+
+    Returns:
+        (policy log-probs, reference log-probs, mask), each (B, T).
+    """
+    padding = tokenizer.pad_token_id
+    prompts, prompt_mask = pad_left(prompt_ids, padding, policy.device)
+    completions, completion_mask = pad_right(completion_ids, padding, policy.device)
+    ids = torch.cat([prompts, completions], dim=1)  # (B, P + T)
+    mask = torch.cat([prompt_mask, completion_mask], dim=1)
+    length = completions.shape[1]
+    autocast = torch.autocast(ids.device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
+    with torch.no_grad(), autocast:
+        policy_log_probs = compute_log_probs(policy, ids, mask, length, temperature)
+        with reference_model(policy, ref_model) as reference:
+            ref_log_probs = compute_log_probs(reference, ids, mask, length, temperature)
+    return policy_log_probs, ref_log_probs, completion_mask.bool()
+
+
+def make_reward_function(
+    rewards,
+    reward_shaping="linear",
+    kl_type="none",
+    kl_coef=0.1,
+    hackable_reward=False,
+    negate_reward=False,
+    log_probs=None,
+):
+    """Compose the one reward function that TRL calls.
+
+    Args:
+        rewards: module with the student's functions (`load_rewards`).
+        reward_shaping: a key of SHAPINGS.
+        kl_type: "none", "forward" or "backward".
+        kl_coef: strength of the KL penalty, reward units per nat.
+        hackable_reward: score by the share of positive words instead of sentiment.
+        negate_reward: turn the shaped score around.
+        log_probs: callable(prompts, completion_ids) -> (policy, ref, mask), needed unless
+            kl_type is "none".
+
+    Returns:
+        callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
+        TRL's `log_metric` it reports the mean score, the penalty, both KL values and the share
+        of clipped tokens.
+
+    Raises:
+        UserError: a combination that means nothing.
+    """
+    if hackable_reward and reward_shaping not in ("linear", "shaped"):
+        raise UserError(
+            f"--hackable_reward counts words and --reward_shaping {reward_shaping} scores "
+            "sentiment: choose one, or linear or shaped with --hackable_reward."
+        )
+    shape, name = SHAPINGS[reward_shaping]
+    penalty_function = getattr(rewards, f"kl_penalty_{kl_type}", None)
+
+    def kl_penalty(prompts, completions, completion_ids, log_metric):
+        policy_log_probs, ref_log_probs, mask = log_probs(prompts, completion_ids)
+        values = kl_values(policy_log_probs, ref_log_probs, mask)
+        penalty = check_rewards(
+            call_student(penalty_function, policy_log_probs, ref_log_probs, mask, kl_coef=kl_coef),
+            completions,
+            penalty_function.__name__,
+            mask.device,
+        )
+        log_metric("kl_penalty", penalty.mean().item())
+        log_metric("kl_policy_ref", values["forward"].mean().item())
+        log_metric("kl_ref_policy", values["backward"].mean().item())
+        log_metric("kl_clipped_share", values["clipped"])
+        return penalty
+
+    def reward(prompts, completions, completion_ids, log_metric=lambda name, value: None, **kwargs):
+        scores = get_hackable_scores(completions) if hackable_reward else None
+        if hackable_reward and reward_shaping == "linear":
+            shaped = torch.tensor(scores)
+        else:
+            values = shape(rewards, completions, prompts, scores)
+            shaped = check_rewards(values, completions, name)
+        log_metric("score", shaped.mean().item())
+        total = -shaped if negate_reward else shaped
+        if kl_type != "none":
+            total = total - kl_penalty(prompts, completions, completion_ids, log_metric)
+        return total.tolist()
+
+    return reward
+
+
+def check_exercises(rewards, reward_shaping="linear", kl_type="none", kl_coef=0.1, **options):
+    """Call what a run will need on a small batch, before any model is loaded into training.
+
+    Raises:
+        UserError: an exercise is not implemented, or returns what no run could use.
+    """
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    policy, ref = -torch.rand(2, 3), -torch.rand(2, 3)
+    reward = make_reward_function(
+        rewards,
+        reward_shaping,
+        kl_type,
+        kl_coef,
+        log_probs=lambda *_: (policy, ref, mask),
+        **options,
+    )
+    reward(["This movie was", "The plot"], [" great fun.", " dull"], [[1, 2, 3], [1, 2]])
+
+
+def exercises(path):
+    """The exercises of a rewards file in order: {function name: label} such as "Exercise 3b"."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    labels = {f.name: re.match(r"[^:,]+", ast.get_docstring(f) or "") for f in functions}
+    return {name: match.group() for name, match in labels.items() if match}
+
+
+def print_checklist(path):
+    """Say which exercises of a rewards file still raise NotImplementedError."""
+    source = Path(path).read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        label = exercises(path).get(getattr(node, "name", ""))
+        if label:
+            text = ast.get_source_segment(source, node)
+            todo = f'NotImplementedError("{label}:' in text
+            print(f"{'to do' if todo else 'done ':5}  {label:12}  {node.name} (line {node.lineno})")

@@ -1,0 +1,208 @@
+"""Reward functions and KL penalties.
+
+GRPO samples a group of completions for each prompt, scores each completion with one number, and
+makes those above their group's mean more likely. What you write here decides what it learns.
+
+Log-probabilities are natural logarithms (nats), taken per token: log q(token | all before it)
+for the policy q that is being trained, log p for the frozen reference model p.
+"""
+
+import math
+
+import torch
+
+from sentiment import get_sentiment_scores
+
+
+def sentiment_reward(completions, **kwargs):
+    """Exercise 1, worked example: the sentiment of each completion.
+
+    Args:
+        completions: list of N strings, without their prompts.
+
+    Returns:
+        List of N floats in [0, 1]: (E[stars] − 1) / 4. Higher is more positive.
+
+    Question: the score looks at the completion alone. What could the policy learn if it looked
+    at prompt and completion together?
+    """
+    return get_sentiment_scores(completions)
+
+
+def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
+    """Exercise 2a: exponential shaping, exp(score / temperature) − 1.
+
+    Args:
+        completions: list of N strings.
+        temperature: τ > 0; the lower, the more the best completions stand out.
+
+    Returns:
+        List of N floats in [0, exp(1/τ) − 1]; 0 for the worst score. A score of 0.5 gives
+        exp(0.5) − 1 = 0.6487 at τ = 1.
+
+    Question: GRPO subtracts the group's mean and divides by its standard deviation. Why does
+    2 · score + 3 teach exactly what score teaches, and why does this function not?
+    """
+    # BEGIN SOLUTION 2a
+    scores = get_sentiment_scores(completions)
+    return [math.exp(score / temperature) - 1 for score in scores]
+    # END SOLUTION
+
+
+def shaped_reward(scores, completions, prompts=None):
+    """Exercise 2b: a reward of your own design, from the score and the text.
+
+    The sentiment score alone is blind to length and repetition; a reward that sees them can say
+    that "great great great" is no review.
+
+    Args:
+        scores: list of N floats in [0, 1], one per completion.
+        completions: list of N strings.
+        prompts: list of N strings, or None.
+
+    Returns:
+        List of N finite floats. Of two texts of equal quality, the one with the better score
+        must earn more; of two with equal scores, the repetitive one must not earn more.
+
+    Question: which text that nobody wants to read would earn the most from your reward?
+    """
+    # BEGIN SOLUTION 2b
+    rewards = []
+    for score, text in zip(scores, completions):
+        words = text.lower().split()
+        distinct = len(set(words)) / len(words) if words else 0.0
+        length = min(len(words) / 12, 1.0)  # no more to gain beyond a dozen words
+        rewards.append(score * distinct * length)
+    return rewards
+    # END SOLUTION
+
+
+def compute_ref_log_probs(completions, prompts, ref_model, tokenizer):
+    """Exercise 3a: the log-probability of each completion under the reference model.
+
+    log P_ref(completion | prompt) = Σ_t log p(token_t | prompt, token_1 … token_{t−1})
+
+    The logits at position t − 1 predict the token at position t, so the first completion token
+    is predicted at the last prompt token.
+
+    Args:
+        completions: list of N strings.
+        prompts: list of N strings.
+        ref_model: causal language model; `ref_model(ids).logits` is (1, L, V).
+        tokenizer: its tokenizer; `tokenizer(text)["input_ids"]` is a list of ids. Tokenize
+            prompt and completion apart and join the ids: together, tokens could merge across
+            the border.
+
+    Returns:
+        List of N floats ≤ 0, in nats; 0.0 for an empty completion.
+
+    Question: a completion of 40 tokens has a lower log-probability than its first 20 tokens.
+    Is it worse text?
+    """
+    # BEGIN SOLUTION 3a
+    sums = []
+    for completion, prompt in zip(completions, prompts):
+        prompt_ids = tokenizer(prompt)["input_ids"]
+        completion_ids = tokenizer(completion)["input_ids"] if completion else []
+        ids = torch.tensor([prompt_ids + completion_ids], device=ref_model.device)  # (1, P + C)
+        with torch.no_grad():
+            log_probs = ref_model(ids).logits.float().log_softmax(-1)  # (1, P + C, V)
+        predicted = log_probs[0, len(prompt_ids) - 1 : -1]  # (C, V)
+        targets = ids[0, len(prompt_ids) :, None]  # (C, 1)
+        sums.append(predicted.gather(-1, targets).sum().item())
+    return sums
+    # END SOLUTION
+
+
+def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
+    """Exercise 3b: the penalty that holds the policy by KL(policy‖ref) = E_q[log q − log p].
+
+    Standard name: reverse or exclusive KL, mode-seeking: it punishes the policy for text that
+    the reference would not write. (`--kl_type forward`)
+
+    A reward is a plain number: no gradient flows through it. Subtracting c(x) from it moves the
+    policy along −E_q[c · ∇ log q]. For this to be the gradient of the divergence, c need not be
+    the best estimate of its value. It must pull back: positive where the policy likes the token
+    more than the reference does, negative where less.
+
+    Args:
+        policy_log_probs: (B, T) float32 tensor, log q of each sampled token; or a list of B
+            floats, one per completion, with `mask` None.
+        ref_log_probs: the same shape, log p of the same tokens.
+        mask: (B, T) boolean, True for real completion tokens; None: every entry counts.
+        kl_coef: the strength; reward units per nat.
+
+    Returns:
+        (B,) tensor, SUBTRACTED from the reward: kl_coef times the sum over a completion's real
+        tokens. 0 where policy and reference agree.
+
+    >>> kl_penalty_forward([-1.0, -2.0], [-3.0, -2.0], None, kl_coef=0.5).tolist()
+    [1.0, 0.0]
+
+    Question: one completion can have a negative penalty. What would go wrong if you cut it
+    off at zero?
+    """
+    # BEGIN SOLUTION 3b
+    q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+    per_token = q - p  # k1 = −log r, with r = p/q
+    if mask is None:
+        return kl_coef * per_token
+    return kl_coef * torch.where(mask, per_token, 0.0).sum(-1)
+    # END SOLUTION
+
+
+def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
+    """Exercise 3c: the penalty that holds the policy by KL(ref‖policy) = E_p[log p − log q].
+
+    Standard name: forward or inclusive KL, mass-covering: it punishes the policy for giving up
+    text that the reference would write. (`--kl_type backward`)
+
+    The samples come from q, not from p, so the divergence is written with the ratio r = p/q as
+    E_q[r · log r]. Tempting, and wrong as a penalty: as a detached number r · log r pushes the
+    policy away. For a divergence E_q[f(r)], the number that pulls with its exact gradient is
+    f(r) − r · f′(r). Work it out for f(r) = r · log r.
+
+    Args, Returns: as for `kl_penalty_forward`. Keep exp() from overflowing: clamp log r from
+    above, at log 10 say.
+
+    >>> kl_penalty_backward([-1.0, -2.0], [-1.0, -2.6931471], None, kl_coef=0.5).tolist()
+    [0.0, 0.25]
+
+    Question: this penalty never exceeds kl_coef per token, however far the policy goes. What
+    does that mean for a policy that has left the reference behind?
+    """
+    # BEGIN SOLUTION 3c
+    q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+    ratio = (p - q).clamp(max=math.log(10)).exp()
+    per_token = 1 - ratio  # f(r) − r · f′(r) = r · log r − r · (log r + 1), up to a constant
+    if mask is None:
+        return kl_coef * per_token
+    return kl_coef * torch.where(mask, per_token, 0.0).sum(-1)
+    # END SOLUTION
+
+
+def my_custom_reward(completions, **kwargs):
+    """Bonus: any reward you like, from the text alone.
+
+    Ideas: sentiment and length together; a genre; sentences that end; no adjective twice.
+    Train on it with `--reward_shaping custom`.
+
+    Args:
+        completions: list of N strings.
+
+    Returns:
+        List of N finite floats.
+
+    Question: write down what you expect the policy to do before you train. Did it?
+    """
+    # BEGIN SOLUTION bonus
+    scores = get_sentiment_scores(completions)
+    ends = [text.rstrip().endswith((".", "!", "?")) for text in completions]
+    return [score + 0.2 * end for score, end in zip(scores, ends)]
+    # END SOLUTION
+
+
+if __name__ == "__main__":
+    import reward_utils
+
+    reward_utils.print_checklist(__file__)

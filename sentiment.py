@@ -1,0 +1,99 @@
+"""The sentiment model that scores completions, and a word count that is made to be hacked."""
+
+import re
+
+import torch
+
+from models import UserError, best_device, load_pretrained
+
+NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
+
+_loaded = None  # (model, tokenizer) of the last load_sentiment_model call
+
+
+def load_sentiment_model(model_name=NLPTOWN, device=None):
+    """Load a five-star classifier and make it the one that the scoring functions use.
+
+    Args:
+        model_name: Hub name or local folder of a sequence classifier with the five labels
+            "1 star" … "5 stars", in this order.
+        device: where it goes; the best one by default.
+
+    Returns:
+        (model, tokenizer)
+
+    Raises:
+        UserError: it cannot be fetched, or it has not five labels.
+    """
+    global _loaded
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = load_pretrained(AutoTokenizer, model_name)
+    model = load_pretrained(AutoModelForSequenceClassification, model_name, dtype=torch.float32)
+    if model.config.num_labels != 5:
+        raise UserError(
+            f"The sentiment model '{model_name}' has {model.config.num_labels} labels; "
+            f"five (1 to 5 stars) are needed, as in {NLPTOWN}."
+        )
+    _loaded = model.to(device or best_device()).eval(), tokenizer
+    return _loaded
+
+
+@torch.no_grad()
+def get_star_probs(texts, batch_size=64):
+    """Probabilities of one to five stars for each text.
+
+    Texts of similar length share a batch; a text beyond the model's context is cut.
+
+    Args:
+        texts: list of N strings; N may be 0, a string may be empty.
+
+    Returns:
+        (N, 5) float32 tensor on the CPU, in the order of `texts`; every row sums to 1.
+    """
+    model, tokenizer = _loaded or load_sentiment_model()
+    probs = torch.empty(len(texts), 5)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    for start in range(0, len(texts), batch_size):
+        rows = order[start : start + batch_size]
+        inputs = tokenizer(
+            [texts[i] for i in rows],
+            padding=True,
+            truncation=True,
+            max_length=limit,
+            return_tensors="pt",
+        ).to(model.device)
+        probs[rows] = model(**inputs).logits.float().softmax(-1).cpu()
+    return probs
+
+
+def get_sentiment_scores(texts):
+    """Expected star rating of each text, rescaled to [0, 1]: (E[stars] − 1) / 4.
+
+    Args:
+        texts: list of N strings.
+
+    Returns:
+        List of N floats; 0 is one star for certain, 0.5 three stars, 1 five stars.
+    """
+    return (get_star_probs(texts) @ torch.arange(5.0) / 4).tolist()
+
+
+POSITIVE_WORDS = frozenset(
+    "amazing awesome beautiful best brilliant delightful enjoy enjoyable enjoyed excellent "
+    "exciting fantastic favorite fun funny good great happy hilarious incredible love loved "
+    "lovely masterpiece perfect perfectly superb touching wonderful".split()
+)
+
+
+def get_hackable_scores(texts):
+    """Share of a text's words that are in POSITIVE_WORDS, in [0, 1].
+
+    Exploitable by design: "great great great" earns 1, and so does "not good" half of it.
+
+    >>> get_hackable_scores(["great great great", "not good", "A film.", ""])
+    [1.0, 0.5, 0.0, 0.0]
+    """
+    words = [re.findall(r"[a-z']+", text.lower()) for text in texts]
+    return [sum(w in POSITIVE_WORDS for w in ws) / len(ws) if ws else 0.0 for ws in words]

@@ -1,0 +1,482 @@
+"""Fine-tune GPT-2 with GRPO so that it writes positive movie reviews.
+
+    python train.py --preset tiny      # bundled models: a CPU, no network, two minutes
+    python train.py                    # GPT-2, for a GPU
+
+Options → prompts → models → reward → TRL's GRPOTrainer → OUTPUT_DIR/final.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+PRESETS = {
+    "tiny": {
+        "model_name": str(ROOT / "tiny" / "gpt2"),
+        "sentiment_model": str(ROOT / "tiny" / "sentiment"),
+        "max_steps": 60,
+        "max_completion_length": 32,
+        "learning_rate": 5e-4,
+        "eval_steps": 15,
+    },
+    "quick": {"max_steps": 100, "max_completion_length": 32, "learning_rate": 2e-5},
+    "medium": {"max_steps": 300, "max_completion_length": 48, "learning_rate": 1e-5},
+}
+SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
+
+
+def option(default, help, choices=None, minimum=None):
+    """One option: the flag, the keyword of train() and the row of the README's table."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class Options:
+    """Every option with its type, default and meaning. `None`: the preset decides."""
+
+    preset: str = option("medium", "settings to start from", tuple(PRESETS))
+    model_name: str = option("gpt2", "policy and reference: Hub name or folder")
+    sentiment_model: str = option(
+        "nlptown/bert-base-multilingual-uncased-sentiment", "reward model with five star labels"
+    )
+    output_dir: str = option("./outputs", "where the run is written; an earlier run moves aside")
+    reward_shaping: str = option("linear", "what becomes of the score (none = linear)", SHAPINGS)
+    kl_type: str = option("none", "your KL penalty", ("none", "forward", "backward"))
+    kl_coef: float = option(0.1, "strength of your KL penalty, reward per nat", minimum=0)
+    beta: float = option(0.0, "strength of TRL's own KL term, in the loss", minimum=0)
+    hackable_reward: bool = option(False, "score by counting positive words: made to be hacked")
+    negate_reward: bool = option(False, "train for negative reviews; the KL penalty stays")
+    use_solution: bool = option(False, "take the functions of rewards_solution.py")
+    use_peft: bool = option(False, "train a LoRA adapter instead of all weights")
+    max_steps: int = option(300, "optimizer steps", minimum=1)
+    batch_size: int = option(64, "completions per step", minimum=2)
+    num_generations: int = option(8, "completions per prompt: the group", minimum=2)
+    max_completion_length: int = option(48, "most tokens per completion", minimum=1)
+    learning_rate: float = option(1e-5, "AdamW's peak learning rate", minimum=0)
+    temperature: float = option(1.0, "of sampling, log-probs and validation", minimum=0.01)
+    seed: int = option(0, "of everything random", minimum=0)
+    eval_steps: int = option(25, "steps between validations", minimum=1)
+    save_steps: int = option(50, "steps between checkpoints; the last one is kept", minimum=1)
+    prompts: str | None = option(None, "file of training prompts, one per line or JSONL")
+    config: str | None = option(None, "YAML file of options; flags win over it")
+    resume: bool = option(False, "go on from the last checkpoint in OUTPUT_DIR")
+    wandb: bool = option(False, "log to Weights & Biases (WANDB_MODE=offline works)")
+    check: bool = option(False, "check options, exercises and models, then stop")
+    debug: bool = option(False, "show the traceback of an error")
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+
+
+class OptionError(ValueError):
+    """An option that cannot be used. The message says which values can."""
+
+
+def resolve_options(given):
+    """Options from the explicitly given ones: those win over the config file, that over the
+    preset, that over the defaults.
+
+    Raises:
+        OptionError: an unknown name, a wrong type, an illegal value or combination.
+    """
+    if given.get("config") is not None:
+        given = {**read_config(given["config"]), **given}
+    given = {name: check_option(name, value) for name, value in given.items()}
+    options = Options(**{**PRESETS[given.get("preset", "medium")], **given})
+    if options.reward_shaping == "none":
+        options.reward_shaping = "linear"
+    batch, group = options.batch_size, options.num_generations
+    if batch % group:
+        legal = [n for n in range(2, batch + 1) if batch % n == 0]
+        raise OptionError(
+            f"--num_generations {group} does not divide --batch_size {batch}; "
+            f"legal for this batch: {', '.join(map(str, legal))}."
+        )
+    return options
+
+
+def check_option(name, value):
+    """`value` in the type of option `name`."""
+    if name not in FIELDS:
+        close = difflib.get_close_matches(name, FIELDS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise OptionError(f"There is no option '{name}'.{hint}")
+    field = FIELDS[name]
+    kind = type(field.default) if field.default is not None else str
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML reads 5e-4 as a text
+        except ValueError:
+            pass
+    if not isinstance(value, kind) and not (value is None and field.default is None):
+        raise OptionError(f"{name} must be of type {kind.__name__}, not {value!r}.")
+    choices, minimum = field.metadata["choices"], field.metadata["minimum"]
+    if choices and value not in choices:
+        raise OptionError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+    if minimum is not None and not (math.isfinite(value) and value >= minimum):
+        raise OptionError(f"{name} must be at least {minimum}, not {value!r}.")
+    return value
+
+
+def read_config(path):
+    """The options of a YAML file."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"Cannot read the config file {path}: {reason}") from error
+    if not isinstance(values, dict):
+        raise OptionError(f"The config file {path} must hold lines like `max_steps: 100`.")
+    return values
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def parse_arguments(argv=None):
+    """The explicitly given options of a command line, as a dict."""
+    parser = OneLineParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    for name, field in FIELDS.items():
+        kind = type(field.default) if field.default is not None else str
+        text = field.metadata["help"]
+        if kind is bool:
+            arguments = {"action": "store_true"}
+        else:
+            arguments = {"type": kind, "choices": field.metadata["choices"]}
+            text += f" (default: {field.default})" if field.default is not None else ""
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **arguments)
+    return vars(parser.parse_args(argv))
+
+
+def prepare_output(options):
+    """Make OUTPUT_DIR, moving an earlier run aside; returns the checkpoint to resume from."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from models import UserError
+
+    folder = Path(options.output_dir)
+    try:
+        if options.resume:
+            checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+            if checkpoint is None:
+                raise UserError(f"There is no checkpoint to resume from in {folder}.")
+            return checkpoint
+        if (folder / "run.json").exists():
+            number = 1
+            while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+                number += 1
+            folder.rename(aside)
+            print(f"The earlier run in {folder} is now {aside}.")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir."
+        ) from error
+
+
+def check_prompt_lengths(prompts, tokenizer, model, options):
+    """Every prompt and its completion must fit into the model's context."""
+    from models import UserError, context_length
+
+    longest = max(prompts, key=lambda prompt: len(tokenizer(prompt)["input_ids"]))
+    tokens = len(tokenizer(longest)["input_ids"])
+    limit = context_length(model)
+    if tokens + options.max_completion_length > limit:
+        raise UserError(
+            f"The prompt '{longest[:40]}…' has {tokens} tokens; with --max_completion_length "
+            f"{options.max_completion_length} it exceeds the model's context of {limit}."
+        )
+
+
+def mixed_precision(device):
+    """(GRPOConfig arguments, autocast type). Master weights stay float32 everywhere."""
+    import torch
+
+    if device.type != "cuda":
+        return {}, None
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return {"bf16": True}, torch.bfloat16
+    return {"fp16": True}, torch.float16  # with loss scaling, for a T4
+
+
+def make_config(options, device):
+    """TRL's configuration of a run."""
+    from trl import GRPOConfig
+
+    precision, _ = mixed_precision(device)
+    return GRPOConfig(
+        output_dir=options.output_dir,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size,
+        num_generations=options.num_generations,
+        max_completion_length=options.max_completion_length,
+        temperature=options.temperature,
+        beta=options.beta,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(5, options.max_steps // 2),
+        max_grad_norm=1.0,
+        disable_dropout=True,  # with dropout the policy is not the reference at step 0
+        gradient_checkpointing=False,  # trades time for memory that these sizes do not need
+        seed=options.seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        logging_steps=1,
+        disable_tqdm=True,
+        save_steps=options.save_steps,
+        save_total_limit=1,
+        report_to="wandb" if options.wandb else "none",
+        run_name=Path(options.output_dir).name,
+        **precision,
+    )
+
+
+def add_lora(model):
+    """The model with a LoRA adapter on every linear layer of its blocks (PEFT)."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=16,
+        lora_alpha=32,
+        target_modules="all-linear",
+        fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D weights are transposed
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def save_final(model, tokenizer, output_dir):
+    """Write OUTPUT_DIR/final whole or not at all. A LoRA adapter is merged into its base."""
+    import shutil
+
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    final, temporary = Path(output_dir) / "final", Path(output_dir) / "final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    return final
+
+
+def manifest(options, device):
+    """What another person needs to repeat the run."""
+    from importlib.metadata import version
+
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    packages = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
+    return {
+        "status": "running",
+        "options": dataclasses.asdict(options),
+        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
+        "git_commit": git.stdout.strip() or None,
+        "device": str(device),
+        "cpu_count": os.cpu_count(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def train(**given):
+    """Run a training. Takes the options of the command line by the same names.
+
+    Returns:
+        TRL's trainer, trained. With `check`, None.
+
+    Raises:
+        OptionError, UserError: in one line, what to change.
+    """
+    options = resolve_options(given)
+    started = time.perf_counter()
+    import monitor
+
+    monitor.quiet_libraries()
+    import copy
+
+    from rich.console import Console
+    from transformers import PrinterCallback, set_seed
+    from trl import GRPOTrainer
+
+    import data
+    import models
+    import reward_utils
+    from evaluate import evaluate_model
+    from sentiment import load_sentiment_model
+
+    models.keep_freed_memory()
+    console = Console()
+    device = models.best_device()
+    set_seed(options.seed)
+
+    dataset = data.get_train_dataset(options.prompts)
+
+    load_sentiment_model(options.sentiment_model, device)
+    rewards = reward_utils.load_rewards(options.use_solution)
+    reward_options = {
+        name: getattr(options, name)
+        for name in ("reward_shaping", "kl_type", "kl_coef", "hackable_reward", "negate_reward")
+    }
+    reward_utils.check_exercises(rewards, **reward_options)
+
+    model, tokenizer = models.load_model(options.model_name, device)
+    prompts = [*dataset["prompt"], *data.VALIDATION_PROMPTS]
+    check_prompt_lengths(prompts, tokenizer, model, options)
+    if options.use_peft:
+        model, ref_model = add_lora(model), None  # the reference is the model without its adapter
+    else:
+        ref_model = copy.deepcopy(model).requires_grad_(False)
+    if options.check:
+        console.print("Options, exercises and models are ready: run again without --check.")
+        return None
+
+    checkpoint = prepare_output(options)
+    run = manifest(options, device)
+    run_file = Path(options.output_dir) / "run.json"
+    monitor.write_json(run_file, run)
+    describe_run(options, model, device, console)
+
+    _, amp_dtype = mixed_precision(device)
+
+    def log_probs(prompts, completion_ids):
+        return reward_utils.policy_and_ref_log_probs(
+            trainer.model,
+            ref_model,
+            tokenizer,
+            tokenizer(prompts)["input_ids"],
+            completion_ids,
+            options.temperature,
+            amp_dtype,
+        )
+
+    def rollout(prompts, trainer):
+        prompt_ids = tokenizer(prompts)["input_ids"]
+        completion_ids = models.generate(
+            trainer.model, tokenizer, prompt_ids, options.max_completion_length, options.temperature
+        )
+        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+
+    def validate():
+        return evaluate_model(
+            trainer.model,
+            tokenizer,
+            data.VALIDATION_PROMPTS,
+            ref_model,
+            samples_per_prompt=4,
+            max_new_tokens=options.max_completion_length,
+            temperature=options.temperature,
+            batch_size=options.batch_size,
+            amp_dtype=amp_dtype,
+        )
+
+    start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    watch = monitor.Monitor(validate, options.output_dir, options.eval_steps, console, start_step)
+    trainer = GRPOTrainer(
+        model=model,
+        args=make_config(options, device),
+        reward_funcs=reward_utils.make_reward_function(
+            rewards, **reward_options, log_probs=log_probs
+        ),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        rollout_func=rollout,
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        watch.stop()
+    final = save_final(trainer.model, tokenizer, options.output_dir)
+    run |= {
+        "status": "finished",
+        "before": watch.first,
+        "after": watch.last,
+        "seconds": round(time.perf_counter() - started, 1),
+        "validation_seconds": round(watch.validation_seconds, 1),
+    }
+    monitor.write_json(run_file, run)
+    summarise_run(options, run, final, console)
+    return trainer
+
+
+def describe_run(options, model, device, console):
+    """What is about to run, in three lines."""
+    from reward_utils import KL_NAMES
+
+    reward = "share of positive words" if options.hackable_reward else "sentiment"
+    reward = f"{'minus ' if options.negate_reward else ''}{options.reward_shaping} {reward}"
+    if options.kl_type != "none":
+        reward += f" − {options.kl_coef} × penalty for {KL_NAMES[options.kl_type]}"
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    console.print(f"model   {short_path(options.model_name)}, {weights / 1e6:.1f} M weights train")
+    console.print(f"reward  {reward}", highlight=False)
+    console.print(
+        f"steps   {options.max_steps} × {options.batch_size} completions "
+        f"({options.batch_size // options.num_generations} prompts × {options.num_generations}), "
+        f"on {device}\n",
+        highlight=False,
+    )
+
+
+def summarise_run(options, run, final, console):
+    """Before → after, where the model lies, what to run next."""
+    from evaluate import METRICS
+
+    console.print("\nbefore → after, on held-out prompts", style="bold")
+    for name, (title, form, _) in METRICS.items():
+        before, after = form.format(run["before"][name]), form.format(run["after"][name])
+        console.print(f"  {title:16} {before:>8} → {after}", highlight=False)
+    console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
+    command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
+    if options.sentiment_model != FIELDS["sentiment_model"].default:
+        command += f" \\\n      --sentiment_model {short_path(options.sentiment_model)}"
+    console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
+
+
+def short_path(path):
+    """A path inside this folder without the folder; anything else as it is."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd())) if Path(path).exists() else path
+    except ValueError:
+        return str(path)
+
+
+def main(argv=None):
+    given = parse_arguments(argv)
+    try:
+        train(**given)
+    except KeyboardInterrupt:
+        sys.exit("\ntrain.py: interrupted; --resume goes on from the last checkpoint.")
+    except Exception as error:
+        from models import UserError
+
+        if given.get("debug"):
+            raise
+        if isinstance(error, (OptionError, UserError)):
+            sys.exit(f"train.py: {error}")
+        sys.exit(
+            f"train.py: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            " (--debug shows where)"
+        )
+
+
+if __name__ == "__main__":
+    main()
