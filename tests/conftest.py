@@ -1,0 +1,98 @@
+"""Shared fixtures. The suite needs no network, no GPU and nothing outside this repository."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import pytest
+import torch
+
+import monitor
+import reward_utils
+from models import load_model
+from sentiment import load_sentiment_model
+from train import PRESETS
+
+TINY = PRESETS["tiny"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--student", action="store_true", help="test rewards.py alone: red is to do")
+
+
+def pytest_configure(config):
+    monitor.quiet_libraries()
+
+
+def pytest_generate_tests(metafunc):
+    if "rewards" in metafunc.fixturenames:
+        files = ["rewards"] if metafunc.config.getoption("--student") else ["solution", "rewards"]
+        metafunc.parametrize("rewards", files, indirect=True)
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:  # -m exercise3 selects 3a, 3b and 3c
+        for marker in list(item.iter_markers()):
+            if marker.name.startswith("exercise") and marker.name[-1] in "abc":
+                item.add_marker(marker.name[:-1])
+    if config.getoption("--student"):
+        items[:] = [item for item in items if "rewards" in getattr(item, "fixturenames", ())]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """An untouched TODO is skipped by name, unless `--student` asks what is left to do."""
+    try:
+        return (yield)
+    except NotImplementedError as error:
+        if item.config.getoption("--student"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def rewards(request, classifier):
+    """The functions under test: those of the solution, and those of the student."""
+    return reward_utils.load_rewards(use_solution=request.param == "solution")
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    return load_sentiment_model(TINY["sentiment_model"], "cpu")
+
+
+@pytest.fixture(scope="session")
+def policy():
+    """The bundled GPT-2 and its tokenizer; never train it."""
+    return load_model(TINY["model_name"], "cpu")
+
+
+@pytest.fixture
+def small_gpt2():
+    """A random GPT-2 of two layers with a vocabulary of eleven tokens; 0 ends a text."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=11,
+        n_positions=32,
+        n_embd=16,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.5,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+class TokenIds:
+    """All that `generate` asks of a tokenizer."""
+
+    pad_token_id = eos_token_id = 0
+
+
+@pytest.fixture
+def token_ids():
+    return TokenIds()

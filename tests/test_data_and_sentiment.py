@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+import data
+import sentiment
+from models import UserError
+
+
+def test_prompts_are_many_and_disjoint():
+    train, validation = set(data.TRAIN_PROMPTS), set(data.VALIDATION_PROMPTS)
+    assert len(train) == len(data.TRAIN_PROMPTS) >= 50
+    assert len(validation) == len(data.VALIDATION_PROMPTS) >= 64
+    assert not train & validation
+    assert all(p == p.strip() for p in train | validation)
+    assert data.get_train_dataset()["prompt"][:] == data.TRAIN_PROMPTS
+    assert data.get_validation_dataset().column_names == ["prompt"]
+
+
+def test_prompts_of_a_file(tmp_path):
+    text = tmp_path / "prompts.txt"
+    text.write_text("First\n\n  Zweite Zeile, mit ü  \n", encoding="utf-8")
+    assert data.read_prompts(text) == ["First", "Zweite Zeile, mit ü"]
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "One"}\n{"prompt": "Two", "id": 2}\n')
+    assert data.get_train_dataset(lines)["prompt"][:] == ["One", "Two"]
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", None, "Cannot read the prompts file .*a.txt: No such file"),
+        ("a.txt", b"", "holds no prompt"),
+        ("a.txt", b"\n  \n", "holds no prompt"),
+        ("a.txt", b"\xff\xfe", "not UTF-8 text"),
+        ("a.jsonl", b'{"prompt": "One"}\n{"text": "Two"}\n', "a.jsonl:2: expected"),
+        ("a.jsonl", b"{prompt}\n", "a.jsonl:1: expected"),
+        ("a.jsonl", b'{"prompt": 3}\n', "a.jsonl:1: `prompt` must be a text"),
+        ("a.jsonl", b'["One"]\n', "a.jsonl:1: expected"),
+    ],
+)
+def test_a_bad_prompts_file_is_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        data.read_prompts(tmp_path / name)
+
+
+def test_score_is_the_rescaled_expectation(monkeypatch):
+    probs = torch.tensor([[1.0, 0, 0, 0, 0], [0, 0, 0, 0, 1.0], [0.1, 0.2, 0.3, 0.25, 0.15]])
+    monkeypatch.setattr(sentiment, "get_star_probs", lambda texts: probs)
+    # 0.2 · 0.25 + 0.3 · 0.5 + 0.25 · 0.75 + 0.15 · 1
+    want = [0.0, 1.0, 0.5375]
+    assert sentiment.get_sentiment_scores(["a", "b", "c"]) == pytest.approx(want, abs=1e-6)
+
+
+def test_batching_keeps_order_and_values(classifier):
+    texts = [
+        "",
+        "I loved it.",
+        "A film. " * 200,
+        "Terrible, boring and far too long.",
+        "\u00e9 \u4e2d",
+    ]
+    together = sentiment.get_star_probs(texts * 20, batch_size=7)
+    alone = torch.cat([sentiment.get_star_probs([t]) for t in texts]).repeat(20, 1)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.sum(1), torch.ones(100), atol=1e-5, rtol=0)
+    assert sentiment.get_star_probs([]).shape == (0, 5)
+    assert sentiment.get_sentiment_scores([]) == []
+
+
+@pytest.mark.parametrize(
+    "better, worse",
+    [
+        ("I loved this movie.", "I hated this movie."),
+        ("The acting was superb.", "The acting was awful."),
+        ("I would recommend it to anyone.", "I would not recommend it to anyone."),
+        ("It is a good film.", "It is not a good film."),
+        ("I liked the ending.", "I did not like the ending."),
+        ("It was released in 1994.", "It was a waste of time."),
+        ("One of the best films I have ever seen.", "It is about a man and his brother."),
+    ],
+)
+def test_the_bundled_classifier_makes_sense(classifier, better, worse):
+    high, low = sentiment.get_sentiment_scores([better, worse])
+    assert high > low + 0.1
+
+
+def test_a_classifier_without_five_labels_is_refused(tmp_path, classifier):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=99, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_labels=2
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    classifier[1].save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has 2 labels; five"):
+        sentiment.load_sentiment_model(str(tmp_path))
+    assert sentiment._loaded is not None and sentiment._loaded[0].config.num_labels == 5
+
+
+def test_the_bundled_models_are_small():
+    from train import ROOT
+
+    files = [f for f in (ROOT / "tiny").rglob("*") if f.is_file()]
+    assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".txt"}
+    assert 1e6 < sum(f.stat().st_size for f in files) <= 20e6

@@ -1,0 +1,162 @@
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import models
+from models import UserError, compute_log_probs, generate, load_model, pad_left, pad_right
+
+PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
+COMPLETIONS = [[3, 5, 8, 0], [9, 7], [9, 3, 2, 3, 8]]  # the first ends with an end of text
+
+
+def brute_force(model, prompt, completion, temperature):
+    """One token at a time, one unpadded sequence at a time, in float64."""
+    model = copy.deepcopy(model).double()
+    ids, values = list(prompt), []
+    for token in completion:
+        logits = model(torch.tensor([ids])).logits[0, -1] / temperature
+        values.append((logits[token] - logits.exp().sum().log()).item())
+        ids.append(token)
+    return values
+
+
+def assert_matches_brute_force(model, ids, mask, length, places, temperature=1.0):
+    with torch.no_grad():
+        got = compute_log_probs(model, ids, mask, length, temperature)
+        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS)):
+            want = torch.tensor(brute_force(model, prompt, completion, temperature)).float()
+            torch.testing.assert_close(got[row, places[row]], want, atol=1e-5, rtol=0)
+            left_over = [t for t in range(length) if t not in places[row]]
+            assert got[row, left_over].eq(0).all()
+    assert got.dtype == torch.float32
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probs_as_in_training(small_gpt2, dtype, temperature):
+    prompts, prompt_mask = pad_left(PROMPTS, 0)
+    completions, mask = pad_right(COMPLETIONS, 0)
+    ids, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
+    places = [list(range(len(c))) for c in COMPLETIONS]
+    assert_matches_brute_force(small_gpt2.to(dtype), ids, masks, 5, places, temperature)
+
+
+@pytest.mark.parametrize("pad_prompt", [pad_left, pad_right])
+@pytest.mark.parametrize("pad_completion", [pad_left, pad_right])
+def test_log_probs_do_not_depend_on_the_padding_side(small_gpt2, pad_prompt, pad_completion):
+    prompts, prompt_mask = pad_prompt(PROMPTS, 0)
+    completions, mask = pad_completion(COMPLETIONS, 0)
+    ids, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
+    places = [row.nonzero().flatten().tolist() for row in mask]
+    assert_matches_brute_force(small_gpt2, ids, masks, 5, places)
+
+
+def test_log_probs_of_the_bundled_model_match_its_full_forward(policy):
+    model, tokenizer = policy
+    ids = torch.tensor([tokenizer("The acting was not very good at all.")["input_ids"]])
+    with torch.no_grad():
+        want = model(ids).logits[0, :-1].double().log_softmax(-1)
+        want = want.gather(1, ids[0, 1:, None])[:, 0].float()
+        got = compute_log_probs(model, ids, torch.ones_like(ids), ids.shape[1] - 1)[0]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_samples_follow_the_distribution_of_the_model(small_gpt2, token_ids):
+    """4,000 samples of two tokens against exact probabilities, by a chi-squared statistic."""
+    count = 4000
+    prompt, temperature = [3, 1, 4], 1.3
+    samples = generate(small_gpt2, token_ids, [prompt] * count, 2, temperature, seed=1)
+    with torch.no_grad():
+        first = (small_gpt2(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+        after = [
+            (small_gpt2(torch.tensor([prompt + [a]])).logits[0, -1] / temperature).softmax(-1)
+            for a in range(11)
+        ]
+    expected = {(0,): first[0].item()}  # an end of text ends the completion
+    expected |= {(a, b): (first[a] * after[a][b]).item() for a in range(1, 11) for b in range(11)}
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
+    observed = dict.fromkeys(expected, 0)
+    for sample in samples:
+        observed[tuple(sample)] += 1
+    large = [key for key, p in expected.items() if p * count >= 5]
+    rest = 1 - sum(expected[key] for key in large)
+    statistic = sum((observed[k] - count * expected[k]) ** 2 / (count * expected[k]) for k in large)
+    others = count - sum(observed[key] for key in large)
+    statistic += (others - count * rest) ** 2 / (count * rest)
+    degrees = len(large)
+    assert degrees > 20
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5  # four standard deviations
+
+
+def test_samples_do_not_depend_on_padding_or_on_the_batch(small_gpt2, token_ids):
+    """At a temperature near 0 sampling is greedy, so each row can be checked alone."""
+    together = generate(small_gpt2, token_ids, PROMPTS, 6, 1e-4)
+    alone = [generate(small_gpt2, token_ids, [prompt], 6, 1e-4)[0] for prompt in PROMPTS]
+    assert together == alone
+
+
+def test_a_completion_ends_with_its_end_of_text(small_gpt2, token_ids):
+    samples = generate(small_gpt2, token_ids, PROMPTS * 50, 8, seed=0)
+    ended = [s for s in samples if 0 in s]
+    assert ended and all(s.index(0) == len(s) - 1 for s in ended)
+    assert all(len(s) == 8 for s in samples if 0 not in s)
+
+
+def test_seed_repeats_and_differs(policy):
+    model, tokenizer = policy
+    ids = tokenizer(["This movie was"] * 4)["input_ids"]
+    first = generate(model, tokenizer, ids, 8, seed=1)
+    assert first == generate(model, tokenizer, ids, 8, seed=1)
+    assert first != generate(model, tokenizer, ids, 8, seed=2)
+    assert len({tuple(s) for s in first}) > 1  # rows draw their own numbers
+
+
+def test_loading_turns_dropout_off_and_keeps_float32(policy):
+    model, tokenizer = policy
+    assert model.config.attn_pdrop == 0.1  # as in GPT-2: the trap is there
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert tokenizer.pad_token_id is not None
+
+
+def test_a_model_that_cannot_be_fetched_says_so_in_one_line():
+    with pytest.raises(UserError, match=r"Cannot fetch 'no/such-model'.*--preset tiny") as error:
+        load_model("no/such-model")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    with pytest.raises(UserError, match="holds no model"):
+        load_model(str(tmp_path))
+
+
+def test_no_network_fails_at_once(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens on this port
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OSError, match="no connection to 127.0.0.1"):
+        models._require_hub("gpt2")
+
+
+def test_lora_reference_is_the_model_without_its_adapter(small_gpt2):
+    from train import add_lora
+
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.no_grad():
+        before = small_gpt2(ids).logits
+        lora = add_lora(small_gpt2).eval()
+        for name, weight in lora.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.1)
+        assert not torch.allclose(lora(ids).logits, before)
+        with models.reference_model(lora) as reference:
+            torch.testing.assert_close(reference(ids).logits, before, atol=1e-6, rtol=0)
+
+
+def test_allocator_setting_is_harmless():
+    code = "import models; models.keep_freed_memory()"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
