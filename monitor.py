@@ -43,6 +43,12 @@ def append_jsonl(path, rows):
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def read_jsonl(path, **match):
+    """The rows of a JSONL file whose fields equal those of `match`."""
+    rows = map(json.loads, Path(path).read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if match.items() <= row.items()]
+
+
 def drop_rows_after(path, step):
     """Drop the rows of a JSONL file beyond `step`, which a resumed run will write again."""
     if not Path(path).exists():
@@ -83,6 +89,9 @@ class Monitor(TrainerCallback):
         for file in (self.metrics_file, self.completions_file):
             drop_rows_after(file, start_step)
         self.first = self.last = None  # metrics before and after
+        if start_step:  # the run began before this process did
+            self.first = self.last = read_jsonl(self.metrics_file, phase="validation")[0]
+        self.header_shown = False
         self.train_log = {}  # TRL's latest log
         self.validation_seconds = 0.0
         self.progress = Progress(
@@ -100,7 +109,8 @@ class Monitor(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.perf_counter()
         self.start_step = state.global_step
-        self._run_validation(state.global_step)
+        if self.first is None:
+            self._run_validation(0)
         self.task = self.progress.add_task("", total=args.max_steps, reward="…")
         self.progress.update(self.task, completed=state.global_step)
         self.progress.start()
@@ -147,10 +157,10 @@ class Monitor(TrainerCallback):
         metrics = result["metrics"]
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         append_jsonl(self.completions_file, [{"step": step, **s} for s in result["samples"]])
-        if self.first is None:
-            self.first = metrics
+        self.first, self.last = self.first or metrics, metrics
+        if not self.header_shown:
             self.console.print(HEADER, style="bold")
-        self.last = metrics
+            self.header_shown = True
         self.console.print(format_row(step, metrics), style="cyan", highlight=False)
         equal = self.train_log.get("frac_reward_zero_std", 0)
         if equal >= 0.5:

@@ -209,10 +209,10 @@ def mixed_precision(device):
     import torch
 
     if device.type != "cuda":
-        return {}, None
+        return {"bf16": False, "fp16": False}, None  # TRL's default is bf16, on a CPU too
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return {"bf16": True}, torch.bfloat16
-    return {"fp16": True}, torch.float16  # with loss scaling, for a T4
+        return {"bf16": True, "fp16": False}, torch.bfloat16
+    return {"bf16": False, "fp16": True}, torch.float16  # with loss scaling, for a T4
 
 
 def make_config(options, device):
@@ -230,7 +230,7 @@ def make_config(options, device):
         beta=options.beta,
         learning_rate=options.learning_rate,
         lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(5, options.max_steps // 2),
+        warmup_steps=5,
         max_grad_norm=1.0,
         disable_dropout=True,  # with dropout the policy is not the reference at step 0
         gradient_checkpointing=False,  # trades time for memory that these sizes do not need

@@ -1,0 +1,328 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data
+import monitor
+import train
+from monitor import read_jsonl
+from train import OptionError, resolve_options
+
+ROOT = Path(train.__file__).parent
+FAST = {
+    "preset": "tiny",
+    "max_steps": 2,
+    "batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 8,
+    "eval_steps": 1,
+    "use_solution": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def few_validation_prompts(monkeypatch):
+    monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:4])
+
+
+def run(tmp_path, **options):
+    trainer = train.train(**{**FAST, "output_dir": str(tmp_path / "out"), **options})
+    return trainer, tmp_path / "out"
+
+
+def fails(capsys, *arguments):
+    """The one line that the command line prints for a user's mistake."""
+    with pytest.raises(SystemExit) as error:
+        train.main([str(a) for a in arguments])
+    message = error.value.code if isinstance(error.value.code, str) else capsys.readouterr().err
+    assert error.value.code not in (0, None)
+    assert "Traceback" not in message
+    assert len(message.strip().splitlines()) == 1
+    return message
+
+
+# options
+
+
+def test_explicit_options_win_over_config_over_preset(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text("preset: tiny\nmax_steps: 7\nlearning_rate: 5e-4\nwandb: true\n")
+    options = resolve_options({"config": str(config), "max_steps": 9})
+    assert (options.max_steps, options.learning_rate, options.wandb) == (9, 5e-4, True)
+    assert options.max_completion_length == train.PRESETS["tiny"]["max_completion_length"]
+    assert options.kl_coef == 0.1
+
+
+def test_defaults_are_the_medium_preset():
+    assert train.PRESETS["medium"].items() <= vars(resolve_options({})).items()
+    assert resolve_options({"reward_shaping": "none"}).reward_shaping == "linear"
+
+
+def test_command_line_gives_only_what_was_said():
+    given = train.parse_arguments(["--kl_type", "forward", "--use_peft", "--kl_coef", "0.3"])
+    assert given == {"kl_type": "forward", "use_peft": True, "kl_coef": 0.3}
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"kl_typ": "forward"}, "no option 'kl_typ'. Did you mean kl_type"),
+        ({"kl_type": "both"}, "kl_type must be one of none, forward, backward, not 'both'"),
+        ({"num_generations": 1}, "num_generations must be at least 2"),
+        ({"num_generations": 7}, "7 does not divide --batch_size 64; .* 2, 4, 8, 16, 32, 64"),
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+        ({"max_steps": "many"}, "max_steps must be of type int"),
+        ({"max_steps": 2.5}, "max_steps must be of type int"),
+        ({"learning_rate": float("nan")}, "learning_rate must be at least 0"),
+        ({"learning_rate": True}, "learning_rate must be of type float"),
+        ({"temperature": 0.0}, "temperature must be at least 0.01"),
+        ({"wandb": "yes"}, "wandb must be of type bool"),
+        ({"config": "no.yaml"}, "Cannot read the config file no.yaml"),
+    ],
+)
+def test_bad_options(given, message):
+    with pytest.raises(OptionError, match=message):
+        resolve_options(given)
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "just text", "a: [1\n", ""])
+def test_bad_config_files(tmp_path, content):
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(OptionError, match="config file .*c.yaml"):
+        resolve_options({"config": str(tmp_path / "c.yaml")})
+
+
+# bad input on the command line: one line, a non-zero exit, nothing half-written
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--kl_type", "sideways"], "invalid choice: 'sideways'"),
+        (["--no_such_flag"], "unrecognized arguments: --no_such_flag"),
+        (["--max_steps", "ten"], "invalid int value: 'ten'"),
+        (["--batch_size", "10"], "legal for this batch: 2, 5, 10"),
+        (["--prompts", "missing.txt"], "Cannot read the prompts file missing.txt"),
+        (["--kl_type", "forward"], r"Exercise 3b: implement .* in rewards.py, line \d+"),
+        (["--reward_shaping", "exponential"], r"Exercise 2a: implement .* in rewards.py, line"),
+        (["--model_name", "no/such-model"], "Cannot fetch 'no/such-model'"),
+        (["--sentiment_model", "no/such-model"], "Cannot fetch 'no/such-model'"),
+        (["--max_completion_length", "126"], "exceeds the model's context of 128"),
+        (["--resume"], "no checkpoint to resume from"),
+        (["--hackable_reward", "--reward_shaping", "five_stars"], "choose one"),
+    ],
+)
+def test_mistakes(capsys, tmp_path, arguments, message):
+    out = tmp_path / "out"
+    assert re.search(message, fails(capsys, "--preset", "tiny", "--output_dir", out, *arguments))
+    assert not out.exists()
+
+
+def test_an_empty_prompts_file(capsys, tmp_path):
+    (tmp_path / "p.txt").write_text("\n")
+    message = fails(capsys, "--preset", "tiny", "--prompts", tmp_path / "p.txt")
+    assert "holds no prompt" in message
+
+
+def test_a_prompt_longer_than_the_context(capsys, tmp_path):
+    (tmp_path / "p.txt").write_text("long " * 200)
+    message = fails(capsys, "--preset", "tiny", "--prompts", tmp_path / "p.txt")
+    assert "200 tokens" in message and "context of 128" in message
+
+
+def test_an_output_folder_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = fails(capsys, "--preset", "tiny", "--output_dir", tmp_path / "file" / "out")
+    assert "Cannot write to" in message and "--output_dir" in message
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("return [0.5]", "sentiment_reward returned 1 values for 2 completions"),
+        ("return None", "sentiment_reward returned None"),
+        ("return [float('nan')] * len(completions)", "returned nan at index 0"),
+        ("return [float('inf')] * len(completions)", "returned inf at index 0"),
+        ("return ['good'] * len(completions)", "returned 'good' at index 0"),
+        ("return [[1.0]] * len(completions)", r"returned \[1.0\] at index 0"),
+        ("return completions[99]", r"IndexError.*rewards.py, line 2"),
+    ],
+)
+def test_a_reward_function_that_returns_nonsense(capsys, tmp_path, monkeypatch, body, message):
+    import reward_utils
+
+    source = f"def sentiment_reward(completions, **kwargs):\n    {body}\n"
+    (tmp_path / "rewards.py").write_text(source)
+    monkeypatch.setattr(reward_utils, "__file__", str(tmp_path / "reward_utils.py"))
+    out = tmp_path / "out"
+    assert re.search(message, fails(capsys, "--preset", "tiny", "--output_dir", out))
+    assert not out.exists()
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(OptionError):
+        train.main(["--num_generations", "7", "--debug"])
+
+
+# real runs
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
+    from models import load_model
+
+    trainer, out = run(tmp_path, kl_type="forward")
+    manifest = json.loads((out / "run.json").read_text())
+    assert manifest["status"] == "finished"
+    assert manifest["options"]["kl_type"] == "forward"
+    assert manifest["before"]["kl"] == pytest.approx(0, abs=1e-5)
+    assert manifest["versions"]["trl"] and manifest["seconds"] > 0
+    assert [row["step"] for row in read_jsonl(out / "metrics.jsonl", phase="train")] == [1, 2]
+    assert [row["step"] for row in read_jsonl(out / "metrics.jsonl", phase="validation")] == [
+        0,
+        1,
+        2,
+    ]
+    first = read_jsonl(out / "metrics.jsonl", phase="train")[0]
+    assert abs(first["kl_policy_ref"]) <= 1e-5 and abs(first["kl_penalty"]) <= 1e-5
+    assert len(read_jsonl(out / "completions.jsonl")) == 3 * 4 * 4  # validations, prompts, samples
+    assert (out / "checkpoint-2").is_dir()
+    model, _ = load_model(str(out / "final"), "cpu")
+    weights = dict(trainer.model.named_parameters())
+    assert all(p.equal(weights[name]) for name, p in model.named_parameters())
+    assert not model.transformer.wte.weight.equal(policy[0].transformer.wte.weight)
+    shown = capsys.readouterr().out
+    assert "before → after" in shown and "python evaluate.py compare" in shown
+    assert "KL(policy‖ref), the reverse KL" in shown
+    assert "{'loss'" not in shown and "Warning" not in shown
+    assert max(map(len, shown.splitlines())) <= 200
+
+
+def test_an_earlier_run_moves_aside(tmp_path):
+    for _ in range(3):
+        run(tmp_path, max_steps=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.1", "out.2"]
+
+
+def test_resume_goes_on_where_the_run_stopped(tmp_path):
+    run(tmp_path / "whole", max_steps=4, save_steps=2)
+    run(tmp_path / "parts", max_steps=2, save_steps=2)
+    _, out = run(tmp_path / "parts", max_steps=4, save_steps=2, resume=True)
+    whole = tmp_path / "whole" / "out"
+    for phase in ("train", "validation"):
+        parts = read_jsonl(out / "metrics.jsonl", phase=phase)
+        want = read_jsonl(whole / "metrics.jsonl", phase=phase)
+        assert [row["step"] for row in parts] == [row["step"] for row in want]
+        key = "reward" if phase == "train" else "sentiment"
+        assert [r[key] for r in parts] == pytest.approx([r[key] for r in want], abs=1e-6)
+
+
+def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):
+    from models import load_model
+
+    trainer, out = run(tmp_path, use_peft=True, kl_type="backward", learning_rate=1e-2)
+    trained = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
+    assert all("lora_" in name for name in trained)
+    model, _ = load_model(str(out / "final"), "cpu")
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    assert model.transformer.wte.weight.equal(policy[0].transformer.wte.weight)
+    attention = model.transformer.h[0].attn.c_attn.weight
+    assert not attention.equal(policy[0].transformer.h[0].attn.c_attn.weight)
+    validations = read_jsonl(out / "metrics.jsonl", phase="validation")
+    assert validations[0]["kl"] == pytest.approx(0, abs=1e-5) and validations[-1]["kl"] != 0
+
+
+@pytest.mark.parametrize("options", [{"beta": 0.1}, {"beta": 0.1, "use_peft": True}])
+def test_beta_turns_on_the_kl_term_of_trl(tmp_path, options):
+    _, out = run(tmp_path, max_steps=1, **options)
+    assert "kl" in read_jsonl(out / "metrics.jsonl", phase="train")[0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reward_shaping": "exponential", "negate_reward": True},
+        {"reward_shaping": "shaped", "hackable_reward": True},
+        {"reward_shaping": "five_stars", "kl_type": "backward"},
+        {"reward_shaping": "custom", "temperature": 0.8},
+        {"hackable_reward": True},
+    ],
+)
+def test_every_reward_runs(tmp_path, options):
+    _, out = run(tmp_path, max_steps=1, **options)
+    score, reward = (
+        read_jsonl(out / "metrics.jsonl", phase="train")[0][k] for k in ("score", "reward")
+    )
+    assert reward == pytest.approx(-score if options.get("negate_reward") else score, abs=1e-4)
+
+
+def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
+    (tmp_path / "p.txt").write_text("Nobody\nEverybody\n")
+    trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=1)
+    assert trainer.train_dataset["prompt"][:] == ["Nobody", "Everybody"]
+
+
+def test_check_writes_nothing(tmp_path, capsys):
+    assert train.train(**FAST, output_dir=str(tmp_path / "out"), check=True) is None
+    assert not (tmp_path / "out").exists()
+    assert "ready" in capsys.readouterr().out
+
+
+def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):
+    import reward_utils
+
+    monkeypatch.setattr(reward_utils, "_five_stars", None)
+    shapings = {**reward_utils.SHAPINGS, "five_stars": (lambda r, c, p, s: [0.0] * len(c), "zero")}
+    monkeypatch.setattr(reward_utils, "SHAPINGS", shapings)
+    run(tmp_path, reward_shaping="five_stars", max_steps=1)
+    assert "100% of the groups earned one and the same reward" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_wandb_offline(tmp_path):
+    """The real client, in a process of its own."""
+    options = {**FAST, "output_dir": str(tmp_path / "out"), "wandb": True}
+    code = (
+        "import data; data.VALIDATION_PROMPTS = data.VALIDATION_PROMPTS[:4]; import train;"
+        f"train.train(**{options!r})"
+    )
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+# the screen
+
+
+def test_table_fits_80_columns():
+    metrics = {
+        "sentiment": 0.975,
+        "sentiment_sd": 0.25,
+        "positive_share": 1.0,
+        "kl": 123.45,
+        "perplexity": 12345.6,
+        "length": 48.0,
+        "repetition_3": 0.999,
+    }
+    row = monitor.format_row(300, metrics)
+    assert len(row) <= 80 and len(row) == len(monitor.HEADER)
+    assert row.split() == ["300", "0.975", "±0.25", "100%", "123.5", "12345.6", "48.0", "99.9%"]
+
+
+def test_rows_beyond_a_checkpoint_are_dropped(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4')  # the last was cut off
+    monitor.drop_rows_after(file, 2)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py", "instructor/build_tiny.py"])
+def test_help(script):
+    result = subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("usage:")
