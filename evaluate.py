@@ -9,9 +9,11 @@ the sampled token ids; base and trained model answer the same prompts with the s
 """
 
 import argparse
+import json
 import math
 import statistics
 import sys
+from pathlib import Path
 
 import torch
 
@@ -214,29 +216,44 @@ def main(argv=None):
     pair.add_argument("base", help="the model that the training started from")
     pair.add_argument("trained", help="for example outputs/final")
     for command in (single, pair):
-        command.add_argument("--sentiment_model", default=NLPTOWN)
+        command.add_argument("--sentiment_model", help="default: that of the run, else nlptown's")
+        command.add_argument("--max_new_tokens", type=int, help="default: that of the run, else 48")
+        command.add_argument("--temperature", type=float, help="default: that of the run, else 1")
         command.add_argument("--prompts", help="file of prompts; the validation prompts by default")
         command.add_argument("--num_samples", type=int, default=16, help="completions per prompt")
-        command.add_argument("--max_new_tokens", type=int, default=48)
-        command.add_argument("--temperature", type=float, default=1.0)
         command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    settings = {k: getattr(args, k) for k in ("max_new_tokens", "temperature", "seed")}
+    model_name = args.model if args.command == "evaluate" else args.trained
+    settings = run_settings(model_name)
+    settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
     try:
         prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
-        load_sentiment_model(args.sentiment_model)
+        load_sentiment_model(settings.pop("sentiment_model"))
         if args.command == "evaluate":
             model, tokenizer = load_model(args.model)
-            result = evaluate_model(model, tokenizer, prompts, model, args.num_samples, **settings)
+            result = evaluate_model(
+                model, tokenizer, prompts, model, args.num_samples, seed=args.seed, **settings
+            )
             print_metrics({args.model: result["metrics"]})
         else:
             comparison = compare_models(
-                args.base, args.trained, prompts, args.num_samples, **settings
+                args.base, args.trained, prompts, args.num_samples, seed=args.seed, **settings
             )
             print_metrics({name: result["metrics"] for name, result in comparison.items()})
             print_comparison_samples(comparison)
     except UserError as error:
         sys.exit(f"evaluate.py: {error}")
+
+
+def run_settings(model_name):
+    """How the run that made OUTPUT_DIR/final sampled and scored; otherwise the defaults."""
+    manifest = Path(model_name).resolve().parent / "run.json"
+    options = json.loads(manifest.read_text())["options"] if manifest.exists() else {}
+    return {
+        "sentiment_model": options.get("sentiment_model", NLPTOWN),
+        "max_new_tokens": options.get("max_completion_length", 48),
+        "temperature": options.get("temperature", 1.0),
+    }
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ PRESETS = {
         "sentiment_model": str(ROOT / "tiny" / "sentiment"),
         "max_steps": 60,
         "max_completion_length": 32,
-        "learning_rate": 5e-4,
+        "learning_rate": 1e-4,
         "eval_steps": 15,
     },
     "quick": {"max_steps": 100, "max_completion_length": 32, "learning_rate": 2e-5},
@@ -446,8 +446,6 @@ def summarise_run(options, run, final, console):
         console.print(f"  {title:16} {before:>8} → {after}", highlight=False)
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
     command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
-    if options.sentiment_model != FIELDS["sentiment_model"].default:
-        command += f" \\\n      --sentiment_model {short_path(options.sentiment_model)}"
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
 
 

@@ -338,18 +338,38 @@ def stars_of_rating(rating):
     return (rating + 1) // 2
 
 
-def weak_windows(corpus, rng):
-    """(text, star or None) of one to three sentences of every review, with its review's rating."""
+def review_windows(texts, rng):
+    """[(window, index of its review)]: one to three consecutive sentences each."""
     windows = []
-    for name in ("imdb-train", "imdb-unsupervised"):
-        for row in read_corpus(corpus, name):
-            sentences = [s for s in SENTENCE_BREAK.split(clean(row["text"])) if s]
-            star = stars_of_rating(row["rating"]) if "rating" in row else None
-            while sentences:
-                count = rng.choice((1, 2, 3))
-                windows.append((" ".join(sentences[:count]), star))
-                sentences = sentences[count:]
+    for index, text in enumerate(texts):
+        sentences = [s for s in SENTENCE_BREAK.split(clean(text)) if s]
+        while sentences:
+            count = rng.choice((1, 2, 3))
+            windows.append((" ".join(sentences[:count]), index))
+            sentences = sentences[count:]
     return windows
+
+
+def without_dev(train, dev):
+    """The rows of `train` that stand in no development sentence.
+
+    `sst5-train` holds the development sentences and their phrases too. Of the phrases that occur
+    in both, those stay that a training sentence contains.
+    """
+    dev_texts = {row["text"] for row in dev}
+    longest = 12  # tokens; a longer phrase is no common one
+    shared = set()
+    for row in train:
+        if row["sentence"] and row["text"] not in dev_texts:
+            tokens = row["text"].split(" ")
+            for start in range(len(tokens)):
+                for end in range(start + 1, min(start + longest, len(tokens)) + 1):
+                    shared.add(" ".join(tokens[start:end]))
+    return [
+        row
+        for row in train
+        if row["text"] not in dev_texts or (not row["sentence"] and row["text"] in shared)
+    ]
 
 
 def encode(tokenizer, texts, limit=SENTIMENT_CONTEXT):
@@ -390,76 +410,25 @@ def train_wordpiece(texts):
     )
 
 
-def pretrain_classifier(model, tokenizer, windows, tokens, rng, peak=2e-3):
-    """Masked-word prediction on all windows, and on the rated ones the review's stars.
+def train_classifier(model, tokenizer, texts, stars, epochs, rng, peak, evaluate=None):
+    """Cross-entropy on (text, stars); returns the model with its weights averaged (EMA).
 
-    A sentence inherits its review's rating: wrong often, but free, and it teaches which words
-    are praise. The word head shares the embedding's weights and is dropped afterwards.
+    Word dropout hides one word in ten, so that no single word decides alone.
     """
-    ids = encode(tokenizer, [text for text, _ in windows])
-    stars = [star for _, star in windows]
-    head = torch.nn.Sequential(
-        torch.nn.Linear(model.config.hidden_size, model.config.hidden_size),
-        torch.nn.GELU(),
-        torch.nn.LayerNorm(model.config.hidden_size),
-    )
-    parameters = [*model.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=peak, weight_decay=0.01, fused=True)
-    embedding = model.bert.embeddings.word_embeddings.weight
-    seen, step, started = 0, 0, time.time()
-    model.train()
-    while seen < tokens:
-        for batch in length_batches(ids, 4096, rng):
-            x, mask = pad_batch([ids[i] for i in batch], tokenizer.pad_token_id)
-            masked = (torch.rand(x.shape) < 0.2) & (mask == 1) & (x > 4)
-            noisy = x.masked_fill(masked & (torch.rand(x.shape) < 0.9), tokenizer.mask_token_id)
-            labels = torch.tensor([stars[i] - 1 if stars[i] else -100 for i in batch])
-            for group in optimizer.param_groups:
-                group["lr"] = peak * min(1, (step + 1) / 200) * max(0.02, 1 - seen / tokens)
-            with torch.autocast("cpu", torch.bfloat16):
-                hidden = model.bert(noisy, attention_mask=mask)
-                words = head(hidden.last_hidden_state[masked]) @ embedding.T
-                loss = F.cross_entropy(words.float(), x[masked])
-                if (labels >= 0).any():
-                    logits = model.classifier(model.dropout(hidden.pooler_output))
-                    rated = F.cross_entropy(logits.float(), labels)
-                    loss = loss + rated
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            seen, step = seen + int(mask.sum()), step + 1
-            if step % 500 == 0:
-                print(
-                    f"pre-training {seen / 1e6:.1f} M tokens, {time.time() - started:.0f} s, "
-                    f"loss {loss.item():.3f}",
-                    flush=True,
-                )
-            if seen >= tokens:
-                break
-
-
-def finetune_classifier(model, tokenizer, train, dev, epochs, rng, peak=5e-4):
-    """SST-5 phrases, whole sentences ten times as often, with the weights averaged (EMA)."""
-    texts = [detokenize(row["text"]) for row in train]
     ids = encode(tokenizer, texts)
-    repeated = [i for i, row in enumerate(train) for _ in range(10 if row["sentence"] else 1)]
-    ids, labels = [ids[i] for i in repeated], [train[i]["stars"] - 1 for i in repeated]
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.05, fused=True)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
     )
-    steps_per_epoch = len(length_batches(ids, 2048, random.Random(0)))
-    step = 0
+    steps = epochs * len(length_batches(ids, 2048, random.Random(0)))
+    step, started = 0, time.time()
     for epoch in range(epochs):
         model.train()
         for batch in length_batches(ids, 2048, rng):
             x, mask = pad_batch([ids[i] for i in batch], tokenizer.pad_token_id)
-            drop = (torch.rand(x.shape) < 0.1) & (x > 4)  # word dropout
-            x = x.masked_fill(drop, tokenizer.mask_token_id)
-            y = torch.tensor([labels[i] for i in batch])
-            share = step / (epochs * steps_per_epoch)
-            optimizer.param_groups[0]["lr"] = peak * min(1, (step + 1) / 100) * (1 - share)
+            x = x.masked_fill((torch.rand(x.shape) < 0.1) & (x > 4), tokenizer.mask_token_id)
+            y = torch.tensor([stars[i] - 1 for i in batch])
+            optimizer.param_groups[0]["lr"] = peak * min(1, (step + 1) / 200, 1.02 - step / steps)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(x, attention_mask=mask).logits
             loss = F.cross_entropy(logits.float(), y, label_smoothing=0.05)
@@ -469,9 +438,22 @@ def finetune_classifier(model, tokenizer, train, dev, epochs, rng, peak=5e-4):
             optimizer.zero_grad()
             average.update_parameters(model)
             step += 1
-        five, two = sst_accuracy(average.module, tokenizer, dev)
-        print(f"epoch {epoch + 1}: dev five classes {five:.3%}, binary {two:.3%}", flush=True)
+        five, two = evaluate(average.module) if evaluate else (math.nan, math.nan)
+        print(
+            f"epoch {epoch + 1}/{epochs}, {time.time() - started:.0f} s, loss {loss.item():.3f}, "
+            f"dev five classes {five:.2%}, binary {two:.2%}",
+            flush=True,
+        )
     return average.module
+
+
+def label_reviews(model, tokenizer, windows, count):
+    """The stars of `count` unrated reviews: the class with the highest mean log-probability over
+    a review's windows. Much surer than a sentence alone."""
+    log_probs = star_probs(model, tokenizer, [text for text, _ in windows]).log()
+    reviews = torch.tensor([index for _, index in windows])
+    sums = torch.zeros(count, 5).index_add_(0, reviews, log_probs)
+    return (sums.argmax(1) + 1).tolist()
 
 
 @torch.no_grad()
@@ -496,16 +478,28 @@ def sst_accuracy(model, tokenizer, rows):
     return five, ((scores > 0.5) == (stars > 3))[polar].float().mean().item()
 
 
-def build_sentiment(corpus, out, tokens, epochs, seed=0):
-    """Pre-train on IMDb, finish on SST-5, print the accuracy on the SST-5 development file."""
+def build_sentiment(corpus, out, seed=0):
+    """Learn praise and blame from IMDb's ratings, then the five stars of single sentences from
+    SST-5; print the accuracy on the development sentences, which are in no training set.
+
+    A window of a review inherits the review's rating: often wrong, but free. The unrated reviews
+    are rated by the first model and join in.
+    """
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    windows = weak_windows(corpus, rng)
-    train, dev = read_corpus(corpus, "sst5-train"), read_corpus(corpus, "sst5-dev")
-    sst = [detokenize(row["text"]) for row in train if row["sentence"]]
-    tokenizer = train_wordpiece([text for text, _ in windows] + sst * 5)
+    dev = read_corpus(corpus, "sst5-dev")
+    sst = without_dev(read_corpus(corpus, "sst5-train"), dev)
+    rated = read_corpus(corpus, "imdb-train")
+    unrated = [row["text"] for row in read_corpus(corpus, "imdb-unsupervised")]
+    windows = review_windows([row["text"] for row in rated], rng)
+    texts = [text for text, _ in windows]
+    stars = [stars_of_rating(rated[index]["rating"]) for _, index in windows]
+    more_windows = review_windows(unrated, rng)
+    sst_texts = [detokenize(row["text"]) for row in sst]
+    sentences = [text for text, row in zip(sst_texts, sst) if row["sentence"]]
+    tokenizer = train_wordpiece(texts + sentences * 5)
     labels = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -514,15 +508,29 @@ def build_sentiment(corpus, out, tokens, epochs, seed=0):
         num_attention_heads=3,
         intermediate_size=768,
         max_position_embeddings=SENTIMENT_CONTEXT,
-        hidden_dropout_prob=0.1,
         id2label=labels,
         label2id={name: i for i, name in labels.items()},
     )
     model = BertForSequenceClassification(config)
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights", flush=True)
-    pretrain_classifier(model, tokenizer, windows, tokens, rng)
-    save_half(model, tokenizer, f"{out}.pretrained")
-    model = finetune_classifier(model, tokenizer, train, dev, epochs, rng)
+    print(
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights; {len(windows)} rated "
+        f"and {len(more_windows)} unrated windows; {len(sst)} SST-5 phrases, {len(sentences)} of "
+        f"them sentences",
+        flush=True,
+    )
+
+    def evaluate(model):
+        return sst_accuracy(model, tokenizer, dev)
+
+    model = train_classifier(model, tokenizer, texts, stars, 1, rng, 1e-3, evaluate)
+    review_stars = label_reviews(model, tokenizer, more_windows, len(unrated))
+    texts += [text for text, _ in more_windows]
+    stars += [review_stars[index] for _, index in more_windows]
+    model = train_classifier(model, tokenizer, texts, stars, 1, rng, 1e-3, evaluate)
+    save_half(model, tokenizer, f"{out}.imdb")
+    repeats = [i for i, row in enumerate(sst) for _ in range(8 if row["sentence"] else 1)]
+    texts, stars = [sst_texts[i] for i in repeats], [sst[i]["stars"] for i in repeats]
+    model = train_classifier(model, tokenizer, texts, stars, 2, rng, 4e-4, evaluate)
     save_half(model, tokenizer, out)
     for text in EXAMPLES:
         score = (star_probs(model, tokenizer, [text]) @ torch.arange(5.0) / 4).item()
@@ -534,8 +542,6 @@ def main():
     parser.add_argument("model", choices=["gpt2", "sentiment"])
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
     parser.add_argument("--out", default=None, help="default: tiny/gpt2 or tiny/sentiment")
-    parser.add_argument("--tokens_sentiment", type=int, default=20_000_000)
-    parser.add_argument("--epochs", type=int, default=4, help="of the classifier's SST-5 phase")
     parser.add_argument("--tokens_all", type=int, default=45_000_000)
     parser.add_argument("--tokens_simple", type=int, default=20_000_000)
     parser.add_argument("--batch_size", type=int, default=32)
@@ -552,7 +558,7 @@ def main():
             args.learning_rate,
         )
     else:
-        build_sentiment(args.corpus, out, args.tokens_sentiment, args.epochs)
+        build_sentiment(args.corpus, out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+
+import evaluate
+from evaluate import evaluate_model, repetition, summarise
+from train import PRESETS
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.mark.parametrize(
+    "ids, n, want",
+    [
+        ([1, 2, 3, 4], 3, 0.0),  # 123 234
+        ([1, 1, 1, 1, 1], 3, 2 / 3),  # 111 three times
+        ([1, 2, 1, 2, 1], 2, 0.5),  # 12 21 12 21
+        ([1, 2], 3, 0.0),  # no 3-gram at all
+        ([], 3, 0.0),
+    ],
+)
+def test_repetition(ids, n, want):
+    assert repetition(ids, n) == pytest.approx(want, abs=1e-9)
+
+
+def test_summary_by_hand():
+    keys = ("sentiment", "kl", "ref_nll", "length", "repetition_3", "truncated")
+    samples = [
+        dict(zip(keys, v)) for v in [(0.2, 1.0, 6.0, 2, 0.0, True), (0.8, 3.0, 6.0, 4, 0.5, False)]
+    ]
+    metrics = summarise(samples)
+    want = {
+        "sentiment": 0.5,
+        "sentiment_sd": 0.3,
+        "positive_share": 0.5,
+        "kl": 2.0,
+        "kl_per_token": 4 / 6,
+        "perplexity": math.exp(12 / 6),  # pooled over all six tokens
+        "repetition_3": 0.25,
+        "length": 3.0,
+        "truncated_share": 0.5,
+    }
+    assert metrics == pytest.approx(want, abs=1e-9)
+
+
+def test_a_model_against_itself_has_no_kl(classifier, policy):
+    model, tokenizer = policy
+    result = evaluate_model(
+        model, tokenizer, ["It was", "The plot"], model, 3, max_new_tokens=6, batch_size=4
+    )
+    assert result["metrics"]["kl"] == 0
+    samples = result["samples"]
+    assert [s["prompt"] for s in samples] == ["It was"] * 3 + ["The plot"] * 3
+    assert not any(s["completion"].startswith(s["prompt"]) for s in samples)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_perplexity_is_that_of_the_reference_itself(classifier, policy, temperature):
+    """Against a loop over single texts, whatever the temperature of the sampling."""
+    model, tokenizer = policy
+    result = evaluate_model(
+        model, tokenizer, ["It was"], model, 3, max_new_tokens=5, temperature=temperature
+    )
+    prompt = tokenizer("It was")["input_ids"]
+    rows = evaluate._sample_ids(model, tokenizer, ["It was"] * 3, 5, temperature, 0, 64)
+    nll = 0.0
+    for row in rows:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + row])).logits[0].double().log_softmax(-1)
+        nll -= sum(logits[len(prompt) - 1 + t, token].item() for t, token in enumerate(row))
+    want = math.exp(nll / sum(map(len, rows)))
+    assert result["metrics"]["perplexity"] == pytest.approx(want, rel=1e-5)
+
+
+def test_completions_come_without_their_prompts(policy):
+    model, tokenizer = policy
+    texts = evaluate.generate_completions(model, tokenizer, ["The story was"] * 3, 6, seed=1)
+    assert len(texts) == 3 and all(isinstance(t, str) and "The story was" not in t for t in texts)
+
+
+def test_compare_prints_both_models(capsys):
+    name, classifier_name = TINY["model_name"], TINY["sentiment_model"]
+    arguments = ["compare", name, name, "--sentiment_model", classifier_name]
+    evaluate.main([*arguments, "--num_samples", "1", "--max_new_tokens", "4"])
+    shown = capsys.readouterr().out
+    assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
+
+
+def test_a_missing_model_is_one_line():
+    with pytest.raises(SystemExit, match="evaluate.py: Cannot fetch 'no/such'") as error:
+        evaluate.main(["evaluate", "no/such", "--sentiment_model", TINY["sentiment_model"]])
+    assert "\n" not in error.value.code
+
+
+def test_models_without_a_common_vocabulary_do_not_compare(tmp_path, classifier):
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+    vocabulary = {"<|endoftext|>": 0, "a": 1, "b": 2}
+    GPT2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=3, n_embd=8, n_layer=1, n_head=1, n_positions=8)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    with pytest.raises(evaluate.UserError, match="do not share a vocabulary"):
+        evaluate.compare_models(TINY["model_name"], str(tmp_path))
