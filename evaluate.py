@@ -15,17 +15,16 @@ import statistics
 import sys
 from pathlib import Path
 
-import torch
-
 from data import VALIDATION_PROMPTS, read_prompts
-from models import UserError, compute_log_probs, generate, load_model, pad_left, pad_right
+from models import UserError, generate, load_model
 from reward_utils import policy_and_ref_log_probs
-from sentiment import NLPTOWN, get_sentiment_scores, load_sentiment_model
+from sentiment import NLPTOWN, get_hackable_scores, get_sentiment_scores, load_sentiment_model
 
 # metric: (column title, format, what it means)
 METRICS = {
     "sentiment": ("sentiment", "{:.3f}", "mean score of the reward model, 0 to 1"),
     "positive_share": ("positive", "{:.1%}", "share of completions that score above 0.5"),
+    "positive_words": ("positive words", "{:.1%}", "share of words that --hackable_reward counts"),
     "kl": ("KL (nats)", "{:.2f}", "KL(policy‖ref) of a whole completion, E[log q − log p]"),
     "kl_per_token": ("KL / token", "{:.3f}", "the same per sampled token"),
     "perplexity": ("ref. perplexity", "{:.1f}", "of all completion tokens under the reference"),
@@ -87,15 +86,15 @@ def evaluate_model(
 
     Returns:
         dict with `metrics`, {name: float} for the names of METRICS, and `samples`, a list of
-        P·S dicts in the order of the prompts: `prompt`, `completion`, `sentiment`, `kl` and
-        `ref_nll` (nats, summed over the completion's tokens), `length`, `repetition_3`,
-        `truncated`.
+        P·S dicts in the order of the prompts: `prompt`, `completion`, `sentiment`,
+        `positive_words`, `kl` and `ref_nll` (nats, summed over the completion's tokens), `length`,
+        `repetition_3`, `truncated`.
     """
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
     prompt_ids = tokenizer(repeated)["input_ids"]
     ids = _sample_ids(model, tokenizer, repeated, max_new_tokens, temperature, seed, batch_size)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    scores = get_sentiment_scores(texts)
+    scores, positive_words = get_sentiment_scores(texts), get_hackable_scores(texts)
     samples = []
     for start in range(0, len(ids), batch_size):
         rows = slice(start, start + batch_size)
@@ -103,8 +102,10 @@ def evaluate_model(
             model, ref_model, tokenizer, prompt_ids[rows], ids[rows], temperature, amp_dtype
         )
         kl = ((policy - ref) * mask).sum(-1).tolist()
-        if temperature != 1 and ref_model is not None:  # perplexity is that of the model itself
-            ref = _log_probs(ref_model, tokenizer, prompt_ids[rows], ids[rows])
+        if temperature != 1:  # perplexity is that of the reference itself
+            _, ref, _ = policy_and_ref_log_probs(
+                model, ref_model, tokenizer, prompt_ids[rows], ids[rows], 1.0, amp_dtype
+            )
         ref_nll = (-ref * mask).sum(-1).tolist()
         for i, (kl_i, nll_i) in enumerate(zip(kl, ref_nll), start):
             samples.append(
@@ -112,6 +113,7 @@ def evaluate_model(
                     "prompt": repeated[i],
                     "completion": texts[i],
                     "sentiment": scores[i],
+                    "positive_words": positive_words[i],
                     "kl": kl_i,
                     "ref_nll": nll_i,
                     "length": len(ids[i]),
@@ -120,14 +122,6 @@ def evaluate_model(
                 }
             )
     return {"metrics": summarise(samples), "samples": samples}
-
-
-def _log_probs(model, tokenizer, prompt_ids, completion_ids):
-    prompts, prompt_mask = pad_left(prompt_ids, tokenizer.pad_token_id, model.device)
-    completions, mask = pad_right(completion_ids, tokenizer.pad_token_id, model.device)
-    ids, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
-    with torch.no_grad():
-        return compute_log_probs(model, ids, masks, completions.shape[1])
 
 
 def summarise(samples):
@@ -139,6 +133,7 @@ def summarise(samples):
         "sentiment": statistics.fmean(sentiment),
         "sentiment_sd": statistics.pstdev(sentiment),
         "positive_share": statistics.fmean(s > 0.5 for s in sentiment),
+        "positive_words": statistics.fmean(s["positive_words"] for s in samples),
         "kl": kl / len(samples),
         "kl_per_token": kl / tokens,
         "perplexity": math.exp(min(sum(s["ref_nll"] for s in samples) / tokens, 700)),
@@ -194,6 +189,41 @@ def print_comparison_samples(comparison, count=4, console=None):
             console.print(f"  {name:8}{sample['sentiment']:.2f}  {text}", markup=False)
 
 
+def plot_comparison(comparison, path=None):
+    """Histogram of the sentiment of both models' completions.
+
+    Args:
+        comparison: what `compare_models` returns.
+        path: image file to write, under a temporary name first; None leaves the figure open.
+
+    Returns:
+        The matplotlib figure.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for (name, result), color in zip(comparison.items(), ("#7f8c8d", "#e67e22")):
+        scores = [s["sentiment"] for s in result["samples"]]
+        mean = result["metrics"]["sentiment"]
+        label = f"{name}, mean {mean:.2f}"
+        axes.hist(scores, bins=20, range=(0, 1), alpha=0.6, color=color, label=label)
+        axes.axvline(mean, color=color, linestyle="--")
+    axes.set(xlabel="sentiment score of a completion", ylabel="completions", xlim=(0, 1))
+    axes.set_title(
+        f"KL(policy‖ref) {comparison['trained']['metrics']['kl']:.1f} nats, reference perplexity "
+        f"{comparison['base']['metrics']['perplexity']:.0f} → "
+        f"{comparison['trained']['metrics']['perplexity']:.0f}",
+        fontsize=10,
+    )
+    axes.legend()
+    figure.tight_layout()
+    if path is not None:
+        temporary = Path(path).with_name(f".{Path(path).name}")
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(path)
+    return figure
+
+
 def print_metrics(results, console=None):
     """A table of metrics: {column title: metrics}."""
     from rich.console import Console
@@ -215,6 +245,7 @@ def main(argv=None):
     pair = commands.add_parser("compare", help="measure a trained model against its base")
     pair.add_argument("base", help="the model that the training started from")
     pair.add_argument("trained", help="for example outputs/final")
+    pair.add_argument("--plot", metavar="FILE.png", help="write a histogram of both models")
     for command in (single, pair):
         command.add_argument("--sentiment_model", help="default: that of the run, else nlptown's")
         command.add_argument("--max_new_tokens", type=int, help="default: that of the run, else 48")
@@ -241,6 +272,8 @@ def main(argv=None):
             )
             print_metrics({name: result["metrics"] for name, result in comparison.items()})
             print_comparison_samples(comparison)
+            if args.plot:
+                plot_comparison(comparison, args.plot)
     except UserError as error:
         sys.exit(f"evaluate.py: {error}")
 

@@ -148,6 +148,7 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
     uniforms = torch.rand(max_new_tokens, len(prompt_ids), 1, generator=generator).to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
+    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns = []
     for uniform in uniforms:  # (B, 1)
@@ -160,8 +161,8 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
             logits_to_keep=1,
         ).logits[:, -1]
         # float32 sums of a long tail lose its last digits; float64 is cheap for one row per text.
-        cdf = (logits.double() / temperature).softmax(-1).cumsum(-1)  # (B, V)
-        ids = torch.searchsorted(cdf, uniform.double() * cdf[:, -1:], right=True)  # (B, 1)
+        cdf = (logits.to(precise) / temperature).softmax(-1).cumsum(-1)  # (B, V)
+        ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)  # (B, 1)
         ids = ids.clamp(max=cdf.shape[1] - 1)
         columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
         alive = alive & (ids[:, 0] != tokenizer.eos_token_id)

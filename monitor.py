@@ -12,7 +12,7 @@ from rich.text import Text
 from transformers import TrainerCallback
 
 SAMPLES_SHOWN = 4
-HEADER = " step   sentiment     positive  KL (nats)  ref. ppl  length  repeated"
+HEADER = " step   sentiment     positive  KL (nats)  ref. ppl  length  repeated  praise"
 
 
 def quiet_libraries():
@@ -65,7 +65,7 @@ def format_row(step, metrics):
     return (
         f"{step:5d}   {metrics['sentiment']:.3f} ±{metrics['sentiment_sd']:.2f}"
         f"{metrics['positive_share']:11.0%}{metrics['kl']:11.1f}{metrics['perplexity']:10.1f}"
-        f"{metrics['length']:8.1f}{metrics['repetition_3']:10.1%}"
+        f"{metrics['length']:8.1f}{metrics['repetition_3']:10.1%}{metrics['positive_words']:8.0%}"
     )
 
 
@@ -78,10 +78,12 @@ class Monitor(TrainerCallback):
         eval_steps: steps between two validations; before the first step and after the last
             there is always one.
         start_step: the step of the checkpoint that the run resumes from.
+        log: callable(dict) that also gets the validation metrics, as `wandb.log`.
     """
 
-    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0):
+    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0, log=None):
         self.validate = validate
+        self.log = log
         self.eval_steps = eval_steps
         self.console = console or Console()
         self.metrics_file = Path(output_dir) / "metrics.jsonl"
@@ -93,6 +95,7 @@ class Monitor(TrainerCallback):
             self.first = self.last = read_jsonl(self.metrics_file, phase="validation")[0]
         self.header_shown = False
         self.train_log = {}  # TRL's latest log
+        self.equal_groups = []  # share of groups with equal rewards, each step since validation
         self.validation_seconds = 0.0
         self.progress = Progress(
             TextColumn("[bold]training"),
@@ -119,6 +122,7 @@ class Monitor(TrainerCallback):
         if "reward" not in logs:
             return  # the closing summary of the run
         self.train_log = logs
+        self.equal_groups.append(logs["frac_reward_zero_std"])
         row = {key: value for key, value in logs.items() if not key.startswith("rewards/")}
         append_jsonl(self.metrics_file, [{"step": state.global_step, "phase": "train", **row}])
         self.progress.update(self.task, reward=f"{logs['reward']:.3f}")
@@ -157,16 +161,20 @@ class Monitor(TrainerCallback):
         metrics = result["metrics"]
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         append_jsonl(self.completions_file, [{"step": step, **s} for s in result["samples"]])
+        if self.log:
+            rows = {f"validation/{name}": value for name, value in metrics.items()}
+            self.log({"train/global_step": step, **rows})
         self.first, self.last = self.first or metrics, metrics
         if not self.header_shown:
             self.console.print(HEADER, style="bold")
             self.header_shown = True
         self.console.print(format_row(step, metrics), style="cyan", highlight=False)
-        equal = self.train_log.get("frac_reward_zero_std", 0)
-        if equal >= 0.5:
+        equal = sum(self.equal_groups) / max(len(self.equal_groups), 1)
+        self.equal_groups = []
+        if equal >= 0.25:
             self.console.print(
                 f"        {equal:.0%} of the groups earned one and the same reward: no advantage, "
-                "nothing to learn",
+                "nothing learned",
                 style="yellow",
                 highlight=False,
             )

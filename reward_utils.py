@@ -99,14 +99,14 @@ def check_rewards(values, completions, name, device="cpu"):
             f"{name} returned {len(values)} values for {len(completions)} completions; "
             "return exactly one for each."
         )
-    numbers_ = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
-    for i, value in enumerate(numbers_):
+    values = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
+    for i, value in enumerate(values):
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise UserError(
                 f"{name} returned {value!r:.60} at index {i}; expected a finite number. "
                 f"The completion was {completions[i]!r:.80}."
             )
-    return torch.tensor([float(v) for v in numbers_])
+    return torch.tensor([float(v) for v in values])
 
 
 def _linear(rewards, completions, prompts, scores):

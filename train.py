@@ -295,6 +295,114 @@ def manifest(options, device):
     }
 
 
+@dataclasses.dataclass
+class Parts:
+    """What a run is made of."""
+
+    dataset: object  # prompts to train on
+    rewards: object  # module with the student's functions
+    policy: object
+    ref_model: object  # frozen copy of the policy; None: the policy without its LoRA adapter
+    tokenizer: object
+
+
+REWARD_OPTIONS = ("reward_shaping", "kl_type", "kl_coef", "hackable_reward", "negate_reward")
+
+
+def load_parts(options, device):
+    """Load what the run needs and try it out, before anything is written.
+
+    Raises:
+        UserError: prompts, models or exercises that the run cannot use.
+    """
+    import copy
+
+    import data
+    import models
+    import reward_utils
+    from sentiment import load_sentiment_model
+
+    dataset = data.get_train_dataset(options.prompts)
+    rewards = reward_utils.load_rewards(options.use_solution)
+    load_sentiment_model(options.sentiment_model, device)
+    reward_utils.check_exercises(rewards, **reward_options(options))
+    policy, tokenizer = models.load_model(options.model_name, device)
+    prompts = [*dataset["prompt"], *data.VALIDATION_PROMPTS]
+    check_prompt_lengths(prompts, tokenizer, policy, options)
+    if options.use_peft:
+        return Parts(dataset, rewards, add_lora(policy), None, tokenizer)
+    ref_model = copy.deepcopy(policy).requires_grad_(False)
+    return Parts(dataset, rewards, policy, ref_model, tokenizer)
+
+
+def reward_options(options):
+    return {name: getattr(options, name) for name in REWARD_OPTIONS}
+
+
+def make_trainer(options, parts, device, watch):
+    """TRL's trainer with this project's rollout and reward; `watch` shows and validates."""
+    from transformers import PrinterCallback
+    from trl import GRPOTrainer
+
+    from models import generate
+    from reward_utils import make_reward_function, policy_and_ref_log_probs
+
+    tokenizer, (_, amp_dtype) = parts.tokenizer, mixed_precision(device)
+
+    def rollout(prompts, trainer):
+        prompt_ids = tokenizer(prompts)["input_ids"]
+        length = options.max_completion_length
+        completion_ids = generate(trainer.model, tokenizer, prompt_ids, length, options.temperature)
+        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+
+    def log_probs(prompts, completion_ids):
+        prompt_ids = tokenizer(prompts)["input_ids"]
+        return policy_and_ref_log_probs(
+            trainer.model,
+            parts.ref_model,
+            tokenizer,
+            prompt_ids,
+            completion_ids,
+            options.temperature,
+            amp_dtype,
+        )
+
+    trainer = GRPOTrainer(
+        model=parts.policy,
+        args=make_config(options, device),
+        reward_funcs=make_reward_function(
+            parts.rewards, **reward_options(options), log_probs=log_probs
+        ),
+        train_dataset=parts.dataset,
+        processing_class=tokenizer,
+        rollout_func=rollout,
+        callbacks=[watch],
+    )
+    trainer.remove_callback(PrinterCallback)  # a dict per step
+    return trainer
+
+
+def make_validation(options, parts, device):
+    """callable() -> metrics and samples of the policy as it is, on the held-out prompts."""
+    from data import VALIDATION_PROMPTS
+    from evaluate import evaluate_model
+
+    def validate():
+        return evaluate_model(
+            parts.policy,
+            parts.tokenizer,
+            VALIDATION_PROMPTS,
+            parts.ref_model,
+            samples_per_prompt=4,
+            max_new_tokens=options.max_completion_length,
+            temperature=options.temperature,
+            batch_size=options.batch_size,
+            amp_dtype=mixed_precision(device)[1],
+        )
+
+    return validate
+
+
 def train(**given):
     """Run a training. Takes the options of the command line by the same names.
 
@@ -309,102 +417,41 @@ def train(**given):
     import monitor
 
     monitor.quiet_libraries()
-    import copy
-
     from rich.console import Console
-    from transformers import PrinterCallback, set_seed
-    from trl import GRPOTrainer
+    from transformers import set_seed
 
-    import data
-    import models
-    import reward_utils
-    from evaluate import evaluate_model
-    from sentiment import load_sentiment_model
+    from models import best_device, keep_freed_memory
 
-    models.keep_freed_memory()
-    console = Console()
-    device = models.best_device()
+    keep_freed_memory()
+    console, device = Console(), best_device()
     set_seed(options.seed)
-
-    dataset = data.get_train_dataset(options.prompts)
-
-    load_sentiment_model(options.sentiment_model, device)
-    rewards = reward_utils.load_rewards(options.use_solution)
-    reward_options = {
-        name: getattr(options, name)
-        for name in ("reward_shaping", "kl_type", "kl_coef", "hackable_reward", "negate_reward")
-    }
-    reward_utils.check_exercises(rewards, **reward_options)
-
-    model, tokenizer = models.load_model(options.model_name, device)
-    prompts = [*dataset["prompt"], *data.VALIDATION_PROMPTS]
-    check_prompt_lengths(prompts, tokenizer, model, options)
-    if options.use_peft:
-        model, ref_model = add_lora(model), None  # the reference is the model without its adapter
-    else:
-        ref_model = copy.deepcopy(model).requires_grad_(False)
+    parts = load_parts(options, device)
     if options.check:
         console.print("Options, exercises and models are ready: run again without --check.")
         return None
 
     checkpoint = prepare_output(options)
-    run = manifest(options, device)
-    run_file = Path(options.output_dir) / "run.json"
-    monitor.write_json(run_file, run)
-    describe_run(options, model, device, console)
-
-    _, amp_dtype = mixed_precision(device)
-
-    def log_probs(prompts, completion_ids):
-        return reward_utils.policy_and_ref_log_probs(
-            trainer.model,
-            ref_model,
-            tokenizer,
-            tokenizer(prompts)["input_ids"],
-            completion_ids,
-            options.temperature,
-            amp_dtype,
-        )
-
-    def rollout(prompts, trainer):
-        prompt_ids = tokenizer(prompts)["input_ids"]
-        completion_ids = models.generate(
-            trainer.model, tokenizer, prompt_ids, options.max_completion_length, options.temperature
-        )
-        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
-
-    def validate():
-        return evaluate_model(
-            trainer.model,
-            tokenizer,
-            data.VALIDATION_PROMPTS,
-            ref_model,
-            samples_per_prompt=4,
-            max_new_tokens=options.max_completion_length,
-            temperature=options.temperature,
-            batch_size=options.batch_size,
-            amp_dtype=amp_dtype,
-        )
-
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    watch = monitor.Monitor(validate, options.output_dir, options.eval_steps, console, start_step)
-    trainer = GRPOTrainer(
-        model=model,
-        args=make_config(options, device),
-        reward_funcs=reward_utils.make_reward_function(
-            rewards, **reward_options, log_probs=log_probs
-        ),
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        rollout_func=rollout,
-        callbacks=[watch],
+    run, run_file = manifest(options, device), Path(options.output_dir) / "run.json"
+    monitor.write_json(run_file, run)
+    describe_run(options, parts.policy, device, console)
+    watch = monitor.Monitor(
+        make_validation(options, parts, device),
+        options.output_dir,
+        options.eval_steps,
+        console,
+        start_step,
+        log=start_wandb(options) if options.wandb else None,
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer = make_trainer(options, parts, device, watch)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except BaseException:
+        monitor.write_json(run_file, {**run, "status": "stopped"})
+        raise
     finally:
         watch.stop()
-    final = save_final(trainer.model, tokenizer, options.output_dir)
+    final = save_final(trainer.model, parts.tokenizer, options.output_dir)
     run |= {
         "status": "finished",
         "before": watch.first,
@@ -415,6 +462,15 @@ def train(**given):
     monitor.write_json(run_file, run)
     summarise_run(options, run, final, console)
     return trainer
+
+
+def start_wandb(options):
+    """Start a Weights & Biases run with the options as its config; returns its log function."""
+    import wandb
+
+    name = Path(options.output_dir).name
+    wandb.init(project="grpo-sentiment", name=name, config=dataclasses.asdict(options))
+    return wandb.log
 
 
 def describe_run(options, model, device, console):

@@ -25,15 +25,17 @@ def test_repetition(ids, n, want):
 
 
 def test_summary_by_hand():
-    keys = ("sentiment", "kl", "ref_nll", "length", "repetition_3", "truncated")
+    keys = ("sentiment", "positive_words", "kl", "ref_nll", "length", "repetition_3", "truncated")
     samples = [
-        dict(zip(keys, v)) for v in [(0.2, 1.0, 6.0, 2, 0.0, True), (0.8, 3.0, 6.0, 4, 0.5, False)]
+        dict(zip(keys, v))
+        for v in [(0.2, 0.5, 1.0, 6.0, 2, 0.0, True), (0.8, 0.0, 3.0, 6.0, 4, 0.5, False)]
     ]
     metrics = summarise(samples)
     want = {
         "sentiment": 0.5,
         "sentiment_sd": 0.3,
         "positive_share": 0.5,
+        "positive_words": 0.25,
         "kl": 2.0,
         "kl_per_token": 4 / 6,
         "perplexity": math.exp(12 / 6),  # pooled over all six tokens
@@ -79,10 +81,13 @@ def test_completions_come_without_their_prompts(policy):
     assert len(texts) == 3 and all(isinstance(t, str) and "The story was" not in t for t in texts)
 
 
-def test_compare_prints_both_models(capsys):
+def test_compare_prints_both_models(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
     name, classifier_name = TINY["model_name"], TINY["sentiment_model"]
     arguments = ["compare", name, name, "--sentiment_model", classifier_name]
-    evaluate.main([*arguments, "--num_samples", "1", "--max_new_tokens", "4"])
+    plot = tmp_path / "plot.png"
+    evaluate.main([*arguments, "--num_samples=1", "--max_new_tokens=4", f"--plot={plot}"])
+    assert plot.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [plot]
     shown = capsys.readouterr().out
     assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
 

@@ -307,10 +307,21 @@ def test_table_fits_80_columns():
         "perplexity": 12345.6,
         "length": 48.0,
         "repetition_3": 0.999,
+        "positive_words": 1.0,
     }
     row = monitor.format_row(300, metrics)
     assert len(row) <= 80 and len(row) == len(monitor.HEADER)
-    assert row.split() == ["300", "0.975", "±0.25", "100%", "123.5", "12345.6", "48.0", "99.9%"]
+    assert row.split() == [
+        "300",
+        "0.975",
+        "±0.25",
+        "100%",
+        "123.5",
+        "12345.6",
+        "48.0",
+        "99.9%",
+        "100%",
+    ]
 
 
 def test_rows_beyond_a_checkpoint_are_dropped(tmp_path):
