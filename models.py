@@ -89,7 +89,22 @@ def load_model(model_name, device=None):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.register_forward_pre_hook(_count_real_tokens, with_kwargs=True)
     return model.to(device or best_device()).eval(), tokenizer
+
+
+def _count_real_tokens(model, args, kwargs):
+    """Number positions from the first real token, as `generate` does, wherever nobody has.
+
+    GPT-2 numbers them from the left edge. TRL's loss pads prompts on the left and passes no
+    positions, so that it would score other log-probabilities than those that were sampled from:
+    up to 2.5 nats off per token on the bundled model.
+    """
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.ndim == 2 and kwargs.get("position_ids") is None:
+        if kwargs.get("past_key_values") is None:
+            kwargs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    return args, kwargs
 
 
 @contextlib.contextmanager

@@ -122,6 +122,16 @@ def test_loading_turns_dropout_off_and_keeps_float32(policy):
     assert tokenizer.pad_token_id is not None
 
 
+def test_left_padding_moves_no_position_in_a_plain_forward(policy):
+    model, tokenizer = policy
+    ids = torch.tensor(tokenizer("The music was")["input_ids"])
+    padded = torch.cat([torch.zeros(5, dtype=torch.long), ids])[None]
+    mask = torch.tensor([[0] * 5 + [1] * len(ids)])
+    with torch.no_grad():  # as TRL's loss calls it: a mask, no positions
+        got = model(input_ids=padded, attention_mask=mask).logits[:, 5:]
+        torch.testing.assert_close(got, model(ids[None]).logits, atol=1e-4, rtol=0)
+
+
 def test_a_model_that_cannot_be_fetched_says_so_in_one_line():
     with pytest.raises(UserError, match=r"Cannot fetch 'no/such-model'.*--preset tiny") as error:
         load_model("no/such-model")

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+import grpo_from_scratch as grpo
+
+
+def test_advantages_by_hand():
+    got = grpo.group_advantages(torch.tensor([1.0, 2.0, 3.0, 7.0, 7.0, 7.0]), 3)
+    # mean 2, standard deviation 1 (n − 1), plus 1e-4; a group of equals teaches nothing
+    assert got.tolist() == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001, 0, 0, 0], abs=1e-6)
+
+
+def test_loss_by_hand():
+    old = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+    new = torch.tensor([[0.75, 0.5], [0.3, 0.6]]).log()
+    mask = torch.tensor([[True, True], [True, False]])
+    # gains: min(1.5 · 1, 1.2 · 1), min(1, 1), min(0.6 · −1, 0.8 · −1); over three real tokens
+    got = grpo.grpo_loss(new, old, torch.tensor([1.0, -1.0]), mask)
+    assert got.item() == pytest.approx(-(1.2 + 1.0 - 0.8) / 3, abs=1e-6)
+
+
+def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
+    import trl
+
+    import data
+    import reward_utils
+    import train
+    from models import compute_log_probs
+
+    make, compute_loss = reward_utils.make_reward_function, trl.GRPOTrainer.compute_loss
+    seen = {}
+
+    def make_reward_function(*args, **kwargs):
+        reward = make(*args, **kwargs)
+
+        def recorded(*args, **kwargs):
+            seen["rewards"] = torch.tensor(reward(*args, **kwargs))
+            return seen["rewards"].tolist()
+
+        return recorded
+
+    def recorded_loss(self, model, inputs, **kwargs):
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        length = inputs["completion_ids"].shape[1]
+        now = compute_log_probs(model, ids, attention, length)
+        mask = inputs["completion_mask"].bool()
+        loss = compute_loss(self, model, inputs, **kwargs)
+        seen["first"] = loss, grpo.grpo_loss(now, now.detach(), inputs["advantages"], mask)
+        # And as if other weights had sampled, so that ratios differ from 1 and clipping bites.
+        shift = 0.4 * torch.randn(now.shape, generator=torch.Generator().manual_seed(0))
+        old = now.detach() + shift
+        other = compute_loss(self, model, {**inputs, "old_per_token_logps": old}, **kwargs)
+        seen["clipped"] = other, grpo.grpo_loss(now, old, inputs["advantages"], mask)
+        seen["advantages"] = inputs["advantages"]
+        return loss
+
+    monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:4])
+    monkeypatch.setattr(reward_utils, "make_reward_function", make_reward_function)
+    monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", recorded_loss)
+    train.train(
+        preset="tiny",
+        max_steps=1,
+        batch_size=8,
+        num_generations=4,
+        max_completion_length=8,
+        output_dir=str(tmp_path / "out"),
+    )
+    want = grpo.group_advantages(seen["rewards"], 4)
+    assert want.abs().max() > 0.5
+    got = seen["advantages"].sort().values  # TRL shuffles the batch before the loss
+    torch.testing.assert_close(got, want.sort().values, atol=1e-5, rtol=0)
+    for trl_loss, own_loss in (seen["first"], seen["clipped"]):
+        torch.testing.assert_close(trl_loss, own_loss, atol=1e-5, rtol=0)
+    assert seen["clipped"][1].abs() > 0.01
+
+
+def test_the_toy_learns_the_best_word():
+    history = grpo.train_toy()
+    assert history[0].tolist() == pytest.approx([1 / 6] * 6)
+    assert history[-1].argmax() == 5 and history[-1][5] > 0.9
+
+
+def test_with_a_kl_penalty_the_end_is_the_known_one():
+    # the optimum of E[reward] − kl_coef · KL(q‖p) is q ∝ p · exp(reward / kl_coef)
+    want = (grpo.REWARDS / 0.5).softmax(0)
+    got = grpo.train_toy(steps=300, groups=64, learning_rate=0.1, kl_coef=0.5)[-20:].mean(0)
+    torch.testing.assert_close(got, want, atol=0.03, rtol=0)
