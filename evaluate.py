@@ -2,6 +2,7 @@
 
     python evaluate.py evaluate MODEL
     python evaluate.py compare BASE TRAINED
+    python evaluate.py prompting BASE TRAINED --prefix "Positive review: "
 
 A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
 how far the policy has gone, repetition and length say how it got there. Every figure comes from
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
 from models import UserError, generate, load_model
-from reward_utils import policy_and_ref_log_probs
+from reward_utils import call_student, check_rewards, load_rewards, policy_and_ref_log_probs
 from sentiment import NLPTOWN, get_hackable_scores, get_sentiment_scores, load_sentiment_model
 
 # metric: (column title, format, what it means)
@@ -32,6 +33,7 @@ METRICS = {
     "length": ("length (tokens)", "{:.1f}", "mean, an end-of-text token included"),
     "truncated_share": ("truncated", "{:.1%}", "share that does not end by itself"),
 }
+PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
 
 def generate_completions(
@@ -73,6 +75,7 @@ def evaluate_model(
     seed=0,
     batch_size=64,
     amp_dtype=None,
+    prefix="",
 ):
     """Sample from a policy and measure it.
 
@@ -83,6 +86,8 @@ def evaluate_model(
         samples_per_prompt: S completions for each prompt.
         max_new_tokens, temperature, seed, batch_size: of the sampling.
         amp_dtype: autocast type for the log-probabilities, or None.
+        prefix: text that the policy reads before each prompt, and the reference does not: the
+            KL is then what the prefix (and any training) changed.
 
     Returns:
         dict with `metrics`, {name: float} for the names of METRICS, and `samples`, a list of
@@ -91,21 +96,21 @@ def evaluate_model(
         `repetition_3`, `truncated`.
     """
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
-    prompt_ids = tokenizer(repeated)["input_ids"]
-    ids = _sample_ids(model, tokenizer, repeated, max_new_tokens, temperature, seed, batch_size)
+    ref_prompt_ids = tokenizer(repeated)["input_ids"]
+    prefixed = [prefix + prompt for prompt in repeated]
+    prompt_ids = tokenizer(prefixed)["input_ids"]
+    ids = _sample_ids(model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size)
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     scores, positive_words = get_sentiment_scores(texts), get_hackable_scores(texts)
     samples = []
     for start in range(0, len(ids), batch_size):
         rows = slice(start, start + batch_size)
-        policy, ref, mask = policy_and_ref_log_probs(
-            model, ref_model, tokenizer, prompt_ids[rows], ids[rows], temperature, amp_dtype
-        )
+        batch = (model, ref_model, tokenizer, prompt_ids[rows], ids[rows])
+        rest = (amp_dtype, ref_prompt_ids[rows])
+        policy, ref, mask = policy_and_ref_log_probs(*batch, temperature, *rest)
         kl = ((policy - ref) * mask).sum(-1).tolist()
         if temperature != 1:  # perplexity is that of the reference itself
-            _, ref, _ = policy_and_ref_log_probs(
-                model, ref_model, tokenizer, prompt_ids[rows], ids[rows], 1.0, amp_dtype
-            )
+            _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, *rest)
         ref_nll = (-ref * mask).sum(-1).tolist()
         for i, (kl_i, nll_i) in enumerate(zip(kl, ref_nll), start):
             samples.append(
@@ -160,17 +165,67 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
     """
     prompts = prompts or VALIDATION_PROMPTS
     base, tokenizer = load_model(base_model)
-    trained, trained_tokenizer = load_model(trained_model)
-    if tokenizer.get_vocab() != trained_tokenizer.get_vocab():
-        raise UserError(
-            f"'{base_model}' and '{trained_model}' do not share a vocabulary, so no KL can be "
-            "measured between them. Give the model that the training started from."
-        )
+    trained = load_trained(trained_model, tokenizer, base_model)
     measure = {"ref_model": base, "samples_per_prompt": num_samples, **settings}
     return {
         "base": evaluate_model(base, tokenizer, prompts, **measure),
         "trained": evaluate_model(trained, tokenizer, prompts, **measure),
     }
+
+
+def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **settings):
+    """Can a prefix do what training did, and do the two add up?
+
+    Args:
+        models: {title: model}; the first is the base, the reference of them all, and reads no
+            prefix there.
+        tokenizer: of all of them.
+        prefixes: list of strings such as "Positive review: "; each model also runs without.
+        prompts: list of strings; VALIDATION_PROMPTS by default.
+        score: callable(completions) -> list of floats, shown as `reward`; None leaves it out.
+        settings: of `evaluate_model`.
+
+    Returns:
+        {title: result of `evaluate_model`}, titles such as "base" and "base + 'Wow! '". KL is
+        measured from the base without a prefix.
+    """
+    base = next(iter(models.values()))
+    results = {}
+    for title, model in models.items():
+        for prefix in ("", *prefixes):
+            result = evaluate_model(
+                model, tokenizer, prompts or VALIDATION_PROMPTS, base, prefix=prefix, **settings
+            )
+            if score is not None:
+                rewards = score([s["completion"] for s in result["samples"]])
+                result["metrics"]["reward"] = statistics.fmean(rewards)
+            results[f"{title} + {prefix!r}" if prefix else title] = result
+    return results
+
+
+def print_prefixes(results, console=None):
+    """The table of `compare_prefixes`."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns = {  # short titles: the first column needs the room
+        "reward": ("reward", "{:.3f}"),
+        "sentiment": ("sentiment", "{:.3f}"),
+        "positive_share": ("positive", "{:.0%}"),
+        "kl": ("KL", "{:.2f}"),
+        "perplexity": ("ref. ppl", "{:.1f}"),
+        "length": ("length", "{:.1f}"),
+    }
+    table = Table("policy", box=None, pad_edge=False)
+    first = next(iter(results.values()))["metrics"]
+    shown = {name: column for name, column in columns.items() if name in first}
+    for title, _ in shown.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for title, result in results.items():
+        figures = [form.format(result["metrics"][name]) for name, (_, form) in shown.items()]
+        table.add_row(escape(title), *figures)
+    (console or Console()).print(table)
 
 
 def print_comparison_samples(comparison, count=4, console=None):
@@ -246,7 +301,14 @@ def main(argv=None):
     pair.add_argument("base", help="the model that the training started from")
     pair.add_argument("trained", help="for example outputs/final")
     pair.add_argument("--plot", metavar="FILE.png", help="write a histogram of both models")
-    for command in (single, pair):
+    prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
+    prefixed.add_argument("base", help="the model that the training started from")
+    prefixed.add_argument("trained", nargs="?", help="for example outputs/final")
+    prefixed.add_argument(
+        "--prefix", action="append", metavar="TEXT", help="before each prompt; repeat for more"
+    )
+    prefixed.add_argument("--reward", help="also score with this function of rewards.py")
+    for command in (single, pair, prefixed):
         command.add_argument("--sentiment_model", help="default: that of the run, else nlptown's")
         command.add_argument("--max_new_tokens", type=int, help="default: that of the run, else 48")
         command.add_argument("--temperature", type=float, help="default: that of the run, else 1")
@@ -254,36 +316,92 @@ def main(argv=None):
         command.add_argument("--num_samples", type=int, default=16, help="completions per prompt")
         command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    model_name = args.model if args.command == "evaluate" else args.trained
-    settings = run_settings(model_name)
+    settings = run_settings(
+        getattr(args, "trained", None) or getattr(args, "model", None) or args.base
+    )
     settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
     try:
-        prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
+        args.prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
         load_sentiment_model(settings.pop("sentiment_model"))
-        if args.command == "evaluate":
-            model, tokenizer = load_model(args.model)
-            result = evaluate_model(
-                model, tokenizer, prompts, model, args.num_samples, seed=args.seed, **settings
-            )
-            print_metrics({args.model: result["metrics"]})
-        else:
-            comparison = compare_models(
-                args.base, args.trained, prompts, args.num_samples, seed=args.seed, **settings
-            )
-            print_metrics({name: result["metrics"] for name, result in comparison.items()})
-            print_comparison_samples(comparison)
-            if args.plot:
-                plot_comparison(comparison, args.plot)
+        {"evaluate": _evaluate, "compare": _compare, "prompting": _prompting}[args.command](
+            args, {**settings, "seed": args.seed}
+        )
     except UserError as error:
         sys.exit(f"evaluate.py: {error}")
 
 
+def _evaluate(args, settings):
+    model, tokenizer = load_model(args.model)
+    result = evaluate_model(model, tokenizer, args.prompts, model, args.num_samples, **settings)
+    print_metrics({args.model: result["metrics"]})
+
+
+def _compare(args, settings):
+    comparison = compare_models(args.base, args.trained, args.prompts, args.num_samples, **settings)
+    print_metrics({name: result["metrics"] for name, result in comparison.items()})
+    print_comparison_samples(comparison)
+    if args.plot:
+        plot_comparison(comparison, args.plot)
+
+
+def _prompting(args, settings):
+    base, tokenizer = load_model(args.base)
+    models = {"base": base}
+    if args.trained:
+        models["trained"] = load_trained(args.trained, tokenizer, args.base)
+    score = load_reward(args.reward) if args.reward else None
+    results = compare_prefixes(
+        models,
+        tokenizer,
+        args.prefix or PREFIXES,
+        args.prompts,
+        score,
+        samples_per_prompt=args.num_samples,
+        **settings,
+    )
+    print_prefixes(results)
+
+
+def load_trained(name, tokenizer, base_name):
+    """The model `name`, checked to share the vocabulary of its base.
+
+    Raises:
+        UserError: it does not, or cannot be loaded.
+    """
+    model, own_tokenizer = load_model(name)
+    if tokenizer.get_vocab() != own_tokenizer.get_vocab():
+        raise UserError(
+            f"'{base_name}' and '{name}' do not share a vocabulary, so no KL can be measured "
+            "between them. Give the model that the training started from."
+        )
+    return model
+
+
+def load_reward(name):
+    """A function of rewards.py by its name, as callable(completions) -> list of checked floats."""
+    rewards = load_rewards()
+    function = getattr(rewards, name, None)
+    if function is None:
+        raise UserError(f"rewards.py has no function {name}.")
+
+    def score(completions):
+        return check_rewards(call_student(function, completions), completions, name).tolist()
+
+    return score
+
+
 def run_settings(model_name):
-    """How the run that made OUTPUT_DIR/final sampled and scored; otherwise the defaults."""
-    manifest = Path(model_name).resolve().parent / "run.json"
+    """How the run that made OUTPUT_DIR/final sampled and scored; otherwise the defaults.
+
+    A bundled model has its sentiment model beside it.
+    """
+    folder = Path(model_name).resolve().parent
+    manifest, neighbour = folder / "run.json", folder / "sentiment"
     options = json.loads(manifest.read_text())["options"] if manifest.exists() else {}
     return {
-        "sentiment_model": options.get("sentiment_model", NLPTOWN),
+        "sentiment_model": options.get(
+            "sentiment_model", str(neighbour) if neighbour.is_dir() else NLPTOWN
+        ),
         "max_new_tokens": options.get("max_completion_length", 48),
         "temperature": options.get("temperature", 1.0),
     }

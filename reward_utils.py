@@ -167,7 +167,14 @@ def kl_values(policy_log_probs, ref_log_probs, mask):
 
 
 def policy_and_ref_log_probs(
-    policy, ref_model, tokenizer, prompt_ids, completion_ids, temperature=1.0, amp_dtype=None
+    policy,
+    ref_model,
+    tokenizer,
+    prompt_ids,
+    completion_ids,
+    temperature=1.0,
+    amp_dtype=None,
+    ref_prompt_ids=None,
 ):
     """Per-token log-probabilities of sampled completions under the policy and the reference.
 
@@ -180,21 +187,25 @@ def policy_and_ref_log_probs(
         prompt_ids, completion_ids: lists of B lists of token ids.
         temperature: of the sampling.
         amp_dtype: autocast type of the training run, or None.
+        ref_prompt_ids: what the reference reads in place of `prompt_ids`, if it is not the same.
 
     Returns:
         (policy log-probs, reference log-probs, mask), each (B, T).
     """
-    padding = tokenizer.pad_token_id
-    prompts, prompt_mask = pad_left(prompt_ids, padding, policy.device)
-    completions, completion_mask = pad_right(completion_ids, padding, policy.device)
-    ids = torch.cat([prompts, completions], dim=1)  # (B, P + T)
-    mask = torch.cat([prompt_mask, completion_mask], dim=1)
-    length = completions.shape[1]
-    autocast = torch.autocast(ids.device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
+    padding, device = tokenizer.pad_token_id, policy.device
+    completions, completion_mask = pad_right(completion_ids, padding, device)
+
+    def score(model, prompt_ids):
+        prompts, prompt_mask = pad_left(prompt_ids, padding, device)
+        ids = torch.cat([prompts, completions], dim=1)  # (B, P + T)
+        mask = torch.cat([prompt_mask, completion_mask], dim=1)
+        return compute_log_probs(model, ids, mask, completions.shape[1], temperature)
+
+    autocast = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
     with torch.no_grad(), autocast:
-        policy_log_probs = compute_log_probs(policy, ids, mask, length, temperature)
+        policy_log_probs = score(policy, prompt_ids)
         with reference_model(policy, ref_model) as reference:
-            ref_log_probs = compute_log_probs(reference, ids, mask, length, temperature)
+            ref_log_probs = score(reference, ref_prompt_ids or prompt_ids)
     return policy_log_probs, ref_log_probs, completion_mask.bool()
 
 

@@ -107,3 +107,53 @@ def test_models_without_a_common_vocabulary_do_not_compare(tmp_path, classifier)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises(evaluate.UserError, match="do not share a vocabulary"):
         evaluate.compare_models(TINY["model_name"], str(tmp_path))
+
+
+def test_a_prefix_is_paid_for_in_nats(classifier, policy):
+    model, tokenizer = policy
+    prompts, prefix = ["This movie was", "The plot"], "I loved it! "
+    results = evaluate.compare_prefixes(
+        {"base": model},
+        tokenizer,
+        [prefix],
+        prompts,
+        score=lambda texts: [float(len(text)) for text in texts],
+        samples_per_prompt=2,
+        max_new_tokens=6,
+    )
+    assert list(results) == ["base", "base + 'I loved it! '"]
+    assert results["base"]["metrics"]["kl"] == pytest.approx(0, abs=1e-5)
+    samples = results["base + 'I loved it! '"]["samples"]
+    sample = samples[3]
+    assert sample["prompt"] == "The plot"
+    # log P(completion | prefix and prompt) − log P(completion | prompt), token by token
+    ids = evaluate._sample_ids(
+        model, tokenizer, [prefix + p for p in prompts for _ in "ab"], 6, 1.0, 0, 64
+    )[3]
+    want = 0.0
+    for sign, prompt in ((1, prefix + "The plot"), (-1, "The plot")):
+        read = list(tokenizer(prompt)["input_ids"])
+        for token in ids:
+            with torch.no_grad():
+                want += (
+                    sign * model(torch.tensor([read])).logits[0, -1].log_softmax(0)[token].item()
+                )
+            read.append(token)
+    assert sample["kl"] == pytest.approx(want, abs=1e-3)
+    lengths = [len(s["completion"]) for s in samples]
+    assert results["base + 'I loved it! '"]["metrics"]["reward"] == sum(lengths) / 4
+
+
+def test_prompting_prints_a_row_for_each_prefix(capsys):
+    evaluate.main(
+        ["prompting", "tiny/gpt2", "--num_samples", "1", "--max_new_tokens", "4"]
+        + ["--prefix", "Wow! ", "--prefix", "[b] ", "--reward", "sentiment_reward"]
+    )
+    out = capsys.readouterr().out
+    assert "base + 'Wow! '" in out and "base + '[b] '" in out and "reward" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_an_unknown_reward_is_one_line():
+    with pytest.raises(SystemExit, match="rewards.py has no function no_such"):
+        evaluate.main(["prompting", "tiny/gpt2", "--reward", "no_such"])
