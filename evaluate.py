@@ -18,6 +18,7 @@ from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
 from models import UserError, generate, load_model
+from monitor import make_console
 from reward_utils import call_student, check_rewards, load_rewards, policy_and_ref_log_probs
 from sentiment import NLPTOWN, get_hackable_scores, get_sentiment_scores, load_sentiment_model
 
@@ -203,9 +204,8 @@ def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **se
     return results
 
 
-def print_prefixes(results, console=None):
+def print_prefixes(results):
     """The table of `compare_prefixes`."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -225,15 +225,14 @@ def print_prefixes(results, console=None):
     for title, result in results.items():
         figures = [form.format(result["metrics"][name]) for name, (_, form) in shown.items()]
         table.add_row(escape(title), *figures)
-    (console or Console()).print(table)
+    make_console().print(table)
 
 
-def print_comparison_samples(comparison, count=4, console=None):
+def print_comparison_samples(comparison, count=4):
     """Completions of both models to the same prompts, spread evenly from the trained model's
     worst sentiment to its best, so that the choice flatters nobody."""
-    from rich.console import Console
 
-    console = console or Console()
+    console = make_console()
     pairs = list(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
     pairs.sort(key=lambda pair: pair[1]["sentiment"])
     step = (len(pairs) - 1) / max(count - 1, 1)
@@ -279,9 +278,8 @@ def plot_comparison(comparison, path=None):
     return figure
 
 
-def print_metrics(results, console=None):
+def print_metrics(results):
     """A table of metrics: {column title: metrics}."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("metric", *results, box=None, pad_edge=False)
@@ -289,7 +287,7 @@ def print_metrics(results, console=None):
         column.justify = "right"
     for name, (title, form, _) in METRICS.items():
         table.add_row(title, *(form.format(metrics[name]) for metrics in results.values()))
-    (console or Console()).print(table)
+    make_console().print(table)
 
 
 def main(argv=None):

@@ -75,8 +75,9 @@ def train_toy(steps=60, groups=8, num_generations=8, learning_rate=0.3, kl_coef=
 
 
 def main():
-    from rich.console import Console
     from rich.table import Table
+
+    from monitor import make_console
 
     table = Table(title="What the policy says after 60 steps")
     table.add_column("kl_coef", justify="right")
@@ -87,7 +88,7 @@ def main():
         policy = train_toy(kl_coef=kl_coef)[-1]
         shares = [f"{share:.0%}" for share in policy.tolist()]
         table.add_row(f"{kl_coef}", *shares, f"{(policy @ REWARDS).item():.2f}")
-    Console().print(table)
+    make_console().print(table)
 
 
 if __name__ == "__main__":

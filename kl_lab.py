@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from models import UserError
+from monitor import make_console
 from reward_utils import KL_NAMES, call_student, check_rewards, load_rewards
 
 TOKENS = 8
@@ -134,9 +135,11 @@ def experiment(penalties, logits, log_p):
     return rows
 
 
-def print_table(rows, logits, log_p, console):
+def print_table(rows, logits, log_p):
+    """What `experiment` found, one table for each divergence."""
     from rich.table import Table
 
+    console = make_console()
     log_q = logits.log_softmax(0)
     for kind, meaning in KL_NAMES.items():
         table = Table(title=f"{meaning}: {divergence(kind, log_q, log_p):.4f} nats at the start")
@@ -210,22 +213,19 @@ def plot(penalties, logits, log_p, path=None):
 
 
 def main(argv=None):
-    from rich.console import Console
-
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--use_solution", action="store_true", help="penalties of the solution")
     parser.add_argument("--out", type=Path, default=Path("kl_lab.png"), help="the picture")
     args = parser.parse_args(argv)
-    console = Console()
     logits, log_p = toy_policy()
     own = own_penalties(load_rewards(args.use_solution))
     penalties = {**ESTIMATORS, **own}
-    print_table(experiment(penalties, logits, log_p), logits, log_p, console)
+    print_table(experiment(penalties, logits, log_p), logits, log_p)
     plot(penalties, logits, log_p, args.out)
     for kind in KL_NAMES:
         if f"kl_penalty_{kind}" not in own:
-            console.print(f"kl_penalty_{kind} is still to do in rewards.py.", highlight=False)
-    console.print(f"Picture: {args.out}", highlight=False)
+            print(f"kl_penalty_{kind} is still to do in rewards.py.")
+    print(f"Picture: {args.out}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ def quiet_libraries():
     datasets.disable_progress_bars()
 
 
+def make_console():
+    """Rich's console, with plain lines in a notebook too, where it would box every print."""
+    return Console(force_jupyter=False)
+
+
 def write_json(path, value):
     """Write JSON under a temporary name, then rename: never half a file."""
     temporary = Path(f"{path}.tmp")
@@ -85,7 +90,7 @@ class Monitor(TrainerCallback):
         self.validate = validate
         self.log = log
         self.eval_steps = eval_steps
-        self.console = console or Console()
+        self.console = console or make_console()
         self.metrics_file = Path(output_dir) / "metrics.jsonl"
         self.completions_file = Path(output_dir) / "completions.jsonl"
         for file in (self.metrics_file, self.completions_file):

@@ -417,13 +417,12 @@ def train(**given):
     import monitor
 
     monitor.quiet_libraries()
-    from rich.console import Console
     from transformers import set_seed
 
     from models import best_device, keep_freed_memory
 
     keep_freed_memory()
-    console, device = Console(), best_device()
+    console, device = monitor.make_console(), best_device()
     set_seed(options.seed)
     parts = load_parts(options, device)
     if options.check:
