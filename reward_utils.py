@@ -312,5 +312,5 @@ def print_checklist(path):
         label = exercises(path).get(getattr(node, "name", ""))
         if label:
             text = ast.get_source_segment(source, node)
-            todo = f'NotImplementedError("{label}:' in text
+            todo = re.search(rf"NotImplementedError\([\"']{label}:", text)
             print(f"{'to do' if todo else 'done ':5}  {label:12}  {node.name} (line {node.lineno})")

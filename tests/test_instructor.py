@@ -1,15 +1,19 @@
 """The instructor's side: the solution by hand, the tests of the tests. Not handed out."""
 
 import doctest
+import json
 import math
+import shutil
 
+import nbformat
 import pytest
 import torch
 
 import evaluate
+import reward_utils
 import rewards_solution
 import sentiment
-from instructor import mutants
+from instructor import make_notebook, mutants, release
 from instructor.make_rewards import student_text
 
 Q = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -1.0, -9.0]])
@@ -73,6 +77,11 @@ def test_student_file_is_generated_from_the_solution():
     assert "SOLUTION" not in student
 
 
+def test_the_checklist_of_the_solution_is_all_done(capsys):
+    reward_utils.print_checklist(mutants.ROOT / "rewards_solution.py")
+    assert capsys.readouterr().out.count("done") == 7
+
+
 def bodies(table):
     return [
         pytest.param(function, body, id=f"{function}-{name}")
@@ -93,3 +102,76 @@ def test_a_wrong_solution_is_caught_and_told_why(classifier, policy, function, b
 @pytest.mark.parametrize("function, body", bodies(mutants.VALID))
 def test_every_valid_solution_passes(classifier, policy, function, body):
     assert mutants.reports(function, body, policy) == {}
+
+
+def test_a_leak_is_found(tmp_path):
+    (tmp_path / "notes.txt").write_text("I think it is\n    per_token = q - p  # simple\n")
+    (tmp_path / "book.ipynb").write_text(
+        json.dumps({"cells": [{"source": ["per_token = 1 ", "- ratio"], "outputs": []}]})
+    )
+    (tmp_path / "fine.py").write_text("scores = get_sentiment_scores(completions)\n")
+    assert sorted(release.find_leaks(tmp_path)) == [
+        ("book.ipynb", "per_token = 1 - ratio"),
+        ("notes.txt", "per_token = q - p"),
+    ]
+
+
+def test_release_refuses_to_overwrite(tmp_path):
+    (tmp_path / "out.zip").write_text("")
+    with pytest.raises(SystemExit, match="out.zip exists. Give another name"):
+        release.main([str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.zip"]
+
+
+def test_a_leak_stops_the_release(tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "WITHHELD", set())
+    with pytest.raises(SystemExit, match="Lines of the solution stand in the copy"):
+        release.main([str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_student_readme_names_only_what_students_get():
+    files = release.released_files()
+    readme = (mutants.ROOT / "README.md").read_text(encoding="utf-8")
+    text = release.student_readme(readme, files)
+    assert text.startswith("# Teach GPT-2 to like movies: your copy")
+    tree = text.split("## Files")[1].split("```")[1]
+    assert "rewards_solution.py" not in tree and "instructor" not in tree
+    assert "rewards.py" in tree and "tiny/" in tree
+
+
+@pytest.mark.slow
+def test_a_released_copy_is_red_at_the_exercises_and_green_when_they_are_solved(tmp_path):
+    release.main([str(tmp_path / "copy")])
+    assert (tmp_path / "copy.zip").stat().st_size < 25e6
+    names = {p.relative_to(tmp_path / "copy").as_posix() for p in (tmp_path / "copy").rglob("*")}
+    assert not any("solution" in name or "instructor" in name for name in names)
+    solution = mutants.ROOT / "rewards_solution.py"
+    shutil.copyfile(solution, tmp_path / "copy" / "rewards.py")
+    assert release.run_tests(tmp_path / "copy") == (set(), [])
+
+
+def test_the_notebook_is_generated_and_has_no_outputs():
+    book = nbformat.read(mutants.ROOT / "exercise.ipynb", as_version=4)
+    assert book == make_notebook.notebook()
+    assert all(not cell.outputs for cell in book.cells if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solved", [True, False])
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, solved):
+    folder = tmp_path / "copy"
+    shutil.copytree(
+        mutants.ROOT, folder, ignore=shutil.ignore_patterns(".*", "outputs*", "__pycache__")
+    )
+    book = make_notebook.notebook(solution=solved)
+    for cell in book.cells:
+        cell.source = cell.source.replace("STEPS = 40", "STEPS = 2")
+    make_notebook.execute(book, folder)
+    text = "".join(o.text for c in book.cells for o in c.get("outputs", ()) if "text" in o)
+    assert ("Not yet: Exercise 3b: implement kl_penalty_forward" in text) is not solved
+    assert ("kl_penalty_forward │" in text) is solved
+    pictures = [
+        o for c in book.cells for o in c.get("outputs", ()) if "image/png" in o.get("data", ())
+    ]
+    assert len(pictures) == 5
