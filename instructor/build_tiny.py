@@ -41,7 +41,7 @@ PROMPT_LIKE = re.compile(
 COMMON_WORDS = 4000
 VOCABULARY = 6144
 CONTEXT = 128
-SENTIMENT_VOCABULARY = 8192
+SENTIMENT_VOCABULARY = 12288
 SENTIMENT_CONTEXT = 128
 EXAMPLES = (
     "I loved this movie.",
@@ -264,8 +264,7 @@ def build_gpt2(corpus, out, tokens_all, tokens_simple, batch_size, peak, seed=0)
         eos_token_id=tokenizer.eos_token_id,
     )
     model = GPT2LMHeadModel(config).eval()  # dropout off while pre-training
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and ".h." in n)]
+    matrices, others = hidden_matrices(model)
     optimizers = [
         torch.optim.Muon(matrices, lr=peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
@@ -273,7 +272,7 @@ def build_gpt2(corpus, out, tokens_all, tokens_simple, batch_size, peak, seed=0)
     per_step = batch_size * CONTEXT
     decay_from = tokens_all // per_step
     steps = decay_from + tokens_simple // per_step
-    started, running = time.time(), 0.0
+    started, running, best = time.time(), 0.0, math.inf
     for step in range(steps):
         for optimizer in optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps, peak, decay_from)
@@ -297,7 +296,10 @@ def build_gpt2(corpus, out, tokens_all, tokens_simple, batch_size, peak, seed=0)
                 f"held-out prompt-like simple sentences {bpb:.3f} bits per byte",
                 flush=True,
             )
-            save_half(model, tokenizer, out)
+            if bpb < best:  # towards the end it begins to learn the simple sentences by heart
+                best = bpb
+                save_half(model, tokenizer, out)
+    model = GPT2LMHeadModel.from_pretrained(out, dtype=torch.float32).eval()
     report_gpt2(model, tokenizer, reviews, held_out_prompts)
 
 
@@ -331,23 +333,6 @@ def detokenize(text):
     text = re.sub(r" ([.,!?;:%)])", r"\1", text)
     text = re.sub(r"(\() ", r"\1", text)
     return re.sub(r"\s+", " ", text).strip()
-
-
-def stars_of_rating(rating):
-    """IMDb's 1-4 and 7-10 as stars 1, 2, 4, 5."""
-    return (rating + 1) // 2
-
-
-def review_windows(texts, rng):
-    """[(window, index of its review)]: one to three consecutive sentences each."""
-    windows = []
-    for index, text in enumerate(texts):
-        sentences = [s for s in SENTENCE_BREAK.split(clean(text)) if s]
-        while sentences:
-            count = rng.choice((1, 2, 3))
-            windows.append((" ".join(sentences[:count]), index))
-            sentences = sentences[count:]
-    return windows
 
 
 def without_dev(train, dev):
@@ -410,97 +395,331 @@ def train_wordpiece(texts):
     )
 
 
-def train_classifier(model, tokenizer, texts, stars, epochs, rng, peak, evaluate=None):
-    """Cross-entropy on (text, stars); returns the model with its weights averaged (EMA).
+def hidden_matrices(model):
+    """(matrices of the blocks, everything else): Muon takes the first, AdamW the second."""
+    named = model.named_parameters()
+    matrices = [p for n, p in named if p.ndim == 2 and (".h." in n or ".layer." in n)]
+    chosen = {id(p) for p in matrices}
+    return matrices, [p for p in model.parameters() if id(p) not in chosen]
 
-    Word dropout hides one word in ten, so that no single word decides alone.
+
+def word_vectors(ids, vocabulary, width, window=5, contexts=8000):
+    """What stands near a piece, in `width` numbers: singular vectors of the positive pointwise
+    mutual information between pieces and their neighbours (Levy & Goldberg 2014), (V, width)."""
+    gap = [-1] * window
+    flat = torch.tensor([i for row in ids for i in (*row, *gap)])
+    counts = torch.bincount(flat[flat >= 0], minlength=vocabulary)
+    column = torch.full((vocabulary,), -1)
+    column[counts.topk(contexts).indices] = torch.arange(contexts)
+    pairs = torch.zeros(vocabulary * contexts)
+    for distance in range(1, window + 1):
+        left, right = flat[:-distance], flat[distance:]
+        for piece, near in ((left, right), (right, left)):
+            real = (piece >= 0) & (near >= 0)
+            piece, near = piece[real], column[near[real]]
+            cells = (piece * contexts + near)[near >= 0]
+            weight = (window + 1 - distance) / window
+            pairs += torch.bincount(cells, minlength=len(pairs)).float() * weight
+    pairs = pairs.view(vocabulary, contexts)
+    context = pairs.sum(0) ** 0.75
+    pmi = pairs / (pairs.sum(1, keepdim=True) + 1e-9) / (context / context.sum() + 1e-12)
+    left, scale, _ = torch.svd_lowrank(pmi.clamp(min=1).log(), q=width + 24, niter=3)
+    return F.normalize((left * scale**0.5)[:, :width], dim=1)
+
+
+def polarities(ids, ratings, vocabulary, epochs=5):
+    """One number per piece, (V,), standardised: how much it speaks for a good rating. Logistic
+    regression of the rating on the mean over the pieces of a review, a third of them dropped."""
+    weight = torch.nn.EmbeddingBag(vocabulary, 1, mode="mean")
+    torch.nn.init.zeros_(weight.weight)
+    optimizer = torch.optim.Adam(weight.parameters(), lr=0.05)
+    rows, targets = [torch.tensor(row) for row in ids], torch.tensor(ratings) / 10
+    for _ in range(epochs):
+        for batch in torch.randperm(len(rows)).split(256):
+            kept = [rows[i][torch.rand(len(rows[i])) > 0.3] for i in batch]
+            offsets = torch.tensor([0] + [len(row) for row in kept[:-1]]).cumsum(0)
+            logits = weight(torch.cat(kept), offsets)[:, 0]
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(logits, targets[batch]).backward()
+            optimizer.step()
+    values = weight.weight.detach()[:, 0]
+    return (values - values.mean()) / values.std()
+
+
+def embeddings(vectors, polarity, width, std):
+    """(V, width): the first width − 1 numbers of the word vectors, and the polarity five times as
+    wide as one of them, so that it is heard."""
+    table = vectors[:, : width - 1]
+    table = torch.cat([table, 5 * table.std() * polarity[:, None]], 1)
+    return table * (std / table.std())
+
+
+class Teacher(torch.nn.Module):
+    """Bidirectional recurrent net over word vectors; mean and maximum of its states.
+
+    Returns (B, 6): logits of the five stars, and of the rating of an IMDb review.
     """
-    ids = encode(tokenizer, texts)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0.05, fused=True)
+
+    def __init__(self, table, cell, width):
+        super().__init__()
+        self.embedding = torch.nn.Embedding.from_pretrained(table.clone(), freeze=False)
+        self.states = cell(table.shape[1], width, batch_first=True, bidirectional=True)
+        self.head = torch.nn.Linear(4 * width, 6)
+
+    def forward(self, ids, mask):
+        x = self.embedding(ids)  # (B, L, E)
+        if self.training:
+            x = F.dropout(x * (torch.rand(ids.shape) > 0.1)[..., None], 0.5)
+        lengths = mask.sum(1)
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, True, enforce_sorted=False)
+        states, _ = torch.nn.utils.rnn.pad_packed_sequence(self.states(packed)[0], True)
+        real = mask[:, : states.shape[1], None].bool()
+        mean = (states * real).sum(1) / lengths[:, None]
+        pooled = torch.cat([states.masked_fill(~real, -9).amax(1), mean], 1)  # (B, 4 · width)
+        return self.head(F.dropout(pooled, 0.5, self.training))
+
+
+def fit(model, loss_of, lengths, epochs, optimizers, tokens_per_batch, rng, evaluate=None):
+    """Train; returns the model with its weights averaged over the last few hundred steps.
+
+    Args:
+        loss_of: callable(model, indices) -> loss of these examples.
+        lengths: list of token lists, one per example, to make batches of similar length.
+        optimizers: their learning rates warm up over 200 steps and fall linearly to zero.
+        evaluate: callable(model) -> (five-class accuracy, binary accuracy), or None.
+    """
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
     )
-    steps = epochs * len(length_batches(ids, 2048, random.Random(0)))
+    peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
+    steps = epochs * len(length_batches(lengths, tokens_per_batch, random.Random(0)))
     step, started = 0, time.time()
     for epoch in range(epochs):
         model.train()
-        for batch in length_batches(ids, 2048, rng):
-            x, mask = pad_batch([ids[i] for i in batch], tokenizer.pad_token_id)
-            x = x.masked_fill((torch.rand(x.shape) < 0.1) & (x > 4), tokenizer.mask_token_id)
-            y = torch.tensor([stars[i] - 1 for i in batch])
-            optimizer.param_groups[0]["lr"] = peak * min(1, (step + 1) / 200, 1.02 - step / steps)
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(x, attention_mask=mask).logits
-            loss = F.cross_entropy(logits.float(), y, label_smoothing=0.05)
+        for batch in length_batches(lengths, tokens_per_batch, rng):
+            share = min((step + 1) / 200, 1, 1.02 - step / steps)
+            for optimizer, peak in zip(optimizers, peaks):
+                for group, lr in zip(optimizer.param_groups, peak):
+                    group["lr"] = lr * share
+                optimizer.zero_grad()
+            loss = loss_of(model, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in optimizers:
+                optimizer.step()
             average.update_parameters(model)
             step += 1
-        five, two = evaluate(average.module) if evaluate else (math.nan, math.nan)
+        shown = ""
+        if evaluate:
+            five, two = evaluate(average.module.eval())
+            shown = f", dev five classes {five:.2%}, binary {two:.2%}"
         print(
-            f"epoch {epoch + 1}/{epochs}, {time.time() - started:.0f} s, loss {loss.item():.3f}, "
-            f"dev five classes {five:.2%}, binary {two:.2%}",
+            f"  epoch {epoch + 1}/{epochs}, {time.time() - started:.0f} s, "
+            f"loss {loss.item():.3f}{shown}",
             flush=True,
         )
-    return average.module
-
-
-def label_reviews(model, tokenizer, windows, count):
-    """The stars of `count` unrated reviews: the class with the highest mean log-probability over
-    a review's windows. Much surer than a sentence alone."""
-    log_probs = star_probs(model, tokenizer, [text for text, _ in windows]).log()
-    reviews = torch.tensor([index for _, index in windows])
-    sums = torch.zeros(count, 5).index_add_(0, reviews, log_probs)
-    return (sums.argmax(1) + 1).tolist()
+    return average.module.eval()
 
 
 @torch.no_grad()
-def star_probs(model, tokenizer, texts):
-    model.eval()
-    ids = encode(tokenizer, texts)
+def predict(forward, ids, tokens_per_batch=6000):
+    """(N, 5) star probabilities; `forward(indices)` gives logits."""
     probs = torch.empty(len(ids), 5)
-    for batch in length_batches(ids, 4096, random.Random(0)):
-        x, mask = pad_batch([ids[i] for i in batch], tokenizer.pad_token_id)
-        probs[batch] = model(x, attention_mask=mask).logits.float().softmax(-1)
+    for batch in length_batches(ids, tokens_per_batch, random.Random(0)):
+        probs[batch] = forward(batch).float().softmax(-1)
     return probs
 
 
-def sst_accuracy(model, tokenizer, rows):
-    """(five-class accuracy, binary accuracy by score > 0.5) over whole sentences."""
-    rows = [row for row in rows if row["sentence"]]
-    probs = star_probs(model, tokenizer, [detokenize(row["text"]) for row in rows])
-    stars = torch.tensor([row["stars"] for row in rows])
+def review_segments(texts, count, rng):
+    """`count` sentences of reviews; of one in three, words from the middle, as completions are."""
+    segments = []
+    for text in texts:
+        for sentence in SENTENCE_BREAK.split(text):
+            words = sentence.split(" ")
+            if 3 <= len(words) <= 60:
+                if rng.random() < 0.35:
+                    start = rng.randrange(len(words) - 1)
+                    words = words[start : start + rng.randint(3, 30)]
+                segments.append(" ".join(words[:40]))
+    rng.shuffle(segments)
+    return segments[:count]
+
+
+GOOD = (
+    "good great funny interesting exciting entertaining original clever believable enjoyable "
+    "impressive convincing moving memorable brilliant satisfying|worth watching|worth seeing|"
+    "a good film|a good movie|well made|well written|well acted"
+)
+BAD = (
+    "bad boring stupid dull terrible awful silly predictable annoying disappointing slow "
+    "ridiculous painful horrible weak forgettable|a bad film|a bad movie|a waste of time|badly made"
+)
+
+
+def negations(rng, count):
+    """`count` (text, star probabilities) with a negated adjective, made by rule.
+
+    SST has few of them, and no word of "It is never boring" says what the sentence says.
+    """
+    subjects = ("it", "this", "the movie", "the film", "the story", "the acting", "the plot")
+    frames = ("{s} is not {a}", "{s} was not {a}", "{s} isn't {a}", "{s} wasn't {a}", "not {a}")
+    frames += ("{s} is never {a}", "{s} was never {a}", "not {a} at all", "{s} is not {a} at all")
+    frames += ("I did not find it {a}", "I didn't think it was {a}", "{s} is by no means {a}")
+    affirmed = ("{s} is {a}", "{s} was {a}", "{s} is very {a}", "{s} was really {a}", "{a}")
+    outcomes = {  # (good word, negated) -> P(1 to 5 stars)
+        (True, True): (0.25, 0.6, 0.15, 0.0, 0.0),
+        (False, True): (0.0, 0.05, 0.35, 0.5, 0.1),
+        (True, False): (0.0, 0.0, 0.05, 0.5, 0.45),
+        (False, False): (0.45, 0.5, 0.05, 0.0, 0.0),
+    }
+    rows = []
+    for _ in range(count):
+        good, negated = rng.random() < 0.5, rng.random() < 0.75
+        words, *phrases = (GOOD if good else BAD).split("|")
+        frame = rng.choice(frames if negated else affirmed)
+        text = frame.format(s=rng.choice(subjects), a=rng.choice([*words.split(), *phrases]))
+        if rng.random() < 0.7:
+            text = text[0].upper() + text[1:] + "."
+        rows.append((text, outcomes[good, negated]))
+    return rows
+
+
+def accuracy(probs, stars):
+    """(five-class accuracy, binary accuracy by score > 0.5)."""
     five = (probs.argmax(1) + 1 == stars).float().mean().item()
-    scores = probs @ torch.arange(5.0) / 4
-    polar = stars != 3
+    polar, scores = stars != 3, probs @ torch.arange(5.0) / 4
     return five, ((scores > 0.5) == (stars > 3))[polar].float().mean().item()
 
 
-def build_sentiment(corpus, out, seed=0):
-    """Learn praise and blame from IMDb's ratings, then the five stars of single sentences from
-    SST-5; print the accuracy on the development sentences, which are in no training set.
+def rated_windows(rows, rng):
+    """(texts, ratings): runs of one to three sentences of a review, and the review's rating."""
+    texts, ratings = [], []
+    for row in rows:
+        sentences = [s for s in SENTENCE_BREAK.split(clean(row["text"])) if s]
+        start = 0
+        while start < len(sentences):
+            count = rng.choice((1, 1, 2, 3))
+            texts.append(" ".join(sentences[start : start + count]))
+            ratings.append(row["rating"])
+            start += count
+    return texts, ratings
 
-    A window of a review inherits the review's rating: often wrong, but free. The unrated reviews
-    are rated by the first model and join in.
+
+def teach(seed, file):
+    """Train one teacher on the data in `file`; its star probabilities of all texts and of dev.
+
+    First the ratings of reviews, from a few sentences each: often wrong, but 190,000 of them.
+    Then SST-5, with the stars of whole sentences four times as often.
     """
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    rng, data = random.Random(seed), torch.load(file)
+    cell, width = ((torch.nn.GRU, 256), (torch.nn.LSTM, 192))[seed % 2]
+    model = Teacher(data["table"], cell, width)
+    vectors = [model.embedding.weight]
+    others = [p for p in model.parameters() if p is not model.embedding.weight]
+
+    def optimizer():
+        slow = {"params": vectors, "lr": 2e-4, "weight_decay": 0.0}
+        return torch.optim.AdamW([{"params": others, "lr": 1e-3}, slow])
+
+    def logits(model, rows, chosen):  # without [CLS] and [SEP]
+        return model(*pad_batch([rows[i][1:-1] or [0] for i in chosen], 0))
+
+    def probs(model, rows):
+        return predict(lambda chosen: logits(model, rows, chosen)[:, :5], rows)
+
+    rated, ratings = data["rated"], torch.tensor(data["ratings"]) / 10
+    order, labels = data["order"], data["labels"]
+
+    def rating_loss(model, batch):
+        guess = logits(model, rated, batch)[:, 5]
+        return F.binary_cross_entropy_with_logits(guess, ratings[batch])
+
+    def star_loss(model, batch):
+        chosen = [order[i] for i in batch]
+        return F.cross_entropy(logits(model, data["ids"], chosen)[:, :5], labels[chosen])
+
+    print(f"teacher {seed}, {cell.__name__}: ratings", flush=True)
+    fit(model, rating_loss, rated, 1, [optimizer()], 2400, rng)
+    print(f"teacher {seed}: stars", flush=True)
+    repeated = [data["ids"][i] for i in order]
+    model = fit(
+        model,
+        star_loss,
+        repeated,
+        3,
+        [optimizer()],
+        1400,
+        rng,
+        lambda model: accuracy(probs(model, data["dev_ids"]), data["dev_stars"]),
+    )
+    return probs(model, data["ids"]).numpy(), probs(model, data["dev_ids"]).numpy()
+
+
+def build_sentiment(corpus, out, segments, teachers, seed=0):
+    """Recurrent teachers learn SST-5 on word vectors from IMDb; a small BERT learns from them.
+
+    A two-layer BERT knows too few words after 7,400 sentences, and longer training only teaches
+    it these sentences. The teachers get by with less, and their opinions on sentences of reviews
+    are as many examples as one likes. The development sentences are in no training set.
+    """
+    import tempfile
+
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(seed)
-    rng = random.Random(seed)
+    rng, started = random.Random(seed), time.time()
     dev = read_corpus(corpus, "sst5-dev")
     sst = without_dev(read_corpus(corpus, "sst5-train"), dev)
+    dev = [row for row in dev if row["sentence"]]
+    texts = [detokenize(row["text"]) for row in sst]
+    sentences = [text for text, row in zip(texts, sst) if row["sentence"]]
     rated = read_corpus(corpus, "imdb-train")
-    unrated = [row["text"] for row in read_corpus(corpus, "imdb-unsupervised")]
-    windows = review_windows([row["text"] for row in rated], rng)
-    texts = [text for text, _ in windows]
-    stars = [stars_of_rating(rated[index]["rating"]) for _, index in windows]
-    more_windows = review_windows(unrated, rng)
-    sst_texts = [detokenize(row["text"]) for row in sst]
-    sentences = [text for text, row in zip(sst_texts, sst) if row["sentence"]]
-    tokenizer = train_wordpiece(texts + sentences * 5)
-    labels = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
+    reviews = [clean(r["text"]) for r in rated + read_corpus(corpus, "imdb-unsupervised")]
+    tokenizer = train_wordpiece(reviews[:30000] + sentences * 5)
+    pieces = [ids[1:-1] for ids in encode(tokenizer, reviews + sentences, limit=None)]
+    vectors = word_vectors(pieces, len(tokenizer), 256)
+    ratings = [row["rating"] for row in rated]
+    polarity = polarities(pieces[: len(rated)], ratings, len(tokenizer))
+    ranked = [tokenizer.convert_ids_to_tokens(i) for i in polarity.argsort().tolist()]
+    print("worst:", *ranked[:12], "best:", *ranked[-12:], flush=True)
+
+    negated = negations(rng, 4000)
+    texts += [text for text, _ in negated]
+    ids = encode(tokenizer, texts + review_segments(reviews, segments, rng))
+    dev_ids = encode(tokenizer, [detokenize(row["text"]) for row in dev])
+    dev_stars = torch.tensor([row["stars"] for row in dev])
+    stars = F.one_hot(torch.tensor([row["stars"] - 1 for row in sst]), 5).float()
+    labels = torch.cat([stars, torch.tensor([probs for _, probs in negated])])
+    order = [i for i, row in enumerate(sst) for _ in range(4 if row["sentence"] else 1)]
+    order += range(len(sst), len(texts))
+    windows, window_ratings = rated_windows(rated, rng)
+    print(
+        f"{len(sst)} phrases, {len(sentences)} of them sentences; {len(windows)} rated windows; "
+        f"{len(ids) - len(texts)} segments; {time.time() - started:.0f} s",
+        flush=True,
+    )
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        data = {
+            "table": embeddings(vectors, polarity, 256, 0.25),
+            "rated": encode(tokenizer, windows, limit=82),
+            "ratings": window_ratings,
+            "ids": ids,
+            "order": order,
+            "labels": labels,
+            "dev_ids": dev_ids,
+            "dev_stars": dev_stars,
+        }
+        torch.save(data, file.name)
+        # One process each: a recurrent net of this size has no use for more than one core.
+        with torch.multiprocessing.get_context("spawn").Pool(teachers) as pool:
+            answers = pool.starmap(teach, [(number, file.name) for number in range(teachers)])
+    probs, dev_probs = (torch.from_numpy(sum(parts) / teachers) for parts in zip(*answers))
+    five, two = accuracy(dev_probs, dev_stars)
+    print(f"all teachers: five classes {five:.2%}, binary {two:.2%}; {time.time() - started:.0f} s")
+
+    names = {i: f"{i + 1} star{'s' if i else ''}" for i in range(5)}
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -508,33 +727,54 @@ def build_sentiment(corpus, out, seed=0):
         num_attention_heads=3,
         intermediate_size=768,
         max_position_embeddings=SENTIMENT_CONTEXT,
-        id2label=labels,
-        label2id={name: i for i, name in labels.items()},
+        id2label=names,
+        label2id={name: i for i, name in names.items()},
     )
-    model = BertForSequenceClassification(config)
+    student = BertForSequenceClassification(config)
+    table = student.bert.embeddings.word_embeddings.weight
+    with torch.no_grad():
+        table.copy_(embeddings(vectors, polarity, config.hidden_size, 0.1))
+    matrices, others = hidden_matrices(student)
+    others = [p for p in others if p is not table]
+    muon = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW([{"params": others}, {"params": [table], "lr": 5e-4}], lr=1e-3)
+
+    def logits(model, rows, chosen, hide=0.0):
+        x, mask = pad_batch([rows[i] for i in chosen], tokenizer.pad_token_id)
+        hidden = (torch.rand(x.shape) < hide) & (x > 4)  # 0 to 4 are special
+        with torch.autocast("cpu", torch.bfloat16):
+            x = x.masked_fill(hidden, tokenizer.mask_token_id)
+            return model(x, attention_mask=mask).logits.float()
+
+    def student_probs(model, rows):
+        return predict(lambda chosen: logits(model, rows, chosen), rows)
+
+    targets = probs.clone()
+    targets[: len(texts)] = 0.3 * labels + 0.7 * probs[: len(texts)]
+    order += range(len(texts), len(ids))
+
+    def loss_of(model, batch):
+        chosen = [order[i] for i in batch]
+        return F.cross_entropy(logits(model, ids, chosen, hide=0.05), targets[chosen])
+
     print(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights; {len(windows)} rated "
-        f"and {len(more_windows)} unrated windows; {len(sst)} SST-5 phrases, {len(sentences)} of "
-        f"them sentences",
-        flush=True,
+        f"student, {sum(p.numel() for p in student.parameters()) / 1e6:.2f} M weights", flush=True
     )
-
-    def evaluate(model):
-        return sst_accuracy(model, tokenizer, dev)
-
-    model = train_classifier(model, tokenizer, texts, stars, 1, rng, 1e-3, evaluate)
-    review_stars = label_reviews(model, tokenizer, more_windows, len(unrated))
-    texts += [text for text, _ in more_windows]
-    stars += [review_stars[index] for _, index in more_windows]
-    model = train_classifier(model, tokenizer, texts, stars, 1, rng, 1e-3, evaluate)
-    save_half(model, tokenizer, f"{out}.imdb")
-    repeats = [i for i, row in enumerate(sst) for _ in range(8 if row["sentence"] else 1)]
-    texts, stars = [sst_texts[i] for i in repeats], [sst[i]["stars"] for i in repeats]
-    model = train_classifier(model, tokenizer, texts, stars, 2, rng, 4e-4, evaluate)
-    save_half(model, tokenizer, out)
-    for text in EXAMPLES:
-        score = (star_probs(model, tokenizer, [text]) @ torch.arange(5.0) / 4).item()
+    student = fit(
+        student,
+        loss_of,
+        [ids[i] for i in order],
+        2,
+        [muon, adam],
+        2048,
+        rng,
+        lambda model: accuracy(student_probs(model, dev_ids), dev_stars),
+    )
+    save_half(student, tokenizer, out)
+    scores = student_probs(student, encode(tokenizer, EXAMPLES)) @ torch.arange(5.0) / 4
+    for score, text in zip(scores.tolist(), EXAMPLES):
         print(f"  {score:.2f}  {text}")
+    print(f"{time.time() - started:.0f} s")
 
 
 def main():
@@ -542,8 +782,10 @@ def main():
     parser.add_argument("model", choices=["gpt2", "sentiment"])
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
     parser.add_argument("--out", default=None, help="default: tiny/gpt2 or tiny/sentiment")
-    parser.add_argument("--tokens_all", type=int, default=45_000_000)
-    parser.add_argument("--tokens_simple", type=int, default=20_000_000)
+    parser.add_argument("--segments", type=int, default=300_000, help="texts for the teachers")
+    parser.add_argument("--teachers", type=int, default=4, help="one process each")
+    parser.add_argument("--tokens_all", type=int, default=32_000_000)
+    parser.add_argument("--tokens_simple", type=int, default=16_000_000)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     args = parser.parse_args()
@@ -558,7 +800,7 @@ def main():
             args.learning_rate,
         )
     else:
-        build_sentiment(args.corpus, out)
+        build_sentiment(args.corpus, out, args.segments, args.teachers)
 
 
 if __name__ == "__main__":
