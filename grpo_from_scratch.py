@@ -24,7 +24,7 @@ def group_advantages(rewards, num_generations):
         (B,) tensor: mean 0 in every group; all 0 in a group of equal rewards, which teaches
         nothing.
 
-    >>> group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).round(decimals=2).tolist()
+    >>> [round(a, 2) for a in group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).tolist()]
     [-0.71, 0.71, 0.0, 0.0]
     """
     groups = rewards.view(-1, num_generations)  # (prompts, G)

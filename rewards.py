@@ -23,6 +23,10 @@ def sentiment_reward(completions, **kwargs):
     Returns:
         List of N floats in [0, 1]: (E[stars] − 1) / 4. Higher is more positive.
 
+    >>> good, bad = sentiment_reward([" a wonderful film.", " a terrible film."])
+    >>> good > 0.5 > bad
+    True
+
     Question: the score looks at the completion alone. What could the policy learn if it looked
     at prompt and completion together?
     """
@@ -39,6 +43,13 @@ def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
     Returns:
         List of N floats in [0, exp(1/τ) − 1]; 0 for the worst score. A score of 0.5 gives
         exp(0.5) − 1 = 0.6487 at τ = 1.
+
+    >>> (score,) = sentiment_reward([" a fine film."])
+    >>> (reward,) = shaped_reward_exponential([" a fine film."], temperature=0.5)
+    >>> abs(reward - (math.exp(2 * score) - 1)) < 1e-5
+    True
+
+    Source: Shao et al. 2024, arXiv 2402.03300, for the normalisation that decides its effect.
 
     Question: GRPO subtracts the group's mean and divides by its standard deviation. Why does
     2 · score + 3 teach exactly what score teaches, and why does this function not?
@@ -61,6 +72,10 @@ def shaped_reward(scores, completions, prompts=None):
     Returns:
         List of N finite floats. Of two texts of equal quality, the one with the better score
         must earn more; of two with equal scores, the repetitive one must not earn more.
+
+    >>> review, cheer = shaped_reward([0.9, 0.9], [" a good film with a fine cast.", " good" * 7])
+    >>> review >= cheer
+    True
 
     Question: which text that nobody wants to read would earn the most from your reward?
     """
@@ -86,6 +101,18 @@ def compute_ref_log_probs(completions, prompts, ref_model, tokenizer):
 
     Returns:
         List of N floats ≤ 0, in nats; 0.0 for an empty completion.
+
+    A model to which all 256 bytes are equally likely gives three of them 3 · log(1/256):
+
+    >>> from types import SimpleNamespace
+    >>> class Uniform:
+    ...     device = "cpu"
+    ...
+    ...     def __call__(self, ids):
+    ...         return SimpleNamespace(logits=torch.zeros(1, ids.shape[1], 256))
+    >>> tokenize = lambda text: {"input_ids": list(text.encode())}
+    >>> round(compute_ref_log_probs(["abc"], ["It is "], Uniform(), tokenize)[0], 4)
+    -16.6355
 
     Question: a completion of 40 tokens has a lower log-probability than its first 20 tokens.
     Is it worse text?
@@ -119,6 +146,8 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     >>> kl_penalty_forward([-1.0, -2.0], [-3.0, -2.0], None, kl_coef=0.5).tolist()
     [1.0, 0.0]
 
+    Source: Tang & Munos 2025, arXiv 2506.09477, on estimates and their gradients.
+
     Question: one completion can have a negative penalty. What would go wrong if you cut it
     off at zero?
     """
@@ -143,6 +172,8 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     >>> kl_penalty_backward([-1.0, -2.0], [-1.0, -2.6931471], None, kl_coef=0.5).tolist()
     [0.0, 0.25]
 
+    Source: the same; Schulman 2020, "Approximating KL divergence", for estimates of the value.
+
     Question: this penalty never exceeds kl_coef per token, however far the policy goes. What
     does that mean for a policy that has left the reference behind?
     """
@@ -161,6 +192,9 @@ def my_custom_reward(completions, **kwargs):
 
     Returns:
         List of N finite floats.
+
+    >>> len(my_custom_reward([" fine.", ""]))
+    2
 
     Question: write down what you expect the policy to do before you train. Did it?
     """

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import evaluate
+import grpo_from_scratch
+import kl_lab
 import reward_utils
 import rewards_solution
 import sentiment
@@ -63,8 +65,8 @@ def test_exponential_shaping_by_hand(monkeypatch):
     assert shaped == pytest.approx([0.0, 1.7182818285, 6.3890560989], abs=1e-9)  # exp(2 s) − 1
 
 
-def test_docstring_examples():
-    for module in (rewards_solution, sentiment, evaluate):
+def test_docstring_examples(classifier):
+    for module in (rewards_solution, sentiment, evaluate, kl_lab, grpo_from_scratch):
         result = doctest.testmod(module)
         assert result.attempted > 0 and result.failed == 0
 
