@@ -11,29 +11,23 @@ the sampled token ids; base and trained model answer the same prompts with the s
 
 import argparse
 import json
-import math
 import statistics
 import sys
 from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
+from metrics import METRICS, add_self_bleu, compare_samples, repetition, summarise
 from models import UserError, generate, load_model
-from monitor import make_console
+from monitor import make_console, write_json
 from reward_utils import call_student, check_rewards, load_rewards, policy_and_ref_log_probs
-from sentiment import NLPTOWN, get_hackable_scores, get_sentiment_scores, load_sentiment_model
+from sentiment import (
+    NLPTOWN,
+    get_hackable_scores,
+    get_sentiment_scores,
+    load_judge,
+    load_sentiment_model,
+)
 
-# metric: (column title, format, what it means)
-METRICS = {
-    "sentiment": ("sentiment", "{:.3f}", "mean score of the reward model, 0 to 1"),
-    "positive_share": ("positive", "{:.1%}", "share of completions that score above 0.5"),
-    "positive_words": ("positive words", "{:.1%}", "share of words that --hackable_reward counts"),
-    "kl": ("KL (nats)", "{:.2f}", "KL(policy‖ref) of a whole completion, E[log q − log p]"),
-    "kl_per_token": ("KL / token", "{:.3f}", "the same per sampled token"),
-    "perplexity": ("ref. perplexity", "{:.1f}", "of all completion tokens under the reference"),
-    "repetition_3": ("repeated 3-grams", "{:.1%}", "within a completion, mean over completions"),
-    "length": ("length (tokens)", "{:.1f}", "mean, an end-of-text token included"),
-    "truncated_share": ("truncated", "{:.1%}", "share that does not end by itself"),
-}
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
 
@@ -55,16 +49,6 @@ def _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, ba
     return completion_ids
 
 
-def repetition(ids, n=3):
-    """Share of a sequence's n-grams that stood in it before, in [0, 1].
-
-    >>> repetition([1, 2, 3, 1, 2, 3])  # 123 231 312 123
-    0.25
-    """
-    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def evaluate_model(
     model,
     tokenizer,
@@ -77,6 +61,7 @@ def evaluate_model(
     batch_size=64,
     amp_dtype=None,
     prefix="",
+    judge=None,
 ):
     """Sample from a policy and measure it.
 
@@ -89,12 +74,13 @@ def evaluate_model(
         amp_dtype: autocast type for the log-probabilities, or None.
         prefix: text that the policy reads before each prompt, and the reference does not: the
             KL is then what the prefix (and any training) changed.
+        judge: callable(completions) -> list of floats, a second opinion; see `load_judge`.
 
     Returns:
-        dict with `metrics`, {name: float} for the names of METRICS, and `samples`, a list of
-        P·S dicts in the order of the prompts: `prompt`, `completion`, `sentiment`,
+        dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
+        of P·S dicts in the order of the prompts: `prompt`, `completion`, `ids`, `sentiment`,
         `positive_words`, `kl` and `ref_nll` (nats, summed over the completion's tokens), `length`,
-        `repetition_3`, `truncated`.
+        `repetition_3`, `repetition_4`, `truncated`, and `judge` where there is one.
     """
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
     ref_prompt_ids = tokenizer(repeated)["input_ids"]
@@ -118,35 +104,21 @@ def evaluate_model(
                 {
                     "prompt": repeated[i],
                     "completion": texts[i],
+                    "ids": ids[i],
                     "sentiment": scores[i],
                     "positive_words": positive_words[i],
                     "kl": kl_i,
                     "ref_nll": nll_i,
                     "length": len(ids[i]),
-                    "repetition_3": repetition(ids[i]),
+                    "repetition_3": repetition(ids[i], 3),
+                    "repetition_4": repetition(ids[i], 4),
                     "truncated": tokenizer.eos_token_id not in ids[i],
                 }
             )
+    if judge is not None:
+        for sample, opinion in zip(samples, judge(texts)):
+            sample["judge"] = opinion
     return {"metrics": summarise(samples), "samples": samples}
-
-
-def summarise(samples):
-    """The metrics of METRICS, and `sentiment_sd`, over the dicts of `evaluate_model`."""
-    sentiment = [s["sentiment"] for s in samples]
-    tokens = sum(s["length"] for s in samples)
-    kl = sum(s["kl"] for s in samples)
-    return {
-        "sentiment": statistics.fmean(sentiment),
-        "sentiment_sd": statistics.pstdev(sentiment),
-        "positive_share": statistics.fmean(s > 0.5 for s in sentiment),
-        "positive_words": statistics.fmean(s["positive_words"] for s in samples),
-        "kl": kl / len(samples),
-        "kl_per_token": kl / tokens,
-        "perplexity": math.exp(min(sum(s["ref_nll"] for s in samples) / tokens, 700)),
-        "repetition_3": statistics.fmean(s["repetition_3"] for s in samples),
-        "length": tokens / len(samples),
-        "truncated_share": statistics.fmean(s["truncated"] for s in samples),
-    }
 
 
 def compare_models(base_model, trained_model, prompts=None, num_samples=16, **settings):
@@ -156,22 +128,55 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
         base_model, trained_model: names or folders, as for `load_model`.
         prompts: list of strings; VALIDATION_PROMPTS by default.
         num_samples: completions per prompt.
-        settings: `max_new_tokens`, `temperature`, `seed`, `batch_size` of `evaluate_model`.
+        settings: `max_new_tokens`, `temperature`, `seed`, `batch_size`, `judge` of
+            `evaluate_model`; the judge is VADER by default.
 
     Returns:
-        dict with `base` and `trained`, each as `evaluate_model` returns it.
+        dict with `base` and `trained`, each as `evaluate_model` returns it, and `estimates`, every
+        metric of both and of their difference with its interval, from `metrics.compare_samples`.
 
     Raises:
         UserError: a model cannot be loaded, or the two do not share a vocabulary.
     """
     prompts = prompts or VALIDATION_PROMPTS
+    settings.setdefault("judge", load_judge())
     base, tokenizer = load_model(base_model)
     trained = load_trained(trained_model, tokenizer, base_model)
-    measure = {"ref_model": base, "samples_per_prompt": num_samples, **settings}
-    return {
-        "base": evaluate_model(base, tokenizer, prompts, **measure),
-        "trained": evaluate_model(trained, tokenizer, prompts, **measure),
-    }
+    results = {}
+    for name, model in (("base", base), ("trained", trained)):
+        results[name] = evaluate_model(model, tokenizer, prompts, base, num_samples, **settings)
+        add_self_bleu(results[name]["samples"])
+    results["estimates"] = compare_samples(
+        results["base"]["samples"], results["trained"]["samples"]
+    )
+    return results
+
+
+def verdict(estimates):
+    """One sentence about what `compare_models` found: was the reward earned, or only its number?"""
+    base, trained, difference = (estimates[key] for key in ("base", "trained", "difference"))
+    proxy, judge = difference["sentiment"], difference["judge"]
+    if proxy["low"] <= 0 <= proxy["high"]:
+        return "The reward model sees no clear difference."
+    if proxy["high"] < 0:
+        return f"The sentiment fell by {-proxy['mean']:.2f}; the judge says {judge['mean']:+.2f}."
+    costs = []
+    if judge["low"] <= 0:
+        costs.append(f"the judge did not follow ({judge['mean']:+.2f})")
+    ratio = trained["perplexity"]["mean"] / base["perplexity"]["mean"]
+    if ratio > 2:
+        costs.append(f"the reference finds the text {ratio:.1f} times as surprising")
+    if difference["repetition_3"]["low"] > 0.02:
+        costs.append(f"repeated 3-grams rose by {difference['repetition_3']['mean']:.0%}")
+    if difference["distinct_2"]["mean"] < -0.2 * base["distinct_2"]["mean"]:
+        costs.append("the completions resemble each other more")
+    length = trained["length"]["mean"] / base["length"]["mean"]
+    if length < 0.6:
+        costs.append(f"the texts shrank to {length:.0%} of their length")
+    rose = f"The sentiment rose by {proxy['mean']:.2f}"
+    if costs:
+        return f"{rose}, but {'; '.join(costs)}. Do not trust the reward alone."
+    return f"{rose} and the judge by {judge['mean']:.2f}, at {trained['kl']['mean']:.1f} nats."
 
 
 def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **settings):
@@ -228,19 +233,23 @@ def print_prefixes(results):
     make_console().print(table)
 
 
-def print_comparison_samples(comparison, count=4):
-    """Completions of both models to the same prompts, spread evenly from the trained model's
-    worst sentiment to its best, so that the choice flatters nobody."""
-
+def print_comparison_samples(comparison):
+    """The trained model's best, median and worst completion by the judge, each beside the base
+    model's to the same prompt: a choice that flatters nobody."""
     console = make_console()
     pairs = list(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
-    pairs.sort(key=lambda pair: pair[1]["sentiment"])
-    step = (len(pairs) - 1) / max(count - 1, 1)
-    for base, trained in [pairs[round(i * step)] for i in range(count)]:
-        console.print(f"\n{base['prompt']} …", style="bold", markup=False)
+    pairs.sort(key=lambda pair: pair[1]["judge"])
+    for title, i in (("best", -1), ("median", len(pairs) // 2), ("worst", 0)):
+        base, trained = pairs[i]
+        console.print(
+            f"\n{title} of the trained model, by the judge: {base['prompt']} …",
+            style="bold",
+            markup=False,
+        )
         for name, sample in (("base", base), ("trained", trained)):
             text = " ".join(sample["completion"].split())
-            console.print(f"  {name:8}{sample['sentiment']:.2f}  {text}", markup=False)
+            scores = f"sentiment {sample['sentiment']:.2f}, judge {sample['judge']:.2f}"
+            console.print(f"  {name:8}{scores}  {text}", markup=False, highlight=False)
 
 
 def plot_comparison(comparison, path=None):
@@ -256,7 +265,8 @@ def plot_comparison(comparison, path=None):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4))
-    for (name, result), color in zip(comparison.items(), ("#7f8c8d", "#e67e22")):
+    for name, color in (("base", "#7f8c8d"), ("trained", "#e67e22")):
+        result = comparison[name]
         scores = [s["sentiment"] for s in result["samples"]]
         mean = result["metrics"]["sentiment"]
         label = f"{name}, mean {mean:.2f}"
@@ -285,8 +295,35 @@ def print_metrics(results):
     table = Table("metric", *results, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, (title, form, _) in METRICS.items():
-        table.add_row(title, *(form.format(metrics[name]) for metrics in results.values()))
+    for name, metric in METRICS.items():
+        if all(name in metrics for metrics in results.values()):
+            values = [metric.form.format(metrics[name]) for metrics in results.values()]
+            table.add_row(metric.title, *values)
+    make_console().print(table)
+
+
+def print_estimates(estimates):
+    """The table of a comparison: both models, and their difference with its 95 % interval."""
+    from rich.table import Table
+
+    table = Table("metric", "base", "trained", "difference", "95 % interval", "", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, metric in METRICS.items():
+        base, trained, change = (estimates[k][name] for k in ("base", "trained", "difference"))
+        form = metric.form
+        signed = form.replace("{:", "{:+")
+        clear = not change["low"] <= 0 <= change["high"]
+        good = clear and metric.better * change["mean"] > 0
+        bad = clear and metric.better * change["mean"] < 0
+        table.add_row(
+            metric.title,
+            form.format(base["mean"]),
+            form.format(trained["mean"]),
+            signed.format(change["mean"]),
+            f"{signed.format(change['low'])} … {signed.format(change['high'])}",
+            "[green]▲ better[/]" if good else "[red]▼ worse[/]" if bad else "",
+        )
     make_console().print(table)
 
 
@@ -299,6 +336,8 @@ def main(argv=None):
     pair.add_argument("base", help="the model that the training started from")
     pair.add_argument("trained", help="for example outputs/final")
     pair.add_argument("--plot", metavar="FILE.png", help="write a histogram of both models")
+    pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
+    pair.add_argument("--judge", default="vader", help="vader, or a classifier's name or folder")
     prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
     prefixed.add_argument("base", help="the model that the training started from")
     prefixed.add_argument("trained", nargs="?", help="for example outputs/final")
@@ -335,11 +374,15 @@ def _evaluate(args, settings):
 
 
 def _compare(args, settings):
+    settings["judge"] = load_judge(args.judge)
     comparison = compare_models(args.base, args.trained, args.prompts, args.num_samples, **settings)
-    print_metrics({name: result["metrics"] for name, result in comparison.items()})
+    print_estimates(comparison["estimates"])
     print_comparison_samples(comparison)
+    make_console().print(f"\n{verdict(comparison['estimates'])}", style="bold", highlight=False)
     if args.plot:
         plot_comparison(comparison, args.plot)
+    if args.json:
+        write_json(args.json, comparison["estimates"])
 
 
 def _prompting(args, settings):

@@ -165,7 +165,8 @@ class Monitor(TrainerCallback):
         result = self.validate()
         metrics = result["metrics"]
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
-        append_jsonl(self.completions_file, [{"step": step, **s} for s in result["samples"]])
+        rows = [{k: v for k, v in s.items() if k != "ids"} for s in result["samples"]]
+        append_jsonl(self.completions_file, [{"step": step, **row} for row in rows])
         if self.log:
             rows = {f"validation/{name}": value for name, value in metrics.items()}
             self.log({"train/global_step": step, **rows})

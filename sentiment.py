@@ -39,7 +39,6 @@ def load_sentiment_model(model_name=NLPTOWN, device=None):
     return _loaded
 
 
-@torch.no_grad()
 def get_star_probs(texts, batch_size=64):
     """Probabilities of one to five stars for each text.
 
@@ -51,8 +50,13 @@ def get_star_probs(texts, batch_size=64):
     Returns:
         (N, 5) float32 tensor on the CPU, in the order of `texts`; every row sums to 1.
     """
-    model, tokenizer = _loaded or load_sentiment_model()
-    probs = torch.empty(len(texts), 5)
+    return class_probs(*(_loaded or load_sentiment_model()), texts, batch_size)
+
+
+@torch.no_grad()
+def class_probs(model, tokenizer, texts, batch_size=64):
+    """(N, labels) float32 tensor: the label probabilities of any text classifier."""
+    probs = torch.empty(len(texts), model.config.num_labels)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
     for start in range(0, len(texts), batch_size):
@@ -66,6 +70,58 @@ def get_star_probs(texts, batch_size=64):
         ).to(model.device)
         probs[rows] = model(**inputs).logits.float().softmax(-1).cpu()
     return probs
+
+
+def load_judge(name="vader"):
+    """A second opinion on sentiment that no policy was trained on.
+
+    Args:
+        name: "vader", a lexicon with rules for negation and emphasis (Hutto & Gilbert 2014) that
+            shares neither data nor architecture with the reward model and needs no network; or a
+            classifier's Hub name or folder, with star labels or with positive and negative ones.
+
+    Returns:
+        callable(texts) -> list of floats in [0, 1]; 0.5 is neutral.
+
+    Raises:
+        UserError: it cannot be fetched, or its labels say nothing about sentiment.
+    """
+    if name == "vader":
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+        analyzer = SentimentIntensityAnalyzer()
+        return lambda texts: [(analyzer.polarity_scores(t)["compound"] + 1) / 2 for t in texts]
+
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = load_pretrained(AutoTokenizer, name)
+    model = load_pretrained(AutoModelForSequenceClassification, name, dtype=torch.float32)
+    model = model.to(best_device()).eval()
+    values = label_values([model.config.id2label[i] for i in range(model.config.num_labels)], name)
+    return lambda texts: (class_probs(model, tokenizer, texts) @ torch.tensor(values)).tolist()
+
+
+def label_values(labels, name):
+    """What each label of a sentiment classifier is worth, 0 to 1.
+
+    >>> label_values(["NEGATIVE", "neutral", "POSITIVE"], "some model")
+    [0.0, 0.5, 1.0]
+    >>> label_values(["1 star", "2 stars", "3 stars"], "some model")
+    [0.0, 0.5, 1.0]
+    """
+    stars = [re.match(r"(\d+) stars?$", label) for label in labels]
+    if all(stars) and len(labels) > 1:
+        numbers = [int(match.group(1)) for match in stars]
+        low, high = min(numbers), max(numbers)
+        return [(number - low) / (high - low) for number in numbers]
+    worth = {"neg": 0.0, "neu": 0.5, "pos": 1.0}
+    values = [worth.get(label.lower()[:3]) for label in labels]
+    if None in values or not {0.0, 1.0} <= set(values):
+        raise UserError(
+            f"The judge '{name}' has the labels {', '.join(labels)}; stars, or positive and "
+            "negative, are needed."
+        )
+    return values
 
 
 def get_sentiment_scores(texts):

@@ -493,12 +493,13 @@ def describe_run(options, model, device, console):
 
 def summarise_run(options, run, final, console):
     """Before → after, where the model lies, what to run next."""
-    from evaluate import METRICS
+    from metrics import METRICS
 
     console.print("\nbefore → after, on held-out prompts", style="bold")
-    for name, (title, form, _) in METRICS.items():
-        before, after = form.format(run["before"][name]), form.format(run["after"][name])
-        console.print(f"  {title:16} {before:>8} → {after}", highlight=False)
+    for name, metric in METRICS.items():
+        if name in run["after"]:
+            before, after = (metric.form.format(run[when][name]) for when in ("before", "after"))
+            console.print(f"  {metric.title:16} {before:>8} → {after}", highlight=False)
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
     command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)

@@ -4,46 +4,10 @@ import pytest
 import torch
 
 import evaluate
-from evaluate import evaluate_model, repetition, summarise
+from evaluate import evaluate_model
 from train import PRESETS
 
 TINY = PRESETS["tiny"]
-
-
-@pytest.mark.parametrize(
-    "ids, n, want",
-    [
-        ([1, 2, 3, 4], 3, 0.0),  # 123 234
-        ([1, 1, 1, 1, 1], 3, 2 / 3),  # 111 three times
-        ([1, 2, 1, 2, 1], 2, 0.5),  # 12 21 12 21
-        ([1, 2], 3, 0.0),  # no 3-gram at all
-        ([], 3, 0.0),
-    ],
-)
-def test_repetition(ids, n, want):
-    assert repetition(ids, n) == pytest.approx(want, abs=1e-9)
-
-
-def test_summary_by_hand():
-    keys = ("sentiment", "positive_words", "kl", "ref_nll", "length", "repetition_3", "truncated")
-    samples = [
-        dict(zip(keys, v))
-        for v in [(0.2, 0.5, 1.0, 6.0, 2, 0.0, True), (0.8, 0.0, 3.0, 6.0, 4, 0.5, False)]
-    ]
-    metrics = summarise(samples)
-    want = {
-        "sentiment": 0.5,
-        "sentiment_sd": 0.3,
-        "positive_share": 0.5,
-        "positive_words": 0.25,
-        "kl": 2.0,
-        "kl_per_token": 4 / 6,
-        "perplexity": math.exp(12 / 6),  # pooled over all six tokens
-        "repetition_3": 0.25,
-        "length": 3.0,
-        "truncated_share": 0.5,
-    }
-    assert metrics == pytest.approx(want, abs=1e-9)
 
 
 def test_a_model_against_itself_has_no_kl(classifier, policy):

@@ -1,0 +1,188 @@
+import math
+
+import numpy as np
+import pytest
+
+import metrics
+from evaluate import verdict
+from metrics import repetition, summarise
+from models import UserError
+from sentiment import get_sentiment_scores, label_values, load_judge
+from train import PRESETS
+
+
+@pytest.mark.parametrize(
+    "ids, n, want",
+    [
+        ([1, 2, 3, 4], 3, 0.0),  # 123 234
+        ([1, 1, 1, 1, 1], 3, 2 / 3),  # 111 three times
+        ([1, 2, 1, 2, 1], 2, 0.5),  # 12 21 12 21
+        ([1, 2], 3, 0.0),  # no 3-gram at all
+        ([], 3, 0.0),
+    ],
+)
+def test_repetition(ids, n, want):
+    assert repetition(ids, n) == pytest.approx(want, abs=1e-9)
+
+
+def sample(prompt="a", ids=(1, 2, 3), sentiment=0.5, judge=0.5, kl=1.0, ref_nll=6.0, **more):
+    return {
+        "prompt": prompt,
+        "ids": list(ids),
+        "sentiment": sentiment,
+        "judge": judge,
+        "positive_words": 0.0,
+        "kl": kl,
+        "ref_nll": ref_nll,
+        "length": len(ids),
+        "repetition_3": repetition(list(ids), 3),
+        "repetition_4": repetition(list(ids), 4),
+        "self_bleu_4": 0.0,
+        "truncated": True,
+        **more,
+    }
+
+
+def test_summary_by_hand():
+    samples = [
+        sample(ids=[1, 2], sentiment=0.2, judge=0.1, kl=1.0, positive_words=0.5),
+        sample(ids=[1, 1, 1, 1], sentiment=0.8, judge=0.4, kl=3.0, truncated=False),
+    ]
+    want = {
+        "sentiment": 0.5,
+        "sentiment_sd": 0.3,
+        "judge": 0.25,
+        "positive_share": 0.5,
+        "positive_words": 0.25,
+        "kl": 2.0,
+        "kl_per_token": 4 / 6,
+        "perplexity": math.exp(12 / 6),  # pooled over all six tokens
+        "repetition_3": 0.25,  # none, and one of two 111
+        "repetition_4": 0.0,
+        "self_bleu_4": 0.0,
+        "length": 3.0,
+        "truncated_share": 0.5,
+    }
+    assert summarise(samples) == pytest.approx(want, abs=1e-9)
+
+
+def test_variety_by_hand():
+    # 1-grams: 1 2 | 1 3 3: three of five differ. Without the first prompt 1 3 of three, without
+    # the second 1 2 of two.
+    share, without = metrics.variety([[1, 2], [1, 3, 3]])
+    assert share == pytest.approx(3 / 5)
+    assert without.tolist() == pytest.approx([2 / 3, 1.0])
+
+
+def test_jackknife_by_hand():
+    got = metrics.jackknife(2.0, np.array([1.0, 2.0, 3.0]))
+    error = math.sqrt(2 / 3 * 2)  # (n − 1)/n · Σ (θ_i − mean)²
+    assert got == pytest.approx({"mean": 2, "low": 2 - 1.96 * error, "high": 2 + 1.96 * error})
+
+
+def test_jackknife_of_a_mean_is_its_standard_error():
+    values = np.random.default_rng(0).normal(size=40)
+    without = (values.sum() - values) / 39
+    got = metrics.jackknife(values.mean(), without)
+    error = values.std(ddof=1) / math.sqrt(40)
+    assert got["high"] - got["mean"] == pytest.approx(1.96 * error, abs=1e-9)
+
+
+def test_equal_samples_differ_by_nothing():
+    rows = [sample(p, ids=[i, 2, 3], sentiment=i / 4, judge=i / 4) for p in "abc" for i in range(4)]
+    estimates = metrics.compare_samples(rows, rows)
+    for name in metrics.METRICS:
+        assert estimates["difference"][name] == {"mean": 0, "low": 0, "high": 0}
+    assert estimates["trained"]["win_rate"]["mean"] == 0.5
+    assert estimates["base"]["distinct_1"]["mean"] == 4 / 36  # 0 1 2 3 among 36 tokens
+
+
+def test_difference_and_win_rate_by_hand():
+    base = [sample(p, judge=0.5, sentiment=0.2) for p in "abcd"]
+    trained = [sample(p, judge=j, sentiment=0.9) for p, j in zip("abcd", (0.6, 0.5, 0.4, 0.9))]
+    estimates = metrics.compare_samples(base, trained)
+    assert estimates["trained"]["win_rate"]["mean"] == (1 + 0.5 + 0 + 1) / 4
+    assert estimates["difference"]["win_rate"]["mean"] == pytest.approx(0.125)
+    assert estimates["difference"]["sentiment"] == pytest.approx(
+        {"mean": 0.7, "low": 0.7, "high": 0.7}
+    )
+    assert set(estimates["base"]) == set(estimates["difference"]) == set(metrics.METRICS)
+
+
+def test_intervals_are_over_prompts():
+    """Completions that only repeat their prompt's score add nothing to what four prompts say."""
+    few = [sample(p, sentiment=s) for p, s in zip("abcd", (0.1, 0.3, 0.6, 0.8))]
+    many = [row for row in few for _ in range(25)]
+    one, other = (metrics.compare_samples(rows, rows)["base"]["sentiment"] for rows in (few, many))
+    assert one == pytest.approx(other)
+    assert one["high"] - one["low"] > 0.3
+
+
+def test_bootstrap_interval_of_a_mean():
+    values = np.random.default_rng(0).normal(size=400)
+    got = metrics.bootstrap(lambda x: float(np.mean(x)), (values,))
+    error = values.std() / 20
+    assert got["high"] - got["mean"] == pytest.approx(1.96 * error, rel=0.15)
+    assert got["mean"] - got["low"] == pytest.approx(1.96 * error, rel=0.15)
+
+
+def test_one_prompt_has_no_interval():
+    got = metrics.compare_samples([sample()], [sample()])["base"]["sentiment"]
+    assert got["mean"] == 0.5 and math.isnan(got["low"])
+
+
+def test_self_bleu_of_copies_and_of_strangers():
+    copies = [sample(ids=[1, 2, 3, 4, 5]) for _ in range(3)]
+    metrics.add_self_bleu(copies)
+    assert [s["self_bleu_4"] for s in copies] == pytest.approx([1, 1, 1])
+    strangers = [sample(ids=range(10 * i, 10 * i + 6)) for i in range(3)]
+    metrics.add_self_bleu(strangers)
+    assert max(s["self_bleu_4"] for s in strangers) < 0.1
+
+
+def estimates_of(**changes):
+    means = {name: {"mean": 0.0, "low": 0.0, "high": 0.0} for name in metrics.METRICS}
+    base = {**means, "perplexity": {"mean": 20.0}, "distinct_2": {"mean": 0.7}}
+    base["length"] = {"mean": 30.0}
+    trained = {**base, "kl": {"mean": 2.0}}
+    difference = dict(means)
+    for name, (mean, low, high) in changes.items():
+        difference[name] = {"mean": mean, "low": low, "high": high}
+        trained[name] = {"mean": base[name]["mean"] + mean}
+    return {"base": base, "trained": trained, "difference": difference}
+
+
+RISE = {"sentiment": (0.3, 0.25, 0.35), "judge": (0.2, 0.1, 0.3)}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"sentiment": (0.01, -0.02, 0.04)}, "no clear difference"),
+        ({"sentiment": (-0.2, -0.3, -0.1)}, "fell by 0.20"),
+        (RISE, "rose by 0.30 and the judge by 0.20, at 2.0 nats"),
+        ({**RISE, "judge": (0.02, -0.03, 0.07)}, "the judge did not follow"),
+        ({**RISE, "perplexity": (60.0, 50, 70)}, "4.0 times as surprising"),
+        ({**RISE, "repetition_3": (0.4, 0.3, 0.5)}, "repeated 3-grams rose by 40%"),
+        ({**RISE, "distinct_2": (-0.3, -0.4, -0.2)}, "resemble each other"),
+        ({**RISE, "length": (-20.0, -21, -19)}, "shrank to 33%"),
+    ],
+)
+def test_verdicts(changes, words):
+    assert words in verdict(estimates_of(**changes))
+
+
+def test_vader_hears_negation():
+    good, bad, neutral = load_judge()(["a good film.", "not a good film.", "a film."])
+    assert bad < neutral == 0.5 < good
+
+
+def test_a_classifier_as_judge(classifier):
+    texts = ["a great film", "a bad film", ""]
+    judge = load_judge(PRESETS["tiny"]["sentiment_model"])
+    assert judge(texts) == pytest.approx(get_sentiment_scores(texts), abs=1e-5)
+
+
+def test_labels_that_say_nothing_are_refused():
+    with pytest.raises(UserError, match="the labels sports, politics; stars, or positive"):
+        label_values(["sports", "politics"], "topics")
