@@ -3,6 +3,7 @@
     python evaluate.py evaluate MODEL
     python evaluate.py compare BASE TRAINED
     python evaluate.py prompting BASE TRAINED --prefix "Positive review: "
+    python evaluate.py curves RUN… | frontier RUN… | report RUN…
 
 A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
 how far the policy has gone, repetition and length say how it got there. Every figure comes from
@@ -28,6 +29,11 @@ from sentiment import (
     load_sentiment_model,
 )
 
+PAGES = {
+    "curves": "learning curves of runs",
+    "frontier": "sentiment against KL of runs, with best-of-n sampling as baseline",
+    "report": "one HTML page about runs",
+}
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
 
@@ -345,6 +351,11 @@ def main(argv=None):
         "--prefix", action="append", metavar="TEXT", help="before each prompt; repeat for more"
     )
     prefixed.add_argument("--reward", help="also score with this function of rewards.py")
+    for name, help in PAGES.items():
+        page = commands.add_parser(name, help=help)
+        page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
+        suffix = ".html" if name == "report" else ".png"
+        page.add_argument("--out", default=name + suffix, help="default: %(default)s")
     for command in (single, pair, prefixed):
         command.add_argument("--sentiment_model", help="default: that of the run, else nlptown's")
         command.add_argument("--max_new_tokens", type=int, help="default: that of the run, else 48")
@@ -353,6 +364,8 @@ def main(argv=None):
         command.add_argument("--num_samples", type=int, default=16, help="completions per prompt")
         command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
+    if args.command in PAGES:
+        return _page(args)
     settings = run_settings(
         getattr(args, "trained", None) or getattr(args, "model", None) or args.base
     )
@@ -365,6 +378,38 @@ def main(argv=None):
         )
     except UserError as error:
         sys.exit(f"evaluate.py: {error}")
+
+
+def _page(args):
+    import report
+
+    try:
+        runs = [report.read_run(folder) for folder in args.runs]
+        if args.command == "curves":
+            report.save_figure(report.plot_curves(runs), args.out)
+        else:
+            best = best_of_n_baseline(runs[0])
+            if args.command == "frontier":
+                report.save_figure(report.plot_frontier(runs, best), args.out)
+            else:
+                report.write_report(runs, best, args.out)
+    except (UserError, OSError) as error:
+        sys.exit(f"evaluate.py: {error}")
+    print(f"Wrote {args.out}")
+
+
+def best_of_n_baseline(run, num_samples=16):
+    """`report.best_of_n` of the model that a run started from, sampled as in that run."""
+    import report
+
+    options = run["manifest"]["options"]
+    load_sentiment_model(options["sentiment_model"])
+    base, tokenizer = load_model(options["model_name"])
+    prompts = [prompt for prompt in VALIDATION_PROMPTS for _ in range(num_samples)]
+    length, temperature = options["max_completion_length"], options["temperature"]
+    texts = generate_completions(base, tokenizer, prompts, length, temperature)
+    scores = get_sentiment_scores(texts)
+    return report.best_of_n([{"prompt": p, "sentiment": s} for p, s in zip(prompts, scores)])
 
 
 def _evaluate(args, settings):

@@ -1,0 +1,121 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+import evaluate
+import report
+from models import UserError
+from train import PRESETS
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A finished run of three validations, with a name and a text that HTML must escape."""
+    folder = tmp_path / "<b>run"
+    folder.mkdir()
+    options = {
+        "reward_shaping": "linear",
+        "kl_type": "forward",
+        "kl_coef": 0.1,
+        "beta": 0.0,
+        "hackable_reward": False,
+        "negate_reward": False,
+        "use_peft": False,
+        "model_name": PRESETS["tiny"]["model_name"],
+        "sentiment_model": PRESETS["tiny"]["sentiment_model"],
+        "max_completion_length": 4,
+        "temperature": 1.0,
+    }
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "options": options}))
+    rows, texts = [], []
+    for step, kl in ((0, 0.0), (15, 1.0), (30, 12.5)):
+        figures = {"sentiment": 0.5 + step / 100, "kl": kl, "perplexity": 20.0, "length": 30.0}
+        more = {"positive_share": 0.5, "repetition_3": 0.0}
+        rows.append({"step": step, "phase": "validation", **figures, **more})
+        for i in range(3):
+            text = {"prompt": "It is", "completion": f" <i>{step} & {i}</i>", "sentiment": i / 2}
+            texts.append({"step": step, **text})
+    for name, lines in (("metrics", rows), ("completions", texts)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    return folder
+
+
+def test_best_of_n_by_hand():
+    rows = [{"prompt": "a", "sentiment": s} for s in (0.3, 0.0, 0.9)]
+    points = report.best_of_n(rows, counts=(1, 2, 3, 4))
+    # the best of two of three: 0.3 once, 0.9 twice; of three: 0.9; four are more than there are
+    assert [p["sentiment"] for p in points] == pytest.approx([0.4, 0.7, 0.9])
+    assert [p["kl"] for p in points] == pytest.approx([0.0, 0.1931472, 0.4319456], abs=1e-6)
+
+
+def test_best_of_n_is_the_mean_over_all_choices():
+    from itertools import combinations
+
+    scores = [0.1, 0.5, 0.4, 0.8, 0.8]
+    rows = [{"prompt": "a", "sentiment": s} for s in scores]
+    for point in report.best_of_n(rows, counts=(2, 3, 4)):
+        best = [max(chosen) for chosen in combinations(scores, point["n"])]
+        assert point["sentiment"] == pytest.approx(sum(best) / len(best), abs=1e-12)
+
+
+def test_a_run_is_named_by_what_sets_it_apart(run_folder):
+    run = report.read_run(run_folder / "final")  # either folder names the run
+    assert report.label(run) == "<b>run (forward 0.1)"
+    run["manifest"]["options"] |= {"kl_type": "none", "beta": 0.04, "use_peft": True}
+    assert report.label(run) == "<b>run (beta 0.04, use_peft)"
+
+
+def test_pictures_show_every_run(run_folder):
+    run = report.read_run(run_folder)
+    curves = report.plot_curves([run, run])
+    assert [len(axes.lines) for axes in curves.axes] == [2, 2, 2, 2]
+    best = [{"n": 1, "sentiment": 0.5, "kl": 0.0}]
+    (axes,) = report.plot_frontier([run], best).axes
+    assert axes.lines[0].get_xdata().tolist() == [0.0, 1.0, 12.5]
+
+
+class Tags(HTMLParser):
+    """Counts elements, and collects what a page would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.sources = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+
+
+def test_the_report_is_one_file_that_loads_nothing(run_folder, tmp_path):
+    report.write_report([report.read_run(run_folder)], [], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    page = Tags()
+    page.feed(text)
+    assert page.tags.count("img") == 2 and page.tags.count("blockquote") == 6
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "i" not in page.tags and "b" not in page.tags  # names and texts are escaped
+    assert "&lt;i&gt;30 &amp; 2&lt;/i&gt;" in text
+    assert re.search(r"<td>0\.800.*<td>12\.5", text)
+
+
+@pytest.mark.parametrize("command", ["curves", "frontier", "report"])
+def test_the_commands_write_their_file(run_folder, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.setattr(evaluate, "VALIDATION_PROMPTS", evaluate.VALIDATION_PROMPTS[:2])
+    out = tmp_path / "out.png"
+    evaluate.main([command, str(run_folder), "--out", str(out)])
+    assert out.stat().st_size > 5000 and capsys.readouterr().out == f"Wrote {out}\n"
+    assert sorted(tmp_path.iterdir()) == [run_folder, out]  # no temporary file left
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="is not the output folder of a run") as error:
+        evaluate.main(["report", str(tmp_path)])
+    assert "\n" not in error.value.code
+
+
+def test_a_run_without_validation_says_so(run_folder):
+    (run_folder / "metrics.jsonl").write_text("")
+    with pytest.raises(UserError, match="has no validation yet"):
+        report.read_run(run_folder)
