@@ -49,6 +49,8 @@ HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing abou
     "rewards = []",
     "return rewards",
 }
+SOLVED = """;
+`exercise_solved.ipynb` is the same notebook after a run with the solution, to read on the web"""
 BODIES = ("rewards_solution.py", "instructor/notebook.py")
 
 
@@ -69,6 +71,8 @@ def student_readme(text, files):
     names = {path.as_posix() for path in files}
     before, tree, after = re.split(r"(?<=## Files\n\n```\n)(.*?)(?=```)", rest, flags=re.DOTALL)
     kept = [line for line in tree.splitlines(keepends=True) if is_released(line, names)]
+    after = re.sub(r"## For instructors\n.*?(?=^## )", "", after, flags=re.DOTALL | re.MULTILINE)
+    before = before.replace(SOLVED, "")
     return f"{opening}\n{heading}{before}{''.join(kept)}{after}"
 
 
