@@ -12,6 +12,7 @@ the sampled token ids; base and trained model answer the same prompts with the s
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -34,24 +35,29 @@ PAGES = {
     "frontier": "sentiment against KL of runs, with best-of-n sampling as baseline",
     "report": "one HTML page about runs",
 }
+BATCH_SIZE = 64
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
 
 def generate_completions(
-    model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=64
+    model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
 ):
     """One sampled completion per prompt, as text without the prompt."""
     ids = _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size)
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
-def _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size):
+def _sample_ids(
+    model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, tick=None
+):
     completion_ids = []
     for start in range(0, len(prompts), batch_size):
         prompt_ids = tokenizer(list(prompts[start : start + batch_size]))["input_ids"]
         completion_ids += generate(
             model, tokenizer, prompt_ids, max_new_tokens, temperature, seed=seed * 100_003 + start
         )
+        if tick:
+            tick()
     return completion_ids
 
 
@@ -64,10 +70,11 @@ def evaluate_model(
     max_new_tokens=48,
     temperature=1.0,
     seed=0,
-    batch_size=64,
+    batch_size=BATCH_SIZE,
     amp_dtype=None,
     prefix="",
     judge=None,
+    tick=None,
 ):
     """Sample from a policy and measure it.
 
@@ -81,6 +88,7 @@ def evaluate_model(
         prefix: text that the policy reads before each prompt, and the reference does not: the
             KL is then what the prefix (and any training) changed.
         judge: callable(completions) -> list of floats, a second opinion; see `load_judge`.
+        tick: callable() for a progress bar, called twice for each batch.
 
     Returns:
         dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
@@ -92,7 +100,9 @@ def evaluate_model(
     ref_prompt_ids = tokenizer(repeated)["input_ids"]
     prefixed = [prefix + prompt for prompt in repeated]
     prompt_ids = tokenizer(prefixed)["input_ids"]
-    ids = _sample_ids(model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size)
+    ids = _sample_ids(
+        model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size, tick
+    )
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     scores, positive_words = get_sentiment_scores(texts), get_hackable_scores(texts)
     samples = []
@@ -105,6 +115,8 @@ def evaluate_model(
         if temperature != 1:  # perplexity is that of the reference itself
             _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, *rest)
         ref_nll = (-ref * mask).sum(-1).tolist()
+        if tick:
+            tick()
         for i, (kl_i, nll_i) in enumerate(zip(kl, ref_nll), start):
             samples.append(
                 {
@@ -419,11 +431,25 @@ def _evaluate(args, settings):
 
 
 def _compare(args, settings):
-    settings["judge"] = load_judge(args.judge)
-    comparison = compare_models(args.base, args.trained, args.prompts, args.num_samples, **settings)
+    from rich.progress import Progress
+
+    console, judge = make_console(), load_judge(args.judge)
+    batches = 2 * math.ceil(len(args.prompts) * args.num_samples / BATCH_SIZE)  # two models
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task("sampling and scoring", total=2 * batches)
+        comparison = compare_models(
+            args.base,
+            args.trained,
+            args.prompts,
+            args.num_samples,
+            judge=judge,
+            tick=lambda: bar.advance(task),
+            **settings,
+        )
     print_estimates(comparison["estimates"])
     print_comparison_samples(comparison)
-    make_console().print(f"\n{verdict(comparison['estimates'])}", style="bold", highlight=False)
+    console.print(f"\n{verdict(comparison['estimates'])}", style="bold", highlight=False)
     if args.plot:
         plot_comparison(comparison, args.plot)
     if args.json:
