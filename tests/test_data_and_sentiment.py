@@ -86,6 +86,27 @@ def test_the_bundled_classifier_makes_sense(classifier, better, worse):
     assert high > low + 0.1
 
 
+@pytest.mark.parametrize(
+    "text, low, high",
+    [
+        ("I loved this movie.", 0.8, 1.0),
+        ("This was terrible.", 0.0, 0.2),
+        ("Boring and predictable. I almost fell asleep.", 0.0, 0.2),
+        ("The film was released in 1994 and is set in Paris.", 0.4, 0.6),
+        ("It is about a man who goes to the city to find his brother.", 0.4, 0.6),
+        ("It was okay, nothing special but not bad either.", 0.25, 0.6),
+        ("not good", 0.0, 0.42),
+        ("not bad", 0.5, 0.8),
+        ("It is never boring.", 0.5, 0.9),
+        ("The acting was not convincing.", 0.0, 0.45),
+        ("", 0.4, 0.6),
+    ],
+)
+def test_the_bundled_classifier_on_plain_neutral_and_negated_sentences(classifier, text, low, high):
+    (score,) = sentiment.get_sentiment_scores([text])
+    assert low <= score <= high
+
+
 def test_a_classifier_without_five_labels_is_refused(tmp_path, classifier):
     from transformers import BertConfig, BertForSequenceClassification
 

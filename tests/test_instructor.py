@@ -9,9 +9,10 @@ import nbformat
 import pytest
 import torch
 
-import evaluate
 import grpo_from_scratch
 import kl_lab
+import metrics
+import report
 import reward_utils
 import rewards_solution
 import sentiment
@@ -66,7 +67,7 @@ def test_exponential_shaping_by_hand(monkeypatch):
 
 
 def test_docstring_examples(classifier):
-    for module in (rewards_solution, sentiment, evaluate, kl_lab, grpo_from_scratch):
+    for module in (rewards_solution, sentiment, kl_lab, grpo_from_scratch, metrics, report):
         result = doctest.testmod(module)
         assert result.attempted > 0 and result.failed == 0
 
