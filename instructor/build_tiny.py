@@ -584,6 +584,34 @@ def negations(rng, count):
     return rows
 
 
+def idioms(rng, count):
+    """`count` (text, star probabilities) of turns that mean the opposite of their words."""
+    like, hate = "like love enjoy recommend", "hate dislike regret"
+    good, bad = (0.0, 0.0, 0.05, 0.35, 0.6), (0.6, 0.35, 0.05, 0.0, 0.0)
+    not_liked, not_hated = (0.35, 0.55, 0.1, 0.0, 0.0), (0.0, 0.1, 0.45, 0.4, 0.05)
+    rows = []
+    for _ in range(count):
+        noun = rng.choice(("film", "movie", "story", "performance"))
+        subject = rng.choice(("I have", "I've", "you will", "we have"))
+        seen = rng.choice(("seen", "watched")) if "will" not in subject else "see"
+        verb, never = rng.choice(("did not", "didn't", "could not")), f"{subject} never {seen}"
+        object_ = rng.choice(("it", "this", "this movie", "the film")) + rng.choice(("", " at all"))
+        text, probs = rng.choice(
+            (
+                (f"{never} a {rng.choice(('better', 'finer', 'funnier'))} {noun}", good),
+                (f"{never} a {rng.choice(('worse', 'duller', 'sillier'))} {noun}", bad),
+                (f"there is no {rng.choice(('better', 'finer'))} {noun}", good),
+                (f"there is not a single good {rng.choice(('scene', 'joke', 'line'))}", bad),
+                (f"I {verb} {rng.choice(like.split())} {object_}", not_liked),
+                (f"I {verb} {rng.choice(hate.split())} {object_}", not_hated),
+            )
+        )
+        if rng.random() < 0.7:
+            text = text[0].upper() + text[1:] + "."
+        rows.append((text, probs))
+    return rows
+
+
 def accuracy(probs, stars):
     """(five-class accuracy, binary accuracy by score > 0.5)."""
     five = (probs.argmax(1) + 1 == stars).float().mean().item()
@@ -723,7 +751,7 @@ def build_sentiment(corpus, out, segments, teachers, seed=0):
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=3,
         intermediate_size=768,
         max_position_embeddings=SENTIMENT_CONTEXT,
@@ -749,9 +777,11 @@ def build_sentiment(corpus, out, segments, teachers, seed=0):
     def student_probs(model, rows):
         return predict(lambda chosen: logits(model, rows, chosen), rows)
 
-    targets = probs.clone()
+    turns = idioms(rng, 1500)
+    targets = torch.cat([probs, torch.tensor([probs for _, probs in turns])])
     targets[: len(texts)] = 0.3 * labels + 0.7 * probs[: len(texts)]
-    order += range(len(texts), len(ids))
+    order += range(len(texts), len(ids) + len(turns))
+    ids += encode(tokenizer, [text for text, _ in turns])
 
     def loss_of(model, batch):
         chosen = [order[i] for i in batch]
