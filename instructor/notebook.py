@@ -49,7 +49,7 @@ from grpo_from_scratch import group_advantages, train_toy
 from models import UserError, load_model
 from reward_utils import load_rewards
 from sentiment import get_sentiment_scores, get_star_probs, load_sentiment_model
-from train import PRESETS, train
+from train import PRESETS, short_path, train
 
 MODEL = PRESETS[PRESET]["model_name"]
 LENGTH = PRESETS[PRESET]["max_completion_length"]
@@ -65,7 +65,7 @@ def exercise():
         print(f"Not yet: {todo}")
 
 
-print(f"policy {MODEL}, on {'a GPU' if torch.cuda.is_available() else 'the CPU'}")
+print(f"policy {short_path(MODEL)}, on {'a GPU' if torch.cuda.is_available() else 'the CPU'}")
 
 # %% [markdown]
 # ## The sentiment model
