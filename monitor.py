@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -31,8 +32,10 @@ def quiet_libraries():
 
 
 def make_console():
-    """Rich's console, with plain lines in a notebook too, where it would box every print."""
-    return Console(force_jupyter=False)
+    """Rich's console; in a notebook, plain lines, where it would box every print."""
+    if "ipykernel" in sys.modules:
+        return Console(force_jupyter=False, force_terminal=False, color_system=None)
+    return Console()
 
 
 def write_json(path, value):

@@ -55,7 +55,8 @@ def execute(book, folder=ROOT):
     """
     from nbclient import NotebookClient
 
-    NotebookClient(book, timeout=1800, resources={"metadata": {"path": str(folder)}}).execute()
+    where = {"metadata": {"path": str(folder)}}
+    NotebookClient(book, timeout=1800, resources=where, coalesce_streams=True).execute()
     return book
 
 

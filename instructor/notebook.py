@@ -23,12 +23,14 @@ STEPS = 40  # training steps of each run below; None: as many as the preset says
 USE_SOLUTION = False  # your rewards.py
 
 # %%
+import math
+import warnings
+from contextlib import contextmanager
+
+warnings.filterwarnings("ignore", message="IProgress not found")
 from monitor import quiet_libraries
 
 quiet_libraries()
-
-import math
-from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import torch
