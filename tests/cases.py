@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kl_lab import exact_gradient
 from reward_utils import check_rewards, describe_error
 from sentiment import get_sentiment_scores
 
@@ -420,10 +421,10 @@ def belongs_to_its_divergence(ask, rng):
     q = torch.tensor([[0.1, 0.8, 0.05, 0.05]], dtype=torch.float64).log()
     p = torch.tensor([[0.0015, 0.6595, 0.136, 0.203]], dtype=torch.float64).log()
     cost = cost_of_each_token(ask, q, p)
-    pulls = {  # the penalties whose expected gradients are those of the two divergences
-        "kl_penalty_forward": correlation(cost, q - p, q.exp()).item(),
-        "kl_penalty_backward": correlation(cost, -(p - q).exp(), q.exp()).item(),
-    }
+    pulls = {}  # how closely the cost follows the exact gradient of each divergence
+    for kind in ("forward", "backward"):
+        exact = exact_gradient(kind, q[0], p[0]) / q.exp()  # (1, V): of a softmax, q · (c − mean)
+        pulls[f"kl_penalty_{kind}"] = correlation(cost, exact, q.exp()).item()
     own = pulls.pop(ask.function.__name__)
     (other,) = pulls.values()
     if other < 0.999 or own > 0.99:
