@@ -314,3 +314,4 @@ def print_checklist(path):
             text = ast.get_source_segment(source, node)
             todo = re.search(rf"NotImplementedError\([\"']{label}:", text)
             print(f"{'to do' if todo else 'done ':5}  {label:12}  {node.name} (line {node.lineno})")
+    print("\nWhether what is done is right: python -m pytest --student")

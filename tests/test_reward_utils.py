@@ -180,7 +180,8 @@ def test_step_0_has_no_kl_and_no_penalty(
 
 def test_checklist_says_what_is_done(capsys, unsolved):
     reward_utils.print_checklist(unsolved / "rewards.py")
-    lines = capsys.readouterr().out.splitlines()
+    *lines, _, hint = capsys.readouterr().out.splitlines()
+    assert hint.endswith("python -m pytest --student")
     assert [line[:5].strip() for line in lines] == ["done"] + ["to do"] * 6
     assert "Exercise 3b" in lines[4] and "kl_penalty_forward" in lines[4]
 
