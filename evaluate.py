@@ -48,7 +48,7 @@ def generate_completions(
 
 
 def _sample_ids(
-    model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, tick=None
+    model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, tick=lambda: None
 ):
     completion_ids = []
     for start in range(0, len(prompts), batch_size):
@@ -56,8 +56,7 @@ def _sample_ids(
         completion_ids += generate(
             model, tokenizer, prompt_ids, max_new_tokens, temperature, seed=seed * 100_003 + start
         )
-        if tick:
-            tick()
+        tick()
     return completion_ids
 
 
@@ -74,7 +73,7 @@ def evaluate_model(
     amp_dtype=None,
     prefix="",
     judge=None,
-    tick=None,
+    tick=lambda: None,
 ):
     """Sample from a policy and measure it.
 
@@ -115,8 +114,7 @@ def evaluate_model(
         if temperature != 1:  # perplexity is that of the reference itself
             _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, *rest)
         ref_nll = (-ref * mask).sum(-1).tolist()
-        if tick:
-            tick()
+        tick()
         for i, (kl_i, nll_i) in enumerate(zip(kl, ref_nll), start):
             samples.append(
                 {
@@ -282,6 +280,8 @@ def plot_comparison(comparison, path=None):
     """
     import matplotlib.pyplot as plt
 
+    from report import save_figure
+
     figure, axes = plt.subplots(figsize=(7, 4))
     for name, color in (("base", "#7f8c8d"), ("trained", "#e67e22")):
         result = comparison[name]
@@ -300,9 +300,7 @@ def plot_comparison(comparison, path=None):
     axes.legend()
     figure.tight_layout()
     if path is not None:
-        temporary = Path(path).with_name(f".{Path(path).name}")
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
+        save_figure(figure, path)
     return figure
 
 
@@ -388,7 +386,7 @@ def main(argv=None):
         {"evaluate": _evaluate, "compare": _compare, "prompting": _prompting}[args.command](
             args, {**settings, "seed": args.seed}
         )
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
 
 

@@ -170,6 +170,8 @@ def plot(penalties, logits, log_p, path=None):
     """
     from matplotlib.figure import Figure
 
+    from report import save_figure
+
     figure = Figure(figsize=(13, 4.3), layout="constrained")
     price, force, way = figure.subplots(1, 3)
     log_q = logits.log_softmax(0)
@@ -208,7 +210,7 @@ def plot(penalties, logits, log_p, path=None):
         title="Where it leads:\nback to the reference, or off",
     )
     if path:
-        figure.savefig(path, dpi=110)
+        save_figure(figure, path)
     return figure
 
 

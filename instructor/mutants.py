@@ -122,9 +122,7 @@ WRONG = {
         "no return": "[s**2 for s in scores]",
     },
     "compute_ref_log_probs": {
-        "off by one": log_probs(start="len(prompt_ids)", end="", last="").replace(
-            "ids[0, len(prompt_ids) : , None]", "ids[0, len(prompt_ids) :, None]"
-        ),
+        "off by one": log_probs(start="len(prompt_ids)", end=""),
         "without the first token": log_probs(start="len(prompt_ids)", target="len(prompt_ids) + 1"),
         "without the last token": log_probs(end="-2", last="-1"),
         "with the prompt": log_probs(start="0", target="1"),

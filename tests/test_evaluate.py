@@ -121,3 +121,12 @@ def test_prompting_prints_a_row_for_each_prefix(capsys):
 def test_an_unknown_reward_is_one_line():
     with pytest.raises(SystemExit, match="rewards.py has no function no_such"):
         evaluate.main(["prompting", "tiny/gpt2", "--reward", "no_such"])
+
+
+@pytest.mark.parametrize("option", ["--plot", "--json"])
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, option):
+    name, missing = TINY["model_name"], tmp_path / "missing" / "file.png"
+    arguments = ["compare", name, name, "--num_samples=1", "--max_new_tokens=2"]
+    with pytest.raises(SystemExit, match="evaluate.py: .*missing") as error:
+        evaluate.main([*arguments, option, str(missing)])
+    assert "\n" not in error.value.code

@@ -122,8 +122,12 @@ def test_loading_turns_dropout_off_and_keeps_float32(policy):
     assert tokenizer.pad_token_id is not None
 
 
-def test_left_padding_moves_no_position_in_a_plain_forward(policy):
+@pytest.mark.parametrize("lora", [False, True])
+def test_left_padding_moves_no_position_in_a_plain_forward(policy, lora):
+    from train import add_lora
+
     model, tokenizer = policy
+    model = add_lora(copy.deepcopy(model)).eval() if lora else model
     ids = torch.tensor(tokenizer("The music was")["input_ids"])
     padded = torch.cat([torch.zeros(5, dtype=torch.long), ids])[None]
     mask = torch.tensor([[0] * 5 + [1] * len(ids)])
