@@ -8,6 +8,7 @@ each has.
 
 import collections
 import math
+import statistics
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +21,9 @@ class Metric(NamedTuple):
     form: str  # how a value is written
     better: int  # +1 higher, −1 lower, 0 neither
     meaning: str
-    ratio: object = None  # sample -> (numerator, denominator), summed over samples; None: variety
+    ratio: object = None  # sample -> (numerator, denominator), summed over samples
     transform: object = float
+    median: object = None  # sample -> value, of which the median is taken; neither: variety
 
 
 def per_completion(key):
@@ -74,6 +76,13 @@ METRICS = {
         "of all completion tokens under the reference",
         per_token("ref_nll"),
         lambda nll: math.exp(min(nll, 700.0)),
+    ),
+    "perplexity_median": Metric(
+        "median perplexity",
+        "{:.1f}",
+        -1,
+        "of a completion's own tokens under the reference, the median over completions",
+        median=lambda s: math.exp(min(s["ref_nll"] / s["length"], 700.0)),
     ),
     "repetition_3": Metric(
         "repeated 3-grams",
@@ -131,9 +140,11 @@ def ngrams(ids, n):
 
 
 def summarise(samples):
-    """{metric: value} for the metrics that are means or ratios of what the samples hold."""
+    """{metric: value} for the metrics that are means, ratios or medians over the samples."""
     values = {}
     for name, metric in METRICS.items():
+        if metric.median is not None:
+            values[name] = statistics.median(map(metric.median, samples))
         if metric.ratio is None or (name in ("judge", "self_bleu_4") and name not in samples[0]):
             continue
         numerators, denominators = zip(*(metric.ratio(s) for s in samples))
@@ -243,11 +254,22 @@ def compare_samples(base, trained):
     for name, metric in METRICS.items():
         if name == "win_rate":
             continue
-        if metric.ratio is None:
+        if metric.ratio is None and metric.median is None:
             pair = [variety([_variety_items(name, rows) for rows in side]) for side in groups]
             (a, a_without), (b, b_without) = pair
             estimates = (jackknife(a, a_without), jackknife(b, b_without))
             difference = jackknife(b - a, b_without - a_without)
+        elif metric.median is not None:
+            a, b = ([[*map(metric.median, rows)] for rows in side] for side in groups)
+
+            def median(rows, prompts):
+                return float(np.median(np.concatenate([rows[i] for i in prompts])))
+
+            prompts = (np.arange(len(a)),)
+            estimates = [
+                bootstrap(lambda i, rows=rows: median(rows, i), prompts) for rows in (a, b)
+            ]
+            difference = bootstrap(lambda i, a=a, b=b: median(b, i) - median(a, i), prompts)
         else:
             sums = [ratio_sums(side, metric.ratio) for side in groups]
 

@@ -1,7 +1,9 @@
 import math
+import statistics
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import evaluate
 from evaluate import evaluate_model
@@ -37,6 +39,46 @@ def test_perplexity_is_that_of_the_reference_itself(classifier, policy, temperat
         nll -= sum(logits[len(prompt) - 1 + t, token].item() for t, token in enumerate(row))
     want = math.exp(nll / sum(map(len, rows)))
     assert result["metrics"]["perplexity"] == pytest.approx(want, rel=1e-5)
+
+
+class SixWords:
+    """A tokenizer of six words, the last of which ends a text."""
+
+    eos_token, eos_token_id, pad_token_id = "5", 5, 5
+
+    def __call__(self, texts):
+        return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
+
+    def batch_decode(self, rows, skip_special_tokens=True):
+        return [" ".join(str(token) for token in row if token != 5) for row in rows]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_sequence_kl_against_every_text_of_a_toy(classifier, temperature):
+    """Two random models over six tokens: at most two tokens make 5 · 6 + 1 texts, all counted."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=6, n_positions=8, n_embd=8, n_layer=1, n_head=2, initializer_range=2.0
+    )
+    policy, ref = (GPT2LMHeadModel(config).eval() for _ in range(2))
+
+    def log_probs(model, text):
+        with torch.no_grad():
+            logits = model(torch.tensor([[0, *text]])).logits[0].double() / temperature
+        return logits.log_softmax(-1)[range(len(text)), text].sum().item()
+
+    texts = [(5,)] + [(a, b) for a in range(5) for b in range(6)]
+    q = [log_probs(policy, text) for text in texts]
+    ratio = {text: q_i - log_probs(ref, text) for text, q_i in zip(texts, q)}
+    assert sum(map(math.exp, q)) == pytest.approx(1)
+    exact = sum(math.exp(q_i) * ratio[text] for text, q_i in zip(texts, q))
+    result = evaluate_model(
+        policy, SixWords(), ["0"], ref, 4096, 2, temperature, batch_size=1024, judge=None
+    )
+    for s in result["samples"]:
+        assert s["kl"] == pytest.approx(ratio[tuple(s["ids"])], abs=1e-5)
+    error = statistics.stdev(s["kl"] for s in result["samples"]) / 64
+    assert exact > 0.1 and result["metrics"]["kl"] == pytest.approx(exact, abs=3 * error)
 
 
 def test_completions_come_without_their_prompts(policy):

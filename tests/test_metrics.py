@@ -57,6 +57,7 @@ def test_summary_by_hand():
         "kl": 2.0,
         "kl_per_token": 4 / 6,
         "perplexity": math.exp(12 / 6),  # pooled over all six tokens
+        "perplexity_median": (math.exp(6 / 2) + math.exp(6 / 4)) / 2,
         "repetition_3": 0.25,  # none, and one of two 111
         "repetition_4": 0.0,
         "self_bleu_4": 0.0,
@@ -116,6 +117,16 @@ def test_intervals_are_over_prompts():
     one, other = (metrics.compare_samples(rows, rows)["base"]["sentiment"] for rows in (few, many))
     assert one == pytest.approx(other)
     assert one["high"] - one["low"] > 0.3
+
+
+def test_interval_of_a_median():
+    """Seven prompts of equal completions: a resampled median is one of their seven values."""
+    nll = [3.0, 6.0, 9.0, 12.0, 15.0, 18.0, 21.0]  # of three tokens: exp(1) … exp(7)
+    rows = [sample(p, ref_nll=x) for p, x in zip("abcdefg", nll) for _ in range(3)]
+    base = metrics.compare_samples(rows, rows)["base"]["perplexity_median"]
+    assert base["mean"] == pytest.approx(math.exp(4))
+    # P(median of 7 draws ≤ second value) = P(Bin(7, 2/7) ≥ 4) = 0.10, ≤ first: 0.0099
+    assert base["low"] == pytest.approx(math.exp(2)) and base["high"] == pytest.approx(math.exp(6))
 
 
 def test_bootstrap_interval_of_a_mean():
