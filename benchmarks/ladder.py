@@ -126,7 +126,9 @@ def write(seeds):
     shown = [run for run in runs if not run["manifest"]["options"]["negate_reward"]]
     figure = report.plot_frontier(shown, best_of_n_baseline(runs[0]))
     report.save_figure(figure, ROOT / "benchmarks" / "frontier.png")
-    hardware = f"{len(os.sched_getaffinity(0))} CPU cores ({platform.processor() or platform.machine()})"
+    hardware = (
+        f"{len(os.sched_getaffinity(0))} CPU cores ({platform.processor() or platform.machine()})"
+    )
     text = f"""# Reference results on the bundled models
 
 `python benchmarks/ladder.py`, seeds {", ".join(map(str, seeds))}, {hardware}. Every run is

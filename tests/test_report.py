@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -98,6 +100,29 @@ def test_the_report_is_one_file_that_loads_nothing(run_folder, tmp_path):
     assert "i" not in page.tags and "b" not in page.tags  # names and texts are escaped
     assert "&lt;i&gt;30 &amp; 2&lt;/i&gt;" in text
     assert re.search(r"<td>0\.800.*<td>12\.5", text)
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+ASK_PAGE = """<script>addEventListener("load", () => {
+    const seen = [...document.images].map((image) => image.naturalWidth > 300);
+    const wide = document.documentElement.scrollWidth > innerWidth;
+    document.title = JSON.stringify({seen, wide, rows: document.querySelectorAll("tr").length});
+})</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_the_report_opens_in_a_browser(run_folder, tmp_path):
+    """Chromium decodes both pictures, finds the rows, and needs no scrolling to the side."""
+    page = tmp_path / "r.html"
+    report.write_report([report.read_run(run_folder)], [], page)
+    page.write_text(page.read_text(encoding="utf-8") + ASK_PAGE, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,1400", "--dump-dom"]
+    done = subprocess.run(
+        [BROWSER, *flags, page.as_uri()], capture_output=True, text=True, timeout=60
+    )
+    title = re.search("<title>(.*?)</title>", done.stdout).group(1)
+    assert json.loads(title) == {"seen": [True, True], "wide": False, "rows": 3}
 
 
 @pytest.mark.parametrize("command", ["curves", "frontier", "report"])
