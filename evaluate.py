@@ -376,9 +376,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.command in PAGES:
         return _page(args)
-    settings = run_settings(
-        getattr(args, "trained", None) or getattr(args, "model", None) or args.base
-    )
+    names = (getattr(args, name, None) for name in ("trained", "model", "base"))
+    settings = run_settings(*filter(None, names))
     settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
     try:
         args.prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
@@ -500,18 +499,18 @@ def load_reward(name):
     return score
 
 
-def run_settings(model_name):
-    """How the run that made OUTPUT_DIR/final sampled and scored; otherwise the defaults.
+def run_settings(*model_names):
+    """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
 
-    A bundled model has its sentiment model beside it.
+    The first name that is part of a run counts; otherwise the defaults, with the sentiment model
+    that lies beside a bundled model.
     """
-    folder = Path(model_name).resolve().parent
-    manifest, neighbour = folder / "run.json", folder / "sentiment"
-    options = json.loads(manifest.read_text())["options"] if manifest.exists() else {}
+    folders = [Path(name).resolve().parent for name in model_names]
+    manifests = [folder / "run.json" for folder in folders if (folder / "run.json").exists()]
+    options = json.loads(manifests[0].read_text())["options"] if manifests else {}
+    neighbours = [folder / "sentiment" for folder in folders if (folder / "sentiment").is_dir()]
     return {
-        "sentiment_model": options.get(
-            "sentiment_model", str(neighbour) if neighbour.is_dir() else NLPTOWN
-        ),
+        "sentiment_model": options.get("sentiment_model", str([*neighbours, NLPTOWN][0])),
         "max_new_tokens": options.get("max_completion_length", 48),
         "temperature": options.get("temperature", 1.0),
     }

@@ -14,6 +14,8 @@ from urllib.parse import urlparse
 
 import torch
 
+WEIGHTS = {"dtype": torch.float32, "use_safetensors": True}  # a pickled model could run code
+
 
 class UserError(Exception):
     """A problem the user can solve. The message says what happened and what to do, in one line."""
@@ -34,7 +36,9 @@ def load_pretrained(auto_class, name, **options):
     """
     try:
         return auto_class.from_pretrained(name, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError) as error:  # what from_pretrained raises for a bad folder
+    except Exception as error:  # from_pretrained lets the errors of four libraries through
+        if (Path(name) / "final").is_dir():
+            raise UserError(f"'{name}' is a run; its model is '{Path(name) / 'final'}'.") from error
         if Path(name).is_dir():
             raise UserError(
                 f"The folder '{name}' holds no model that can be loaded: {_first_line(error)}"
@@ -85,7 +89,7 @@ def load_model(model_name, device=None):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, model_name)
-    model = load_pretrained(AutoModelForCausalLM, model_name, dtype=torch.float32)
+    model = load_pretrained(AutoModelForCausalLM, model_name, **WEIGHTS)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

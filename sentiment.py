@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from models import UserError, best_device, load_pretrained
+from models import WEIGHTS, UserError, best_device, load_pretrained
 
 NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
 
@@ -29,7 +29,7 @@ def load_sentiment_model(model_name=NLPTOWN, device=None):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, model_name)
-    model = load_pretrained(AutoModelForSequenceClassification, model_name, dtype=torch.float32)
+    model = load_pretrained(AutoModelForSequenceClassification, model_name, **WEIGHTS)
     if model.config.num_labels != 5:
         raise UserError(
             f"The sentiment model '{model_name}' has {model.config.num_labels} labels; "
@@ -95,7 +95,7 @@ def load_judge(name="vader"):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, name)
-    model = load_pretrained(AutoModelForSequenceClassification, name, dtype=torch.float32)
+    model = load_pretrained(AutoModelForSequenceClassification, name, **WEIGHTS)
     model = model.to(best_device()).eval()
     values = label_values([model.config.id2label[i] for i in range(model.config.num_labels)], name)
     return lambda texts: (class_probs(model, tokenizer, texts) @ torch.tensor(values)).tolist()

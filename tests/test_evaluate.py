@@ -1,3 +1,4 @@
+import json
 import math
 import statistics
 
@@ -172,3 +173,17 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, option):
     with pytest.raises(SystemExit, match="evaluate.py: .*missing") as error:
         evaluate.main([*arguments, option, str(missing)])
     assert "\n" not in error.value.code
+
+
+def test_settings_are_those_of_the_first_model_that_has_any(tmp_path):
+    (tmp_path / "run").mkdir()
+    options = {"sentiment_model": "own", "max_completion_length": 20, "temperature": 0.7}
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"options": options}))
+    want = {"sentiment_model": "own", "max_new_tokens": 20, "temperature": 0.7}
+    assert evaluate.run_settings(str(tmp_path / "run" / "final"), TINY["model_name"]) == want
+    lone = evaluate.run_settings(str(tmp_path / "elsewhere"), TINY["model_name"])
+    assert lone == {
+        "sentiment_model": TINY["sentiment_model"],
+        "max_new_tokens": 48,
+        "temperature": 1.0,
+    }

@@ -1,12 +1,15 @@
 import copy
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import models
 from models import UserError, compute_log_probs, generate, load_model, pad_left, pad_right
+from train import PRESETS, add_lora
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
 COMPLETIONS = [[3, 5, 8, 0], [9, 7], [9, 3, 2, 3, 8]]  # the first ends with an end of text
@@ -124,8 +127,6 @@ def test_loading_turns_dropout_off_and_keeps_float32(policy):
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_left_padding_moves_no_position_in_a_plain_forward(policy, lora):
-    from train import add_lora
-
     model, tokenizer = policy
     model = add_lora(copy.deepcopy(model)).eval() if lora else model
     ids = torch.tensor(tokenizer("The music was")["input_ids"])
@@ -147,6 +148,82 @@ def test_a_folder_without_a_model_says_so(tmp_path):
         load_model(str(tmp_path))
 
 
+@pytest.fixture
+def checkpoint(tmp_path, policy):
+    """OUTPUT_DIR/checkpoint-15 of a LoRA run, the adapter moved away from zero."""
+    model, tokenizer = load_model(PRESETS["tiny"]["model_name"], "cpu")
+    adapted = add_lora(model)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    folder = tmp_path / "checkpoint-15"
+    adapted.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, adapted
+
+
+def test_an_adapter_in_mid_run_loads_with_its_base(checkpoint, policy):
+    folder, adapted = checkpoint
+    loaded, _ = load_model(str(folder), "cpu")
+    ids = torch.arange(40, 50)[None]
+    with torch.no_grad():
+        got, want, base = (model(ids).logits for model in (loaded, adapted.eval(), policy[0]))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    assert (got - base).abs().max() > 0.1
+
+
+def broken(folder, how):
+    weights = folder / "adapter_model.safetensors"
+    if how == "missing":
+        weights.unlink()
+    elif how == "cut short":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif how == "base is gone":
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = "/no/such/base"
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("how", ["missing", "cut short", "base is gone"])
+def test_a_broken_adapter_is_one_line(checkpoint, how):
+    folder, _ = checkpoint
+    broken(folder, how)
+    with pytest.raises(UserError, match="checkpoint-15' holds no model") as error:
+        load_model(str(folder), "cpu")
+    assert "\n" not in str(error.value)
+
+
+class Payload:
+    """Runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_a_pickled_model_is_refused_and_never_opened(checkpoint, small_gpt2, tmp_path, adapter):
+    folder, _ = checkpoint
+    name = "adapter_model.bin" if adapter else "pytorch_model.bin"
+    if adapter:
+        (folder / "adapter_model.safetensors").unlink()
+    else:
+        (folder / "adapter_config.json").unlink()
+        small_gpt2.config.save_pretrained(folder)
+    torch.save({"weight": Payload(tmp_path / "ran")}, folder / name)
+    with pytest.raises(UserError, match="holds no model"):
+        load_model(str(folder), "cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_folder_names_its_model(tmp_path):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    with pytest.raises(UserError, match="is a run; its model is '.*run/final'"):
+        load_model(str(tmp_path / "run"), "cpu")
+
+
 def test_no_network_fails_at_once(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens on this port
@@ -157,8 +234,6 @@ def test_no_network_fails_at_once(monkeypatch):
 
 
 def test_lora_reference_is_the_model_without_its_adapter(small_gpt2):
-    from train import add_lora
-
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
         before = small_gpt2(ids).logits
