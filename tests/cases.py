@@ -6,6 +6,7 @@ judge numbers and never code, so loops or vectors, lists or tensors, numpy or to
 so does every KL penalty that pulls the policy back, not only the one of the solution.
 """
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from reward_utils import check_rewards, describe_error
 from sentiment import get_sentiment_scores
 
 PROMPTS = ("This movie was", "The plot", "I watched this because", "It is", "My friends and I")
-COMPLETIONS = (
-    " very good and I would see it again.",
-    " of this film is not new",
-    " boring.",
-    " one of those movies that you never forget, and the music is part of it.",
-    " a terrible waste of time.",
-)
+WORDS = (
+    "film story actor scene music plot good bad great terrible boring wonderful slow funny never "
+    "always it the a and was is of not I loved hated again unforgettable disappointing"
+).split()
+
+
+def write_texts(rng, count):
+    """Completions of two to fourteen words. Another seed, other texts: nobody can learn them."""
+    texts = [rng.choices(WORDS, k=rng.randint(2, 14)) for _ in range(count)]
+    return [f" {' '.join(words)}." for words in texts]
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Ask:
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
         try:
             self.answer = self.function(**arguments)
-        except NotImplementedError:
+        except (NotImplementedError, Wrong):
             raise
         except Exception as error:
             path = self.function.__code__.co_filename
@@ -117,7 +121,7 @@ def compare(got, want, meaning, causes, tolerance=1e-4):
 
 def equals_the_score(ask, rng):
     """the reward of a text is its sentiment score."""
-    texts = rng.sample(COMPLETIONS, 3)
+    texts = write_texts(rng, 3)
     want = torch.tensor(get_sentiment_scores(texts))
     got = ask(completions=texts)
     return compare(got, want, "get_sentiment_scores", [("the sign", -want)], 1e-5)
@@ -125,7 +129,7 @@ def equals_the_score(ask, rng):
 
 def is_exponential_in_the_score(ask, rng):
     """the reward is exp(score / temperature) − 1."""
-    texts = [*rng.sample(COMPLETIONS, 3), ""]
+    texts = [*write_texts(rng, 3), ""]
     scores = torch.tensor(get_sentiment_scores(texts), dtype=torch.float64)
     for temperature in (None, 0.5, 2.0):
         tau = temperature or 1.0
@@ -158,7 +162,7 @@ TEXTS = (
 
 def gives_a_number_for_each_text(ask, rng):
     """one finite number for each text, the empty one included."""
-    texts = ["", " ", " fine.", rng.choice(COMPLETIONS)]
+    texts = ["", " ", " fine.", *write_texts(rng, 1)]
     if ask.function.__name__ == "shaped_reward":
         ask(scores=[0.1, 0.2, 0.5, 0.9], completions=texts)
         ask(scores=[0.5], completions=[""], prompts=["This movie was"])
@@ -169,7 +173,7 @@ def gives_a_number_for_each_text(ask, rng):
 
 def pays_for_sentiment(ask, rng):
     """of two texts of equal quality, the one with the better score earns more."""
-    scores = [0.1, 0.3, 0.5, 0.7, 0.9]
+    scores = [0.1 + 0.2 * i + rng.uniform(-0.05, 0.05) for i in range(5)]
     got = ask(scores=scores, completions=[PLAIN] * 5, prompts=["It is"] * 5)
     if (got.diff() > 0).all():
         return None
@@ -214,6 +218,11 @@ def logits_token_by_token(model, prompt_ids, completion_ids, shift=0):
 
     `shift=1` reads one position too late, to recognise that mistake.
     """
+    return _logits(model, tuple(prompt_ids), tuple(completion_ids), shift)
+
+
+@functools.lru_cache(maxsize=64)  # a grader asks about the same texts again and again
+def _logits(model, prompt_ids, completion_ids, shift):
     ids, rows = prompt_ids + completion_ids, []
     for i in range(len(prompt_ids), len(ids)):
         with torch.no_grad():
@@ -228,7 +237,7 @@ def picked(table, completion_ids):
 def sums_the_completion(ask, rng):
     """the log-probability of a text is the sum over its completion tokens."""
     model, tokenizer = ask.models
-    prompts, completions = rng.sample(PROMPTS, 3), rng.sample(COMPLETIONS, 3)
+    prompts, completions = rng.sample(PROMPTS, 3), write_texts(rng, 3)
     tokens, late, whole, raw, probs = [], [], [], [], []
     for prompt, completion in zip(prompts, completions):
         start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
