@@ -276,19 +276,26 @@ def save_final(model, tokenizer, output_dir):
     return final
 
 
+def git_commit():
+    """The commit of this copy, or None where there is no git or no repository."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
+
+
 def manifest(options, device):
     """What another person needs to repeat the run."""
     from importlib.metadata import version
 
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     packages = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
     return {
         "status": "running",
         "options": dataclasses.asdict(options),
         "versions": {"python": sys.version.split()[0], **{p: version(p) for p in packages}},
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": git_commit(),
         "device": str(device),
         "cpu_count": os.cpu_count(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

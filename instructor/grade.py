@@ -111,10 +111,9 @@ def digest(submission):
     return hashlib.sha256(submission.source).hexdigest()
 
 
-def grade_one(workshop, control, submission, settings, sandbox, models):
-    """The result of one submission: a dict, as it stands in the journal."""
-    rubric, started = settings["rubric"], time.monotonic()
-    result = {
+def blank_result(submission, settings, sandbox):
+    """The result of a submission before anything is known."""
+    return {
         "student": submission.student,
         "path": submission.path,
         "sha256": digest(submission),
@@ -123,12 +122,26 @@ def grade_one(workshop, control, submission, settings, sandbox, models):
         "tests": [],
         "points": {},
         "score": None,
-        "max": gradebook.maximum(rubric),
+        "max": gradebook.maximum(settings["rubric"]),
         "flags": list(submission.flags),
         "output": "",
+        "seconds": 0,
         "sandbox": sandbox,
         "seeds": settings["seeds"],
     }
+
+
+def unfinished(submission, settings, sandbox, error):
+    """The result where the grader itself failed: no points, for a person to look at."""
+    reason = f"the grader failed, not the submission: {type(error).__name__}: {error}"
+    result = blank_result(submission, settings, sandbox)
+    return {**result, "status": "grader error", "reason": reason[:300]}
+
+
+def grade_one(workshop, control, submission, settings, sandbox, models):
+    """The result of one submission: a dict, as it stands in the journal."""
+    rubric, started = settings["rubric"], time.monotonic()
+    result = blank_result(submission, settings, sandbox)
     if submission.duplicate:
         result |= {"status": "duplicate", "reason": "A newer submission is graded instead."}
     elif submission.rejected:
@@ -142,7 +155,7 @@ def grade_one(workshop, control, submission, settings, sandbox, models):
         result["score"] = round(sum(result["points"].values()), 2)
         result["output"] = output
         if outcomes[0].message.startswith(judge.NO_IMPORT):
-            result["reason"] = outcomes[0].message
+            result |= {"status": "import error", "reason": outcomes[0].message}
         imports = gradebook.unusual_imports(submission.source)
         result["flags"] += sorted(flags) + [f"imports {', '.join(imports)}"] * bool(imports)
         if settings["train"]:
@@ -166,6 +179,10 @@ def grade_all(workshop, submissions, settings, sandbox, models, journal, tick):
         control = controls.get()
         try:
             return grade_one(workshop, control, submission, settings, sandbox, models)
+        except GraderError:
+            raise
+        except Exception as error:  # one submission shall not end the others
+            return unfinished(submission, settings, sandbox, error)
         finally:
             controls.put(control)
 
@@ -197,11 +214,13 @@ def self_check(workshop, settings, models):
         outcomes, _, _ = judge.judge(workshop, control, source, settings["seeds"][:2], models, 3.0)
         points = gradebook.score([vars(outcome) for outcome in outcomes], rubric)
         for name, entry in rubric["exercises"].items():
-            full = points[name] == entry["points"]
-            if expected[name] != full or (expected[name] is None and points[name]):
+            got, most, wanted = points[name], entry["points"], expected[name]
+            if got != {"all": most, "none": 0}.get(wanted, got) or (
+                wanted == "less" and got == most
+            ):
                 raise GraderError(
-                    f"self-check: '{title}' earns {points[name]:g} of {entry['points']:g} for {name}. "
-                    "Nothing was graded; the tests of this machine's copy do not hold."
+                    f"self-check: '{title}' earns {got:g} of {most:g} for {name}; it should earn "
+                    f"{wanted}. The tests do not hold on this machine; nothing was graded."
                 )
 
 
@@ -292,17 +311,24 @@ def show(results, console):
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("student", "status", "points", "look at", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("student", no_wrap=True, overflow="ellipsis", max_width=32)
+    table.add_column("status", no_wrap=True)
+    table.add_column("points", justify="right", no_wrap=True)
+    table.add_column("look at", no_wrap=True, overflow="ellipsis", ratio=1)
     for r in results:
         points = f"{gradebook.number(r['score'])}/{gradebook.number(r['max'])}"
         points = points if r["score"] is not None else ""
-        notes = "; ".join([r.get("reason", "")] * bool(r.get("reason")) + r["flags"])
-        table.add_row(Text(r["student"]), r["status"], points, Text(notes[:120]))
+        notes = [r["reason"]] * bool(r.get("reason")) + r["flags"]
+        table.add_row(Text(r["student"]), r["status"], points, Text("; ".join(notes)))
     console.print(table)
     console.print("\nshare of the class that passes", style="bold")
+    function = None
     for name, case, share in gradebook.class_view(results):
-        bar = "█" * round(20 * share) if share == share else ""
-        console.print(f"  {share:5.0%} {bar:20} {name}: {case}", highlight=False, markup=False)
+        if name != function:
+            console.print(f"  {name}", highlight=False)
+        function, bar = name, "█" * round(10 * share) if share == share else ""
+        console.print(f"    {share:5.0%} {bar:10} {case}", highlight=False, markup=False)
 
 
 def grade(args, console):

@@ -22,7 +22,7 @@ from instructor.judge import CASES, ROOT, GraderError
 GRADED = "graded"
 HARMLESS_IMPORTS = {
     *("math", "torch", "numpy", "re", "collections", "itertools", "functools", "statistics"),
-    *("string", "typing", "operator", "sentiment", "__future__"),
+    *("string", "typing", "operator", "sentiment", "reward_utils", "__future__"),
 }
 ALIKE = 0.9  # share of common five-token sequences from which two files are flagged
 
@@ -129,14 +129,14 @@ def similar(sources):
     solution = ROOT / "rewards_solution.py"
     known = fingerprint(solution.read_bytes()) if solution.exists() else None
     flags = collections.defaultdict(list)
-    names = sorted(prints)
-    for i, name in enumerate(names):
-        if known and (same := likeness(prints[name], known)) >= ALIKE:
-            flags[name].append(f"{same:.0%} like the solution")
-        for other in names[i + 1 :]:
-            if (same := likeness(prints[name], prints[other])) >= ALIKE:
-                flags[name].append(f"{same:.0%} like {other}")
-                flags[other].append(f"{same:.0%} like {name}")
+    for name, own in prints.items():
+        peers = {other: likeness(own, prints[other]) for other in prints if other != name}
+        if known:
+            peers["the solution"] = likeness(own, known)
+        alike = sorted((other for other in peers if peers[other] >= ALIKE), key=lambda o: -peers[o])
+        flags[name] = [f"{peers[other]:.0%} like {other}" for other in alike[:2]]
+        if alike[2:]:
+            flags[name].append(f"and like {len(alike) - 2} more")
     return flags
 
 
@@ -257,7 +257,7 @@ def fence(text):
 def feedback(result, rubric):
     """What a student gets to read: points, what was checked, the own error, a hint."""
     lines = [f"# {escape(result['student'])}", ""]
-    if result["status"] != GRADED:
+    if not result["tests"]:
         lines += [f"Not graded: {escape(result['status'])}.", "", fence(result["reason"]), ""]
         return "\n".join(lines)
     lines += [f"**{number(result['score'])} of {number(result['max'])} points**", ""]
@@ -340,7 +340,7 @@ def write_roster(path, kind, header, rows, by_row, column):
 
 def class_view(results):
     """[(exercise, case, share that passes)] over what was graded."""
-    graded = [r for r in results if r["status"] == GRADED]
+    graded = [r for r in results if r["tests"]]
     view = []
     for name, case in test_names():
         passed = sum(

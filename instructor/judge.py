@@ -42,7 +42,7 @@ TOOLS = (  # what a submission may import, and nothing else of this project
     "instructor/worker.py",
 )
 ANSWER_LIMIT, OUTPUT_SHOWN = 1 << 20, 2000
-LIMITS = {"seconds": 60, "memory": 2 << 30, "file_size": 1 << 20}
+LIMITS = {"cpu_seconds": 60, "memory": 2 << 30, "file_size": 1 << 20}
 CONTROL = re.compile(
     r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 )
@@ -136,10 +136,12 @@ class Child:
         limits = {**LIMITS, **limits}
         order = {"folder": str(self.folder), "limits": limits, "unsafe": workshop.unsafe}
         fds = [questions, answers, shown]
-        socket.send_fds(control, [json.dumps(order).encode()], fds)
-        control.recv(4096)
-        for fd in fds:
-            os.close(fd)
+        try:
+            socket.send_fds(control, [json.dumps(order).encode()], fds)
+            self._reply()
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def ask(self, operation, **question):
         """Send one question, return the reply as a dict.
@@ -208,7 +210,13 @@ class Child:
 
     def _end(self):
         self.control.send(b'{"end": true}')
-        return json.loads(self.control.recv(4096))
+        return self._reply()
+
+    def _reply(self):
+        reply = self.control.recv(4096)
+        if not reply:
+            raise GraderError("the worker process is gone; --resume goes on with what is left")
+        return json.loads(reply)
 
     def close(self):
         if not self.dead:
@@ -329,7 +337,8 @@ def judge_function(child, name, cases, seeds, models):
     def run(case, seed):
         asked[case, seed] = []
         ask = Ask(remote(child, name, asked[case, seed]), models)
-        return report(case, ask, random.Random(seed))
+        text = report(case, ask, random.Random(seed)) or ""
+        return "\n".join(line for line in text.splitlines() if not line.startswith("  expected"))
 
     try:
         for case in cases:
@@ -350,7 +359,7 @@ def judge_function(child, name, cases, seeds, models):
         return [
             Outcome(name, case.__name__, False, f"Not implemented: {error}") for case in cases
         ], False
-    outcomes = [Outcome(name, c.__name__, not text, text or "") for c, text in messages.items()]
+    outcomes = [Outcome(name, c.__name__, not text, text) for c, text in messages.items()]
     return outcomes, unsteady and not child.dead
 
 

@@ -45,12 +45,12 @@ OWN_PROCESS_ONLY = ("kill", "tgkill")
 SELF_AS_ZERO_ONLY = ("prlimit64", "sched_setaffinity")
 
 
-def limit(seconds, memory, file_size):
+def limit(cpu_seconds, memory, file_size):
     """Resource limits: processor seconds, bytes of memory beyond those in use, bytes per file."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         in_use = int(statm.read().split()[0]) * resource.getpagesize()
     limits = {
-        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_CPU: cpu_seconds,
         resource.RLIMIT_AS: in_use + memory,
         resource.RLIMIT_FSIZE: file_size,
         resource.RLIMIT_NOFILE: 64,
@@ -97,9 +97,8 @@ def restrict_files(readable, writable):
     for paths, rights in ((readable, READ_FILE | READ_DIR | EXECUTE), (writable, everything)):
         for path in filter(os.path.exists, paths):
             fd = os.open(path, os.O_PATH)
-            if not os.path.isdir(path):
-                rights &= READ_FILE | WRITE_FILE | EXECUTE
-            rule = PathBeneath(rights, fd)
+            of_a_file = rights & (READ_FILE | WRITE_FILE | EXECUTE)
+            rule = PathBeneath(rights if os.path.isdir(path) else of_a_file, fd)
             call(ADD_RULE, ruleset, 1, ctypes.byref(rule), 0)
             os.close(fd)
     call(RESTRICT_SELF, ruleset, 0)
@@ -125,20 +124,20 @@ def restrict_calls():
     rules.load()
 
 
-def lock(folder, readable, seconds, memory, file_size, unsafe=False):
+def lock(folder, readable, cpu_seconds, memory, file_size, unsafe=False):
     """Lock this process in. With `unsafe`, a step that this machine cannot take is left out.
 
     Args:
         folder: the one place where it may write.
         readable: further paths that it may read, besides the libraries of Python.
-        seconds, memory, file_size: see `limit`.
+        cpu_seconds, memory, file_size: see `limit`.
 
     Raises:
         OSError, ImportError: a mechanism is missing.
     """
     libraries = {*LIBRARIES, *filter(None, sys.path), sys.prefix, sys.base_prefix, *readable}
     steps = (
-        lambda: limit(seconds, memory, file_size),
+        lambda: limit(cpu_seconds, memory, file_size),
         drop_capabilities,
         lambda: _prctl(PARENT_DEATH_SIGNAL, 9),
         lambda: _prctl(NO_NEW_PRIVILEGES, 1),

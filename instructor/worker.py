@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def become(order, fds):
         os.closerange(5, 1024)
         os.setsid()
         os.chdir(order["folder"])
+        tempfile.tempdir = order["folder"]
         os.environ.clear()
         os.environ.update(
             HOME=order["folder"], TMPDIR=order["folder"], LANG="C.UTF-8", **ENVIRONMENT
