@@ -131,10 +131,10 @@ def similar(sources):
     flags = collections.defaultdict(list)
     for name, own in prints.items():
         peers = {other: likeness(own, prints[other]) for other in prints if other != name}
-        if known:
-            peers["the solution"] = likeness(own, known)
+        if known and (same := likeness(own, known)) >= ALIKE:
+            flags[name].append(f"{same:.0%} like the solution")
         alike = sorted((other for other in peers if peers[other] >= ALIKE), key=lambda o: -peers[o])
-        flags[name] = [f"{peers[other]:.0%} like {other}" for other in alike[:2]]
+        flags[name] += [f"{peers[other]:.0%} like {other}" for other in alike[:2]]
         if alike[2:]:
             flags[name].append(f"and like {len(alike) - 2} more")
     return flags

@@ -44,7 +44,8 @@ TOOLS = (  # what a submission may import, and nothing else of this project
 ANSWER_LIMIT, OUTPUT_SHOWN = 1 << 20, 2000
 LIMITS = {"cpu_seconds": 60, "memory": 2 << 30, "file_size": 1 << 20}
 CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal commands, colours
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"  # controls, reversed writing
 )
 
 
@@ -175,8 +176,11 @@ class Child:
         poll = select.poll()
         for fd in (self.answers, self.shown):
             poll.register(fd, select.POLLIN)
-        while b"\n" not in self.buffer:
-            events = poll.poll(max(0, deadline - time.monotonic()) * 1000)
+        while True:
+            answered = b"\n" in self.buffer  # then only what was printed before it is left
+            events = poll.poll(0 if answered else max(0, deadline - time.monotonic()) * 1000)
+            if answered and self.shown not in [fd for fd, _ in events]:
+                break
             if not events:
                 self._die(f"no answer within {self.seconds:.0f} seconds")
             for fd, _ in events:

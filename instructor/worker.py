@@ -100,8 +100,8 @@ def become(order, fds):
         os.environ.update(
             HOME=order["folder"], TMPDIR=order["folder"], LANG="C.UTF-8", **ENVIRONMENT
         )
-        sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
-        sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
+        sys.stdout = open(1, "w", 1, encoding="utf-8", errors="replace", closefd=False)
+        sys.stderr = open(2, "w", 1, encoding="utf-8", errors="replace", closefd=False)
         sandbox.lock(order["folder"], [str(HERE)], unsafe=order["unsafe"], **order["limits"])
         reseed()
         with open(3, "rb", closefd=False) as incoming:

@@ -79,7 +79,8 @@ def hostile_sources(port, marker, models):
                 names += [*frame.f_locals, *frame.f_globals]
                 frame = frame.f_back
             names += [k for o in gc.get_objects() if isinstance(o, dict) for k in o]
-            if not {"finding", "expected", "outcomes"} & {n for n in names if isinstance(n, str)}:
+            names = {name for name in names if isinstance(name, str)}
+            if not {"pulls_the_policy_back", "exact_gradient", "judge_function"} & names:
                 raise LookupError("nothing there")
             """
         ),
@@ -234,7 +235,15 @@ def batch(tmp_path_factory, policy, listener, classifier):
     before = processes()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = grader(
-        course, "--out", folder / "out", "--timeout", "3", "--seeds", "11", "12", env=environment
+        course,
+        "--out",
+        folder / "out",
+        "--timeout",
+        "3",
+        "--seeds",
+        "90210",
+        "90211",
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     lines = (folder / "out" / "results.jsonl").read_text(encoding="utf-8").splitlines()
@@ -345,10 +354,8 @@ def test_text_of_strangers_is_escaped_everywhere(batch):
     assert "\x1b" not in batch["shown"]
     (page,) = batch["out"].glob("feedback/HYPERLINK*.md")
     text = page.read_text(encoding="utf-8")
-    inside = re.search(r"^ *(`{4,})text\n(.*?)^ *\1$", text, re.DOTALL | re.MULTILINE)
-    assert "<script>" in inside.group(2) and text.count("<script>") == inside.group().count(
-        "<script>"
-    )
+    block = re.compile(r"^ *(`{4,})text\n.*?^ *\1$", re.DOTALL | re.MULTILINE)
+    assert "<script>" in text and "<script>" not in block.sub("", text)
     assert len(list(batch["out"].glob("feedback/*.md"))) == len(batch["results"])
 
 
@@ -356,10 +363,7 @@ def test_text_of_strangers_is_escaped_everywhere(batch):
 def test_feedback_gives_no_expected_value_and_no_hidden_input(batch):
     for path in batch["out"].glob("feedback/*.md"):
         assert not re.search(r"^ *expected  ", path.read_text(encoding="utf-8"), re.MULTILINE)
-    for student in ("29 hard-coded", "12 nan"):
-        (path,) = batch["out"].glob(f"feedback/{student.replace(' ', '_')}.md")
-        for seed in (11, 12):
-            assert str(seed) not in re.sub(r"\d+ of \d+", "", path.read_text(encoding="utf-8"))
+        assert "9021" not in path.read_text(encoding="utf-8")
 
 
 GRADESCOPE = {  # documented fields and their types
@@ -686,4 +690,4 @@ def test_a_journal_of_another_rubric_is_not_continued(tmp_path):
 
 
 def test_terminal_controls_are_removed():
-    assert judge.clean("\x1b[31mred\x1b]0;t\x07\u202e \x00x\n") == "red]0;t x\n"
+    assert judge.clean("\x1b[31mred\x1b]0;t\x07\u202e \x00x\n") == "red x\n"
