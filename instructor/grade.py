@@ -395,6 +395,9 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit("\ngrade.py: interrupted; --resume goes on with what is left.")
     except (GraderError, collect.Rejected, OSError) as error:
+        if args.gradescope:  # the student reads why, and no submission is without results
+            page = {"score": 0.0, "output": str(error), "output_format": "text", "tests": []}
+            gradebook.write(Path(args.out) / "results.json", json.dumps(page))
         sys.exit(f"grade.py: {error}")
     if args.gradescope:
         (page,) = (Path(args.out) / "results").iterdir()

@@ -369,7 +369,7 @@ def judge_function(child, name, cases, seeds, models):
 
 def probe(workshop, control):
     """{protection: whether it holds} on this machine, by trying to break out."""
-    secret = str(ROOT / "rewards_solution.py")
+    secret = str(ROOT / "tests" / "cases.py")
     memory = 2 * LIMITS["memory"]
     try:
         with Child(workshop, control, b"", 30.0) as child:

@@ -37,8 +37,10 @@ RELEASED = (
 WITHHELD = {
     "rewards_solution.py",
     "CONTRIBUTING.md",
+    "tests/test_grade.py",
     "tests/test_instructor.py",
 }
+MOVED = {"instructor/classroom.yml": ".github/workflows/classroom.yml"}
 HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing about an exercise
     "with torch.no_grad():",
     "return get_sentiment_scores(completions)",  # the worked example
@@ -149,6 +151,9 @@ def copy_files(folder):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target)
+    for source, name in MOVED.items():
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copyfile(ROOT / source, folder / name)
     readme = folder / "README.md"
     readme.write_text(student_readme(readme.read_text(encoding="utf-8"), files), encoding="utf-8")
     return files

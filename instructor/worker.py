@@ -12,6 +12,7 @@ import json
 import os
 import random
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -253,3 +254,5 @@ if __name__ == "__main__":
     for control in sockets:
         control.send(b"{}")  # ready
     serve(sockets)
+    if HERE.parent.name.startswith("grade-"):  # a grader that was killed cannot do it
+        shutil.rmtree(HERE.parent, ignore_errors=True)

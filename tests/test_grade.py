@@ -15,8 +15,18 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from instructor import attacks, collect, grade, gradebook, judge
+from instructor import (
+    attacks,
+    autograder,
+    collect,
+    grade,
+    gradebook,
+    judge,
+    release,
+    training,
+)
 
 ROOT = attacks.ROOT
 HYPERLINK = '=HYPERLINK("x"), 1'
@@ -206,6 +216,12 @@ FULL = [
 ]
 
 
+def shared_memory():
+    """What would outlive a process: segments of System V and files in memory."""
+    segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return {line.split()[1] for line in segments} | set(map(str, Path("/dev/shm").glob("*")))
+
+
 def processes():
     return {int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()}
 
@@ -232,7 +248,7 @@ def batch(tmp_path_factory, policy, listener, classifier):
         file.writestr("rewards.py", b" " * (64 << 20))
     temporary = folder / "tmp"
     temporary.mkdir()
-    before = processes()
+    before, shared = processes(), shared_memory()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = grader(
         course,
@@ -251,6 +267,7 @@ def batch(tmp_path_factory, policy, listener, classifier):
     with open(folder / "out" / "grades.csv", newline="", encoding="utf-8") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
     left = {"processes": processes() - before, "files": list(temporary.iterdir())}
+    left["shared memory"] = shared_memory() - shared
     return {"results": results, "rows": rows, "out": folder / "out", "marker": marker, **left} | {
         "shown": done.stdout
     }
@@ -338,7 +355,7 @@ def test_nothing_is_left_behind(batch, listener):
             call()
     time.sleep(2)
     assert not batch["marker"].exists() and not (ROOT / "instructor" / "owned").exists()
-    assert batch["files"] == []
+    assert batch["files"] == [] and batch["shared memory"] == set()
     alive = [p for p in batch["processes"] if Path(f"/proc/{p}/cmdline").exists()]
     assert not [p for p in alive if b"worker.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
@@ -409,33 +426,69 @@ def test_gradescope_results_have_the_documented_fields(batch):
         assert formats == {"text"} and page["visibility"] in grade.VISIBILITIES
 
 
-@pytest.mark.slow
-def test_a_killed_run_resumed_gives_the_same_files(tmp_path):
-    course = tmp_path / "in"
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """A course, the arguments that grade it, and its grades when nothing interferes."""
+    folder = tmp_path_factory.mktemp("whole")
     for i, (name, source) in enumerate(attacks.valid_files().items()):
-        put(course, f"{i:02} {name}", source)
-    arguments = [course, "--seeds", "5", "--jobs", "2", "--out"]
-    assert grader(*arguments, tmp_path / "whole").returncode == 0
-    command = [sys.executable, str(ROOT / "instructor" / "grade.py")]
-    command += [*map(str, arguments), str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    journal = tmp_path / "killed" / "results.jsonl"
-    deadline = time.monotonic() + 120
+        put(folder / "in", f"{i:02} {name}", source)
+    arguments = [folder / "in", "--seeds", "5", "--jobs", "2", "--out"]
+    assert grader(*arguments, folder / "out").returncode == 0
+    return arguments, folder / "out"
+
+
+def assert_same_files(folder, other):
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(other) for p in other.rglob("*") if p.is_file())
+    assert [n for n in names if (folder / n).read_bytes() != (other / n).read_bytes()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumed_gives_the_same_files(tmp_path, whole_run, how):
+    arguments, whole = whole_run
+    out, temporary = tmp_path / "out", tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, str(ROOT / "instructor" / "grade.py"), *map(str, arguments)]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    process = subprocess.Popen(
+        [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    )
+    journal, deadline = out / "results.jsonl", time.monotonic() + 120
     while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = journal.read_bytes()
-    assert 5 <= done.count(b"\n") < len(attacks.valid_files())
+    process.send_signal(how)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == (1 if how == signal.SIGINT else -9)
+    assert (b"--resume goes on" in said) == (how == signal.SIGINT) and b"Traceback" not in said
+    assert 5 <= journal.read_bytes().count(b"\n") < len(attacks.valid_files())
+    deadline = time.monotonic() + 20
+    while list(temporary.iterdir()):  # the worker notices that the grader is gone, and cleans up
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     with open(journal, "ab") as file:
         file.write(b'{"student": "half a li')
-    refused = grader(*arguments, tmp_path / "killed")
+    refused = grader(*arguments, out)
     assert refused.returncode == 1 and "--resume goes on" in refused.stderr
-    assert grader(*arguments, tmp_path / "killed", "--resume").returncode == 0
-    for path in sorted(p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
-        other = tmp_path / "killed" / path.relative_to(tmp_path / "whole")
-        assert other.read_bytes() == path.read_bytes(), path.name
+    assert grader(*arguments, out, "--resume").returncode == 0
+    assert_same_files(whole, out)
+
+
+@pytest.mark.slow
+def test_one_student_graded_again_changes_nothing_else(tmp_path, whole_run):
+    arguments, whole = whole_run
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0])
+    lines[0] = json.dumps({**first, "score": 1.0})
+    (out / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = grader(*arguments, out, "--only", first["student"])
+    assert done.returncode == 0, done.stderr
+    assert_same_files(whole, out)
+    unknown = grader(*arguments, out, "--only", "nobody")
+    assert unknown.returncode == 1 and "nobody handed in as nobody" in unknown.stderr
 
 
 @pytest.mark.slow
@@ -445,6 +498,93 @@ def test_gradescope_grades_one_submission(tmp_path):
     done = grader(tmp_path / "submission", "--out", tmp_path / "results", "--gradescope")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "results" / "results.json").read_text())["score"] == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source, points", [(attacks.SOLUTION, 100), (None, 0)])
+def test_the_zip_for_gradescope_grades(tmp_path, source, points):
+    """Unpacked and run as Gradescope does it, but with the packages of this environment."""
+    autograder.main([str(tmp_path / "a.zip")])
+    shutil.unpack_archive(tmp_path / "a.zip", tmp_path / "source")
+    assert release.find_leaks(tmp_path / "source") == []
+    assert not list((tmp_path / "source").rglob("*solution*"))
+    for folder in ("submission", "results"):
+        (tmp_path / folder).mkdir()
+    if source:
+        (tmp_path / "submission" / "rewards.py").write_text(source)
+    run = tmp_path / "source" / "run_autograder"
+    environment = {**os.environ, "AUTOGRADER_ROOT": str(tmp_path), "PYTHON": sys.executable}
+    subprocess.run(["bash", str(run)], env=environment, timeout=300, capture_output=True)
+    page = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert page["score"] == points
+    if not source:
+        assert "there is no submission" in page["output"]
+
+
+def test_gradescope_gets_results_even_if_the_grader_cannot_start(tmp_path):
+    for name in ("source", "results"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run").write_text(autograder.RUN)
+    environment = {**os.environ, "AUTOGRADER_ROOT": str(tmp_path), "PYTHON": "/no/such/python"}
+    subprocess.run(["bash", str(tmp_path / "run")], env=environment, capture_output=True)
+    page = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert page["score"] == 0 and "The grader failed" in page["output"]
+
+
+def handed_in(folder, tensors):
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_handed_in_models_are_measured_from_their_tensors(tmp_path, policy, classifier, capsys):
+    base, _ = policy
+    tensors = {k: v.clone() for k, v in base.state_dict().items() if k != "lm_head.weight"}
+    handed_in(tmp_path / "in" / "ann" / "final", tensors)
+    shutil.copytree(tmp_path / "in" / "ann", tmp_path / "in" / "code")
+    (tmp_path / "in" / "code" / "final" / "config.json").write_text(
+        '{"auto_map": {"x": "evil.py"}}'
+    )
+    name = next(iter(tensors))
+    broken = {
+        "other": {"x": torch.zeros(2)},
+        "shape": {**tensors, name: torch.zeros(3)},
+        "nan": {**tensors, name: tensors[name] * float("nan")},
+    }
+    for student, changed in broken.items():
+        handed_in(tmp_path / "in" / student, changed)
+    (tmp_path / "in" / "pickle").mkdir()
+    torch.save(tensors, tmp_path / "in" / "pickle" / "pytorch_model.bin")
+    handed_in(tmp_path / "in" / "cut", tensors)
+    os.truncate(tmp_path / "in" / "cut" / "model.safetensors", 1000)
+    out = tmp_path / "c.csv"
+    training.main([str(tmp_path / "in"), f"--out={out}", "--num_samples=1", "--max_new_tokens=4"])
+    with open(out, newline="", encoding="utf-8") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    for student in ("ann", "code"):
+        assert {**rows[student], "student": ""} == {**rows["(base model)"], "student": ""}
+        assert float(rows[student]["kl"]) == 0
+    assert "other tensors than the base" in rows["other"]["status"]
+    assert "has the shape (3,)" in rows["shape"]["status"]
+    assert "not finite" in rows["nan"]["status"]
+    assert "pickles are not opened" in rows["pickle"]["status"]
+    assert "cannot be read" in rows["cut"]["status"]
+
+
+@pytest.mark.slow
+def test_a_short_training_with_the_reward_of_a_submission(tmp_path, policy, classifier):
+    settings = {"options": {"max_steps": 2, "kl_type": "forward"}, "rise": -1.0, "nats": 10}
+    with judge.Workshop(1) as workshop:
+        workshop.wait()
+        (control,) = workshop.controls
+        for source, words in (
+            (attacks.SOLUTION, "After 2 steps: sentiment 0.5"),
+            (attacks.TEMPLATE, "did not finish: it raised UserError: Exercise 3b: implement"),
+        ):
+            told = training.check(workshop, control, source.encode(), settings, policy)
+            assert words in told
+        assert list(workshop.folder.iterdir()) == [workshop.tools]
 
 
 # What needs no sandbox.
