@@ -145,6 +145,20 @@ def get_train_dataset(prompts_file=None):
     return _dataset(read_prompts(prompts_file) if prompts_file else TRAIN_PROMPTS)
 
 
+def arrange(dataset, count, seed):
+    """The first `count` prompts of a training: the dataset over and over, each time shuffled anew.
+
+    One arrangement for the whole run, so that a run that resumes knows where it was. TRL's sampler
+    would shuffle the second epoch of a resumed run as it did the first.
+    """
+    import torch
+
+    generator, order = torch.Generator().manual_seed(seed), []
+    while len(order) < count:
+        order += torch.randperm(len(dataset), generator=generator).tolist()
+    return dataset.select(order[:count])
+
+
 def get_validation_dataset():
     """`datasets.Dataset` with one column, `prompt`: VALIDATION_PROMPTS, never trained on."""
     return _dataset(VALIDATION_PROMPTS)

@@ -1,5 +1,6 @@
 """What a training run shows and records: progress, validation, metrics.jsonl, completions.jsonl."""
 
+import contextlib
 import json
 import os
 import sys
@@ -57,12 +58,15 @@ def read_jsonl(path, **match):
     return [row for row in rows if match.items() <= row.items()]
 
 
-def drop_rows_after(path, step):
-    """Drop the rows of a JSONL file beyond `step`, which a resumed run will write again."""
+def keep_rows(path, wanted):
+    """Drop the rows of a JSONL file that are not `wanted(row)`, and a last one that was cut off."""
     if not Path(path).exists():
         return
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            if line.endswith("\n") and wanted(json.loads(line)):
+                kept.append(line)
     temporary = Path(f"{path}.tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)
@@ -96,11 +100,15 @@ class Monitor(TrainerCallback):
         self.console = console or make_console()
         self.metrics_file = Path(output_dir) / "metrics.jsonl"
         self.completions_file = Path(output_dir) / "completions.jsonl"
-        for file in (self.metrics_file, self.completions_file):
-            drop_rows_after(file, start_step)
-        self.first = self.last = None  # metrics before and after
-        if start_step:  # the run began before this process did
-            self.first = self.last = read_jsonl(self.metrics_file, phase="validation")[0]
+        # A resumed run writes again what lies beyond its checkpoint.
+        keep_rows(self.metrics_file, lambda row: row["step"] <= start_step)
+        done = []  # validations of a process before this one
+        if self.metrics_file.exists():
+            done = read_jsonl(self.metrics_file, phase="validation")
+        self.validated = {row["step"] for row in done}
+        keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
+        figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
+        self.first, self.last = (figures[0], figures[-1]) if figures else (None, None)
         self.header_shown = False
         self.train_log = {}  # TRL's latest log
         self.equal_groups = []  # share of groups with equal rewards, each step since validation
@@ -120,8 +128,8 @@ class Monitor(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.perf_counter()
         self.start_step = state.global_step
-        if self.first is None:
-            self._run_validation(0)
+        if self.start_step % self.eval_steps == 0:
+            self._run_validation(self.start_step)
         self.task = self.progress.add_task("", total=args.max_steps, reward="…")
         self.progress.update(self.task, completed=state.global_step)
         self.progress.start()
@@ -156,7 +164,7 @@ class Monitor(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self.stop()
-        if state.global_step != self.start_step:
+        if state.global_step >= args.max_steps:  # not where a signal has stopped it
             self._run_validation(state.global_step)
 
     def stop(self):
@@ -164,12 +172,15 @@ class Monitor(TrainerCallback):
         self.progress.stop()
 
     def _run_validation(self, step):
+        if step in self.validated:
+            return
+        self.validated.add(step)
         started = time.perf_counter()
         result = self.validate()
         metrics = result["metrics"]
-        append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         rows = [{k: v for k, v in s.items() if k != "ids"} for s in result["samples"]]
         append_jsonl(self.completions_file, [{"step": step, **row} for row in rows])
+        append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         if self.log:
             rows = {f"validation/{name}": value for name, value in metrics.items()}
             self.log({"train/global_step": step, **rows})

@@ -9,6 +9,7 @@ Options → prompts → models → reward → TRL's GRPOTrainer → OUTPUT_DIR/f
 import argparse
 import dataclasses
 import difflib
+import json
 import math
 import os
 import subprocess
@@ -65,10 +66,10 @@ class Options:
     temperature: float = option(1.0, "of sampling, log-probs and validation", minimum=0.01)
     seed: int = option(0, "of everything random", minimum=0)
     eval_steps: int = option(25, "steps between validations", minimum=1)
-    save_steps: int = option(50, "steps between checkpoints; the last one is kept", minimum=1)
+    save_steps: int = option(50, "steps between checkpoints; the last two are kept", minimum=1)
     prompts: str | None = option(None, "file of training prompts, one per line or JSONL")
     config: str | None = option(None, "YAML file of options; flags win over it")
-    resume: bool = option(False, "go on from the last checkpoint in OUTPUT_DIR")
+    resume: bool = option(False, "go on with the run in OUTPUT_DIR, with its options")
     wandb: bool = option(False, "log to Weights & Biases (WANDB_MODE=offline works)")
     check: bool = option(False, "check options, exercises and models, then stop")
     debug: bool = option(False, "show the traceback of an error")
@@ -91,6 +92,8 @@ def resolve_options(given):
     if given.get("config") is not None:
         given = {**read_config(given["config"]), **given}
     given = {name: check_option(name, value) for name, value in given.items()}
+    if given.get("resume"):
+        given = {**recorded_options(given), **given}
     options = Options(**{**PRESETS[given.get("preset", "medium")], **given})
     if options.reward_shaping == "none":
         options.reward_shaping = "linear"
@@ -102,6 +105,31 @@ def resolve_options(given):
             f"legal for this batch: {', '.join(map(str, legal))}."
         )
     return options
+
+
+MAY_CHANGE = {"output_dir", "config", "resume", "wandb", "check", "debug", "max_steps"}
+
+
+def recorded_options(given):
+    """The options that the run in OUTPUT_DIR began with.
+
+    Raises:
+        OptionError: there is no run, or `given` contradicts it.
+    """
+    folder = Path(given.get("output_dir", FIELDS["output_dir"].default))
+    try:
+        recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"There is no run to resume in {folder}.") from error
+    for name, value in given.items():
+        if name not in MAY_CHANGE and recorded.get(name) != value:
+            raise OptionError(
+                f"The run in {folder} began with {name} {recorded.get(name)}, not {value}. "
+                f"--resume keeps its options: leave --{name} out."
+            )
+    return {name: value for name, value in recorded.items() if name not in MAY_CHANGE} | {
+        "max_steps": recorded["max_steps"]
+    }
 
 
 def check_option(name, value):
@@ -163,17 +191,17 @@ def parse_arguments(argv=None):
 
 def prepare_output(options):
     """Make OUTPUT_DIR, moving an earlier run aside; returns the checkpoint to resume from."""
-    from transformers.trainer_utils import get_last_checkpoint
-
+    from checkpoints import newest_good
     from models import UserError
 
     folder = Path(options.output_dir)
     try:
         if options.resume:
-            checkpoint = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-            if checkpoint is None:
-                raise UserError(f"There is no checkpoint to resume from in {folder}.")
-            return checkpoint
+            checkpoint, problems = newest_good(folder)
+            for name, problem in problems.items():
+                print(f"{name} is not used: {problem}.")
+            print(f"Going on from {checkpoint.name if checkpoint else 'the start'}.")
+            return str(checkpoint) if checkpoint else None
         if (folder / "run.json").exists():
             number = 1
             while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
@@ -235,12 +263,13 @@ def make_config(options, device):
         disable_dropout=True,  # with dropout the policy is not the reference at step 0
         gradient_checkpointing=False,  # trades time for memory that these sizes do not need
         seed=options.seed,
+        shuffle_dataset=False,  # `data.arrange` has done it
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
         logging_steps=1,
         disable_tqdm=True,
         save_steps=options.save_steps,
-        save_total_limit=1,
+        save_total_limit=2,  # the one before stays until the newest is sealed
         report_to="wandb" if options.wandb else "none",
         run_name=Path(options.output_dir).name,
         **precision,
@@ -346,15 +375,17 @@ def reward_options(options):
     return {name: getattr(options, name) for name in REWARD_OPTIONS}
 
 
-def make_trainer(options, parts, device, watch):
-    """TRL's trainer with this project's rollout and reward; `watch` shows and validates."""
+def make_trainer(options, parts, device, callbacks):
+    """TRL's trainer with this project's rollout and reward."""
     from transformers import PrinterCallback
     from trl import GRPOTrainer
 
+    from data import arrange
     from models import generate
     from reward_utils import make_reward_function, policy_and_ref_log_probs
 
     tokenizer, (_, amp_dtype) = parts.tokenizer, mixed_precision(device)
+    prompts_per_step = options.batch_size // options.num_generations
 
     def rollout(prompts, trainer):
         prompt_ids = tokenizer(prompts)["input_ids"]
@@ -380,10 +411,10 @@ def make_trainer(options, parts, device, watch):
         reward_funcs=make_reward_function(
             parts.rewards, **reward_options(options), log_probs=log_probs
         ),
-        train_dataset=parts.dataset,
+        train_dataset=arrange(parts.dataset, options.max_steps * prompts_per_step, options.seed),
         processing_class=tokenizer,
         rollout_func=rollout,
-        callbacks=[watch],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # a dict per step
     return trainer
@@ -426,6 +457,7 @@ def train(**given):
     monitor.quiet_libraries()
     from transformers import set_seed
 
+    from checkpoints import Safeguard, Stopped
     from models import best_device, keep_freed_memory
 
     keep_freed_memory()
@@ -449,14 +481,18 @@ def train(**given):
         start_step,
         log=start_wandb(options) if options.wandb else None,
     )
-    trainer = make_trainer(options, parts, device, watch)
+    guard = Safeguard(console)
+    trainer = make_trainer(options, parts, device, [watch, guard])
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        if guard.received:
+            raise Stopped(guard.received, trainer.state.global_step)
     except BaseException:
         monitor.write_json(run_file, {**run, "status": "stopped"})
         raise
     finally:
         watch.stop()
+        guard.restore()
     final = save_final(trainer.model, parts.tokenizer, options.output_dir)
     run |= {
         "status": "finished",
@@ -527,8 +563,15 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: interrupted; --resume goes on from the last checkpoint.")
     except Exception as error:
+        from checkpoints import Stopped
         from models import UserError
 
+        if isinstance(error, Stopped):
+            command = (
+                f"python train.py --resume --output_dir {given.get('output_dir', './outputs')}"
+            )
+            print(f"train.py: {error}, with a checkpoint. {command} goes on.", file=sys.stderr)
+            sys.exit(128 + error.number)
         if given.get("debug"):
             raise
         if isinstance(error, (OptionError, UserError)):

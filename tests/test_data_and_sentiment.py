@@ -126,3 +126,14 @@ def test_the_bundled_models_are_small():
     files = [f for f in (ROOT / "tiny").rglob("*") if f.is_file()]
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".txt"}
     assert 1e6 < sum(f.stat().st_size for f in files) <= 20e6
+
+
+def test_prompts_are_arranged_for_the_whole_run():
+    from datasets import Dataset
+
+    dataset = Dataset.from_dict({"prompt": list("abcde")})
+    long = data.arrange(dataset, 13, seed=1)["prompt"]
+    assert sorted(long[:5]) == sorted(long[5:10]) == list("abcde") and len(long) == 13
+    assert long[:5] != long[5:10]  # each pass is shuffled anew
+    assert data.arrange(dataset, 7, seed=1)["prompt"] == long[:7]  # a longer run begins alike
+    assert data.arrange(dataset, 13, seed=2)["prompt"] != long

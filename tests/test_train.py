@@ -336,7 +336,7 @@ def test_table_fits_80_columns():
 def test_rows_beyond_a_checkpoint_are_dropped(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4')  # the last was cut off
-    monitor.drop_rows_after(file, 2)
+    monitor.keep_rows(file, lambda row: row["step"] <= 2)
     assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 

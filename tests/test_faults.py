@@ -1,0 +1,160 @@
+"""Faults, injected for real: what is killed, damaged, full, slow or unreachable."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import checkpoints
+import monitor
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--preset", "tiny", "--batch_size", "4", "--num_generations", "2"]
+TINY += ["--max_completion_length", "4"]
+
+
+def start(*arguments, **options):
+    """train.py in a process of its own, with pipes for what it says."""
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, **{**pipes, **options})
+
+
+def wait_for_steps(process, folder, steps):
+    """Until metrics.jsonl holds so many steps."""
+    file, deadline = Path(folder) / "metrics.jsonl", time.monotonic() + 120
+    while not file.exists() or file.read_text().count('"train"') < steps:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+
+
+def metrics_of(folder):
+    """The rows of metrics.jsonl without their times."""
+    rows = monitor.read_jsonl(Path(folder) / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "step_time"} for row in rows]
+
+
+def assert_same_run(folder, other):
+    weights, others = (load_file(p / "final" / "model.safetensors") for p in (folder, other))
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, others[name]), name
+    assert metrics_of(folder) == metrics_of(other)
+    texts = [(p / "completions.jsonl").read_bytes() for p in (folder, other)]
+    assert texts[0] == texts[1]
+    results = [json.loads((p / "run.json").read_text()) for p in (folder, other)]
+    for key in ("status", "before", "after"):
+        assert results[0][key] == results[1][key]
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    for name, kills in (("whole", 0), ("killed", 20)):
+        command = [
+            sys.executable,
+            str(ROOT / "tests" / "kill_runs.py"),
+            tmp_path / name,
+            str(kills),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    steps = [row["step"] for row in metrics_of(tmp_path / "killed") if row["phase"] == "train"]
+    assert steps == list(range(1, 161))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
+    arguments = [*TINY, "--max_steps", "30", "--eval_steps", "20", "--save_steps", "100"]
+    whole = start(*arguments, "--output_dir", tmp_path / "whole")
+    run = start(*arguments, "--output_dir", tmp_path / "run")
+    wait_for_steps(run, tmp_path / "run", 5)
+    run.send_signal(number)
+    shown, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert "Stopping after this step" in shown
+    assert f"--resume --output_dir {tmp_path / 'run'} goes on" in said and said.count("\n") == 1
+    step = metrics_of(tmp_path / "run")[-1]["step"]
+    assert checkpoints.newest_good(tmp_path / "run")[0].name == f"checkpoint-{step}"
+    resumed = start("--resume", "--output_dir", tmp_path / "run")
+    shown, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0 and f"Going on from checkpoint-{step}" in shown, said
+    assert whole.wait(timeout=120) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_run_at_once(tmp_path):
+    run = start(*TINY, "--max_steps", "5000", "--output_dir", tmp_path / "run")
+    wait_for_steps(run, tmp_path / "run", 2)
+    os.kill(run.pid, signal.SIGSTOP)  # both arrive in the same step
+    for number in (signal.SIGTERM, signal.SIGINT):
+        run.send_signal(number)
+    os.kill(run.pid, signal.SIGCONT)
+    _, said = run.communicate(timeout=20)
+    assert run.returncode != 0 and "Traceback" not in said
+
+
+# Checkpoints.
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run folder with two sealed checkpoints."""
+    for step in (4, 8):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(bytes([step]) * 1000)
+        (folder / "trainer_state.json").write_text("{}")
+        checkpoints.seal(folder)
+    return tmp_path
+
+
+def test_the_newest_sealed_checkpoint_is_taken(saved):
+    (saved / "checkpoint-x").mkdir()
+    assert checkpoints.newest_good(saved) == (saved / "checkpoint-8", {})
+
+
+def unseal(folder):
+    (folder / checkpoints.SEAL).unlink()
+
+
+def flip_a_bit(folder):
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[500] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+
+
+DAMAGE = {
+    "was not written to its end": unseal,
+    "model.safetensors is damaged": flip_a_bit,
+    "trainer_state.json is missing": lambda folder: (folder / "trainer_state.json").unlink(),
+    "sealed.json is damaged": lambda folder: os.truncate(folder / checkpoints.SEAL, 20),
+}
+
+
+@pytest.mark.parametrize("problem", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(saved, problem):
+    DAMAGE[problem](saved / "checkpoint-8")
+    good, problems = checkpoints.newest_good(saved)
+    assert good == saved / "checkpoint-4" and problems == {"checkpoint-8": problem}
+
+
+def test_without_a_good_checkpoint_there_is_none(saved):
+    for step in (4, 8):
+        unseal(saved / f"checkpoint-{step}")
+    assert checkpoints.newest_good(saved)[0] is None
+
+
+def test_sealing_again_replaces_the_seal(saved):
+    (saved / "checkpoint-8" / "model.safetensors").write_bytes(b"new")
+    checkpoints.seal(saved / "checkpoint-8")
+    assert checkpoints.problem_of(saved / "checkpoint-8") == ""
