@@ -7,10 +7,12 @@ every call, because a wrong length or a NaN would otherwise train a model on non
 """
 
 import ast
+import contextlib
 import importlib.util
 import math
 import numbers
 import re
+import signal
 import traceback
 from pathlib import Path
 
@@ -54,16 +56,49 @@ def describe_error(error, path):
     return f"{type(error).__name__}: {message}{where}"
 
 
+TIME_LIMIT = 120  # seconds for one call of a student's function
+
+
+class _TooSlow(BaseException):
+    """Beyond `except Exception`, so that the code that loops cannot swallow it."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds):
+    """Interrupt Python code that runs longer; where there is no alarm clock, wait."""
+
+    def ring(number, frame):
+        raise _TooSlow
+
+    try:
+        before = signal.signal(signal.SIGALRM, ring)
+    except (AttributeError, ValueError):  # Windows; not the main thread
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again each second, should it be caught
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def call_student(function, *args, **kwargs):
     """Call a function of the student's; an error becomes one line with file and line number."""
     try:
-        return function(*args, **kwargs)
+        with time_limit(TIME_LIMIT):
+            return function(*args, **kwargs)
     except NotImplementedError as error:
         path = Path(function.__code__.co_filename)
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
         raise UserError(f"{error} in {path.name}, line {line}, then run this again.") from error
     except UserError:
         raise
+    except _TooSlow as error:
+        where = describe_error(error, function.__code__.co_filename).partition(": ")[2]
+        raise UserError(
+            f"{function.__name__} took longer than {TIME_LIMIT} seconds{where}: an endless loop?"
+        ) from error
     except Exception as error:
         path = function.__code__.co_filename
         raise UserError(f"{function.__name__} failed: {describe_error(error, path)}") from error
@@ -246,6 +281,15 @@ def make_reward_function(
     shape, name = SHAPINGS[reward_shaping]
     penalty_function = getattr(rewards, f"kl_penalty_{kl_type}", None)
 
+    def culprit(completions, prompts, scores):
+        """The first completion that fails by itself, or None."""
+        for i, text in enumerate(completions):
+            try:
+                shape(rewards, [text], [prompts[i]], None if scores is None else [scores[i]])
+            except UserError:
+                return text
+        return None
+
     def kl_penalty(prompts, completions, completion_ids, log_metric):
         policy_log_probs, ref_log_probs, mask = log_probs(prompts, completion_ids)
         values = kl_values(policy_log_probs, ref_log_probs, mask)
@@ -266,7 +310,14 @@ def make_reward_function(
         if hackable_reward and reward_shaping == "linear":
             shaped = torch.tensor(scores)
         else:
-            values = shape(rewards, completions, prompts, scores)
+            try:
+                values = shape(rewards, completions, prompts, scores)
+            except UserError as error:
+                if not str(error).startswith(f"{name} failed"):
+                    raise  # an endless loop, or no solution yet: once is enough
+                if (text := culprit(completions, prompts, scores)) is None:
+                    raise
+                raise UserError(f"{error}. The completion was {text!r:.80}.") from error
             shaped = check_rewards(values, completions, name)
         log_metric("score", shaped.mean().item())
         total = -shaped if negate_reward else shaped

@@ -458,7 +458,7 @@ def train(**given):
     from transformers import set_seed
 
     from checkpoints import Safeguard, Stopped
-    from models import best_device, keep_freed_memory
+    from models import UserError, best_device, keep_freed_memory
 
     keep_freed_memory()
     console, device = monitor.make_console(), best_device()
@@ -487,6 +487,10 @@ def train(**given):
         trainer.train(resume_from_checkpoint=checkpoint)
         if guard.received:
             raise Stopped(guard.received, trainer.state.global_step)
+    except UserError as error:
+        monitor.write_json(run_file, {**run, "status": "stopped"})
+        step = trainer.state.global_step + 1
+        raise UserError(f"At step {step}: {error}{kept(options)}") from error
     except BaseException:
         monitor.write_json(run_file, {**run, "status": "stopped"})
         raise
@@ -504,6 +508,14 @@ def train(**given):
     monitor.write_json(run_file, run)
     summarise_run(options, run, final, console)
     return trainer
+
+
+def kept(options):
+    """What is left of a run that failed, as the end of a message."""
+    from checkpoints import newest_good
+
+    checkpoint, _ = newest_good(options.output_dir)
+    return f" {checkpoint.name} is kept: mend it, and --resume goes on." if checkpoint else ""
 
 
 def start_wandb(options):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -158,3 +159,74 @@ def test_sealing_again_replaces_the_seal(saved):
     (saved / "checkpoint-8" / "model.safetensors").write_bytes(b"new")
     checkpoints.seal(saved / "checkpoint-8")
     assert checkpoints.problem_of(saved / "checkpoint-8") == ""
+
+
+# Rewards that fail in mid-run.
+
+
+@pytest.fixture
+def rewards_file(tmp_path, monkeypatch):
+    """Writes the rewards.py of a run, and trains four steps with it."""
+    import reward_utils
+    import train
+
+    monkeypatch.setattr(reward_utils, "__file__", str(tmp_path / "reward_utils.py"))
+
+    def run(body):
+        source = (
+            f"import torch\ncalls = 0\n\n\ndef sentiment_reward(completions, **kwargs):\n{body}"
+        )
+        (tmp_path / "rewards.py").write_text(source)
+        arguments = [*TINY, "--max_steps", "6", "--save_steps", "1", "--eval_steps", "100"]
+        with pytest.raises(SystemExit) as error:
+            train.main([*arguments, "--output_dir", str(tmp_path / "out")])
+        message = error.value.code
+        assert isinstance(message, str) and "\n" not in message
+        return message
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (
+            "[1 / len(t.split(' x', 1)[1:]) for t in completions]",
+            "ZeroDivisionError.*line 10.*was '",
+        ),
+        ("[float('nan')] * 4", "returned nan at index 0.*The completion was '"),
+        ("[0.0] * 3", "returned 3 values for 4 completions"),
+        ("torch.zeros(4, device='meta')", "returned a tensor on meta"),
+    ],
+)
+def test_a_reward_that_fails_in_mid_run(rewards_file, tmp_path, classifier, bad, message):
+    body = f"""
+    global calls
+    calls += 1
+    if calls > 4 or len(completions) == 1:
+        return {bad}
+    return [0.1, 0.2, 0.3, 0.4][: len(completions)]
+"""
+    said = rewards_file(body)
+    assert re.search(f"At step 4: sentiment_reward .*{message}.*checkpoint-3 is kept", said), said
+    assert checkpoints.newest_good(tmp_path / "out")[0].name == "checkpoint-3"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
+
+
+def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
+    import reward_utils
+
+    monkeypatch.setattr(reward_utils, "TIME_LIMIT", 0.5)
+    body = """
+    global calls
+    calls += 1
+    while calls > 3:
+        try:
+            calls += 1
+        except Exception:
+            pass
+    return [0.1] * len(completions)
+"""
+    message = rewards_file(body)
+    assert "At step 3: sentiment_reward took longer than 0.5 seconds (rewards.py, line" in message
+    assert "an endless loop?" in message and "checkpoint-2 is kept" in message

@@ -136,7 +136,7 @@ def test_an_error_in_student_code_names_file_and_line(tmp_path):
         reward_utils.call_student(namespace["sentiment_reward"], TEXTS)
 
 
-def test_an_unimplemented_exercise_names_itself_and_its_line(unsolved):
+def test_an_unimplemented_exercise_names_itself_and_its_line(unsolved, classifier):
     rewards = reward_utils.load_rewards(use_solution=False)
     with pytest.raises(UserError, match=r"Exercise 3b: implement .* in rewards.py, line \d+"):
         reward_utils.check_exercises(rewards, kl_type="forward")

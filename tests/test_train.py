@@ -111,7 +111,7 @@ def test_bad_config_files(tmp_path, content):
         (["--model_name", "no/such-model"], "Cannot fetch 'no/such-model'"),
         (["--sentiment_model", "no/such-model"], "Cannot fetch 'no/such-model'"),
         (["--max_completion_length", "126"], "exceeds the model's context of 128"),
-        (["--resume"], "no checkpoint to resume from"),
+        (["--resume"], "There is no run to resume in"),
         (["--hackable_reward", "--reward_shaping", "five_stars"], "choose one"),
     ],
 )
