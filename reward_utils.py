@@ -356,13 +356,24 @@ def exercises(path):
     return {name: match.group() for name, match in labels.items() if match}
 
 
-def print_checklist(path):
-    """Say which exercises of a rewards file still raise NotImplementedError."""
-    source = Path(path).read_text(encoding="utf-8")
+def to_do(path):
+    """The exercises of a rewards file that still raise NotImplementedError: {name: label}."""
+    source, labels = Path(path).read_text(encoding="utf-8"), exercises(path)
+    found = {}
     for node in ast.parse(source).body:
-        label = exercises(path).get(getattr(node, "name", ""))
-        if label:
-            text = ast.get_source_segment(source, node)
-            todo = re.search(rf"NotImplementedError\([\"']{label}:", text)
-            print(f"{'to do' if todo else 'done ':5}  {label:12}  {node.name} (line {node.lineno})")
+        label = labels.get(getattr(node, "name", ""))
+        text = ast.get_source_segment(source, node)
+        if label and re.search(rf"NotImplementedError\([\"']{label}:", text):
+            found[node.name] = label
+    return found
+
+
+def print_checklist(path):
+    """Say which exercises of a rewards file are done."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    lines = {node.name: node.lineno for node in tree.body if isinstance(node, ast.FunctionDef)}
+    left = to_do(path)
+    for name, label in exercises(path).items():
+        state = "to do" if name in left else "done"
+        print(f"{state:5}  {label:12}  {name} (line {lines[name]})")
     print("\nWhether what is done is right: python -m pytest --student")

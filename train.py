@@ -71,7 +71,7 @@ class Options:
     config: str | None = option(None, "YAML file of options; flags win over it")
     resume: bool = option(False, "go on with the run in OUTPUT_DIR, with its options")
     wandb: bool = option(False, "log to Weights & Biases (WANDB_MODE=offline works)")
-    check: bool = option(False, "check options, exercises and models, then stop")
+    check: bool = option(False, "look at machine, packages, models and exercises, then stop")
     debug: bool = option(False, "show the traceback of an error")
 
 
@@ -454,6 +454,13 @@ def train(**given):
     started = time.perf_counter()
     import monitor
 
+    console = monitor.make_console()
+    if options.check:
+        import preflight
+
+        if not preflight.run(options, console):
+            raise OptionError("not ready: see the crosses above.")
+        return None
     monitor.quiet_libraries()
     from transformers import set_seed
 
@@ -461,13 +468,9 @@ def train(**given):
     from models import UserError, best_device, keep_freed_memory
 
     keep_freed_memory()
-    console, device = monitor.make_console(), best_device()
+    device = best_device()
     set_seed(options.seed)
     parts = load_parts(options, device)
-    if options.check:
-        console.print("Options, exercises and models are ready: run again without --check.")
-        return None
-
     checkpoint = prepare_output(options)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     run, run_file = manifest(options, device), Path(options.output_dir) / "run.json"

@@ -1,0 +1,200 @@
+"""What could go wrong with a run, looked at before it starts: `python train.py --check`.
+
+Reads configurations and sizes, never weights, so that it takes seconds for a large model too.
+"""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+GOOD, DOUBTFUL, BAD = "[green]✓[/]", "[yellow]?[/]", "[red]✗[/]"
+CHECKPOINTS, ADAM = 2, 3  # kept; copies of the weights in one: the weights and two moments
+PROGRAM = 0.8e9  # bytes of Python with torch, transformers and TRL before any model
+
+
+def check_python():
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):  # noqa: UP036 — to say so is the point
+        return BAD, f"{version}; 3.11 or newer is needed"
+    return GOOD, version
+
+
+def check_packages():
+    """Installed versions against the pins of requirements.txt."""
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    missing, other = [], []
+    for name, pin in (line.split("==") for line in pins if "==" in line and line[0] != "#"):
+        try:
+            version = importlib.metadata.version(name).split("+")[0]  # torch 2.13.0+cpu
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if version != pin:
+            other.append(f"{name} {version}, not {pin}")
+    if missing:
+        return BAD, f"missing: {', '.join(missing)}; pip install -r requirements.txt"
+    if other:
+        return DOUBTFUL, f"{'; '.join(other[:3])}: not the versions this was tried with"
+    return GOOD, "all as pinned"
+
+
+def check_device():
+    import torch
+
+    if torch.cuda.is_available():
+        return GOOD, f"{torch.cuda.get_device_name()} (CUDA)"
+    if torch.backends.mps.is_available():
+        return GOOD, "Apple GPU (MPS)"
+    return GOOD, f"CPU, {torch.get_num_threads()} threads"
+
+
+def weights_of(config):
+    """About how many weights a transformer has: embeddings, and 12 h² a layer."""
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    places = getattr(config, "max_position_embeddings", 512)
+    inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", 4 * hidden)
+    return (config.vocab_size + places) * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
+
+
+def memory_of_a_step(options, config, classifier, prompt_tokens=12):
+    """Bytes that a run needs at most: an estimate, within a third of what we measured on CPUs.
+
+    The program; float32 weights, gradients and two Adam moments of the policy; weights of the
+    reference and of the sentiment model; what backward keeps: about 40 values per token, layer and
+    hidden unit, and four copies of the completion's logits.
+    """
+    weights, own = weights_of(config), 0.03 if options.use_peft else 1.0
+    tokens = options.batch_size * (options.max_completion_length + prompt_tokens)
+    kept = 40 * tokens * config.num_hidden_layers * config.hidden_size
+    logits = 4 * options.batch_size * options.max_completion_length * config.vocab_size
+    reference = 0 if options.use_peft else weights
+    models = weights + 3 * own * weights + reference + weights_of(classifier)
+    return PROGRAM + 4 * (models + kept + logits)
+
+
+def free_memory():
+    """Bytes that a run could take: of the GPU where there is one, else of the machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable()
+    except (ValueError, AttributeError, OSError):
+        return None
+
+
+def _reclaimable():
+    """Linux counts file caches as used; they are given back when a program asks."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    values = dict(re.findall(r"(\w+):\s+(\d+) kB", text))
+    return (int(values["MemAvailable"]) - int(values["MemFree"])) * 1024
+
+
+def gigabytes(size):
+    return f"{size / 1e9:.1f} GB"
+
+
+def check_memory(options, config, classifier):
+    need, free = memory_of_a_step(options, config, classifier), free_memory()
+    if free is None:
+        return DOUBTFUL, f"about {gigabytes(need)} needed; how much is free is not known"
+    text = f"about {gigabytes(need)} needed, {gigabytes(free)} free"
+    if need > free:
+        return BAD, f"{text}; --use_peft, a smaller --batch_size or --max_completion_length"
+    return (GOOD if need < 0.8 * free else DOUBTFUL), text
+
+
+def check_disk(options, config):
+    folder = Path(options.output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        return BAD, f"cannot write to {folder}; choose another --output_dir"
+    size = 4 * weights_of(config)
+    need = size if options.use_peft else size * (1 + ADAM * (CHECKPOINTS + 1))
+    free = shutil.disk_usage(folder).free
+    text = f"about {gigabytes(need)} needed in {folder}, {gigabytes(free)} free"
+    return (GOOD, text) if need < free else (BAD, f"{text}; choose another --output_dir")
+
+
+def check_model(name):
+    """(mark, text, configuration or None) of a model: a folder, in the cache, or on the Hub."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoConfig
+
+    from models import UserError, load_pretrained
+
+    short = name.removeprefix(f"{ROOT}/")
+    try:
+        config = load_pretrained(AutoConfig, name)
+    except UserError as error:
+        return BAD, str(error), None
+    if Path(name).is_dir():
+        found = any(Path(name).glob("*.safetensors"))
+        text = "a folder" if found else "a folder without model.safetensors"
+        return (GOOD if found else BAD), f"{short}: {text}", config
+    files = ("model.safetensors", "model.safetensors.index.json")
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        return GOOD, f"{short}: in the local cache", config
+    return GOOD, f"{short}: on the Hub; the run will download it", config
+
+
+def check_batch(options, prompts):
+    groups = options.batch_size // options.num_generations
+    passes = options.max_steps * groups / len(prompts)
+    return GOOD, (
+        f"{options.max_steps} steps × {groups} prompts × {options.num_generations} completions: "
+        f"{passes:.1f} passes over {len(prompts)} prompts"
+    )
+
+
+def check_student(options):
+    """Whether the functions that this run calls are written."""
+    import reward_utils
+
+    file = ROOT / ("rewards_solution.py" if options.use_solution else "rewards.py")
+    try:
+        reward_utils.load_rewards(options.use_solution)
+    except reward_utils.UserError as error:
+        return BAD, str(error)
+    needed = {reward_utils.SHAPINGS[options.reward_shaping][1], f"kl_penalty_{options.kl_type}"}
+    todo = [
+        f"{label}: {name}" for name, label in reward_utils.to_do(file).items() if name in needed
+    ]
+    if todo:
+        return BAD, f"still to write in {file.name}: {', '.join(todo)}; or --use_solution"
+    return GOOD, f"{file.name} has what this run calls"
+
+
+def run(options, console):
+    """Print the table; True if nothing stands in the way."""
+    import data
+    from models import UserError
+
+    rows = [("python", *check_python()), ("packages", *check_packages())]
+    rows.append(("device", *check_device()))
+    *model, config = check_model(options.model_name)
+    *scorer, classifier = check_model(options.sentiment_model)
+    rows += [("model", *model), ("sentiment", *scorer)]
+    if config and classifier:
+        rows.append(("memory", *check_memory(options, config, classifier)))
+    if config:
+        rows.append(("disk", *check_disk(options, config)))
+    try:
+        prompts = data.get_train_dataset(options.prompts)
+        rows.append(("batch", *check_batch(options, prompts)))
+    except UserError as error:
+        rows.append(("batch", BAD, str(error)))
+    rows.append(("exercises", *check_student(options)))
+    for name, mark, text in rows:
+        console.print(f"{mark} {name:10}", end="")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return not any(mark == BAD for _, mark, _ in rows)
