@@ -7,7 +7,6 @@ scored, the text that is trained on and the text that is shown come from one pla
 import contextlib
 import ctypes
 import os
-import socket
 import sys
 from pathlib import Path
 from urllib.parse import urlparse
@@ -55,16 +54,16 @@ def load_pretrained(auto_class, name, **options):
 
 
 def _require_hub(name):
-    """Fail at once where there is no network: the Hub client would retry for minutes."""
+    """Fail in seconds where the Hub does not answer: its client would retry for minutes."""
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):
         raise OSError("HF_HUB_OFFLINE is set")
-    if any(key.lower() in ("https_proxy", "all_proxy") for key in os.environ):
-        return  # a proxy connects for us; only the client itself can tell
-    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    from huggingface_hub.utils import get_session  # knows proxies and certificates
+
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        socket.create_connection((host.hostname, host.port or 443), timeout=10).close()
-    except OSError as error:
-        raise OSError(f"no connection to {host.hostname}") from error
+        get_session().head(endpoint, timeout=10)
+    except Exception as error:  # httpx's, and those of a proxy
+        raise OSError(f"no answer from {urlparse(endpoint).hostname}") from error
 
 
 def _first_line(error):

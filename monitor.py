@@ -42,8 +42,13 @@ def make_console():
 def write_json(path, value):
     """Write JSON under a temporary name, then rename: never half a file."""
     temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def append_jsonl(path, rows):

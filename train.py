@@ -7,6 +7,7 @@ Options → prompts → models → reward → TRL's GRPOTrainer → OUTPUT_DIR/f
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -482,7 +483,7 @@ def train(**given):
         options.eval_steps,
         console,
         start_step,
-        log=start_wandb(options) if options.wandb else None,
+        log=start_wandb(options, console) if options.wandb else None,
     )
     guard = Safeguard(console)
     trainer = make_trainer(options, parts, device, [watch, guard])
@@ -490,13 +491,14 @@ def train(**given):
         trainer.train(resume_from_checkpoint=checkpoint)
         if guard.received:
             raise Stopped(guard.received, trainer.state.global_step)
-    except UserError as error:
-        monitor.write_json(run_file, {**run, "status": "stopped"})
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            monitor.write_json(run_file, {**run, "status": "stopped"})
+        reason = explain(error, options)
+        if reason is None:
+            raise
         step = trainer.state.global_step + 1
-        raise UserError(f"At step {step}: {error}{kept(options)}") from error
-    except BaseException:
-        monitor.write_json(run_file, {**run, "status": "stopped"})
-        raise
+        raise UserError(f"At step {step}: {reason}{kept(options)}") from error
     finally:
         watch.stop()
         guard.restore()
@@ -518,15 +520,51 @@ def kept(options):
     from checkpoints import newest_good
 
     checkpoint, _ = newest_good(options.output_dir)
-    return f" {checkpoint.name} is kept: mend it, and --resume goes on." if checkpoint else ""
+    return f" {checkpoint.name} is kept: afterwards --resume goes on." if checkpoint else ""
 
 
-def start_wandb(options):
-    """Start a Weights & Biases run with the options as its config; returns its log function."""
+def explain(error, options):
+    """What a failure in mid-run means and what to do, or None where only the error itself says."""
+    import errno
+
+    import torch
+
+    from models import UserError
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        fewer = max(options.batch_size // 2, options.num_generations)
+        return (
+            f"out of memory. Try --batch_size {fewer}, a smaller --max_completion_length, or "
+            "--use_peft; --check estimates what is needed."
+        )
+    signs = ("No space left", "unexpected pos")  # of safetensors, of torch.save
+    if getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs):
+        return f"the disk of {options.output_dir} is full. Free some space."
+    return None
+
+
+def start_wandb(options, console):
+    """Start a Weights & Biases run with the options as its config; returns its log function.
+
+    Where the server cannot be reached, the run is kept on the disk.
+    """
     import wandb
 
-    name = Path(options.output_dir).name
-    wandb.init(project="grpo-sentiment", name=name, config=dataclasses.asdict(options))
+    settings = {
+        "project": "grpo-sentiment",
+        "name": Path(options.output_dir).name,
+        "config": dataclasses.asdict(options),
+    }
+    try:
+        wandb.init(**settings, settings=wandb.Settings(init_timeout=30))
+    except wandb.errors.Error as error:
+        reason = str(error).splitlines()[0][:100]
+        wandb.teardown()
+        offline = wandb.init(**settings, mode="offline")
+        console.print(f"Weights & Biases: {reason}. The run is kept offline; later:")
+        console.print(f"  wandb sync {Path(offline.dir).parent}", soft_wrap=True, highlight=False)
     return wandb.log
 
 

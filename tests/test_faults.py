@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -230,3 +231,107 @@ def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
     message = rewards_file(body)
     assert "At step 3: sentiment_reward took longer than 0.5 seconds (rewards.py, line" in message
     assert "an endless loop?" in message and "checkpoint-2 is kept" in message
+
+
+# Machines that give no more.
+
+
+def in_a_small_disk(folder, options, *arguments):
+    """train.py with a file system of its own mounted at `folder`; the state it leaves."""
+    probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
+    if probe.returncode:
+        pytest.skip("no private mounts for this user")
+    look = "import checkpoints, json, sys; from pathlib import Path; folder = Path(sys.argv[1]); "
+    look += "good = checkpoints.newest_good(folder)[0]; "
+    look += "print(json.dumps({'good': good and good.name, "
+    look += "'files': sorted(p.name for p in folder.iterdir()) if folder.exists() else []}))"
+    script = f"""
+        mount -t tmpfs -o {options} tmpfs "{folder}" || exit 99
+        "{sys.executable}" train.py "$@" --output_dir "{folder}/run" > /dev/null
+        echo "rc $?" >&2
+        "{sys.executable}" -c "{look}" "{folder}/run"
+    """
+    command = ["unshare", "-rm", "bash", "-c", script, "bash", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+SHORT = [*TINY, "--max_steps", "12", "--save_steps", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size, good", [("30m", None), ("100m", "checkpoint-2")])
+def test_a_full_disk_is_one_line_and_spares_the_last_checkpoint(tmp_path, size, good):
+    done = in_a_small_disk(tmp_path, f"size={size}", *SHORT)
+    message, code = done.stderr.splitlines()
+    assert code == "rc 1" and "is full. Free some space." in message
+    left = json.loads(done.stdout)
+    assert left["good"] == good and ((good or "--resume") in message) == (good is not None)
+    assert "final" not in left["files"] and "run.json" in left["files"]
+    assert not [name for name in left["files"] if name.endswith(".tmp")]
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_one_line(tmp_path):
+    done = in_a_small_disk(tmp_path, "ro", *SHORT)
+    message, code = done.stderr.splitlines()
+    assert code == "rc 1" and message.startswith("train.py: Cannot write to")
+    assert "Choose another --output_dir" in message
+
+
+@pytest.mark.slow
+def test_too_little_memory_is_one_line(tmp_path):
+    def limit():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+    arguments = ["--preset", "tiny", "--batch_size", "4096", "--max_steps", "2"]
+    process = start(*arguments, "--output_dir", tmp_path / "out", preexec_fn=limit)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and said.count("\n") == 1
+    assert "out of memory. Try --batch_size 2048" in said
+
+
+# Networks that fail.
+
+
+@pytest.fixture
+def silent_server():
+    """Takes connections and never answers; its address."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(64)
+        yield "http://{}:{}".format(*server.getsockname())
+
+
+def online(**more):
+    """The environment without proxies and without HF_HUB_OFFLINE."""
+    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    return {k: v for k, v in kept.items() if k != "HF_HUB_OFFLINE"} | more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hub", ["gone", "silent"])
+def test_a_hub_that_fails_is_one_line_in_time(tmp_path, silent_server, hub):
+    address = silent_server if hub == "silent" else "http://127.0.0.1:9"
+    environment = online(HF_ENDPOINT=address, HF_HOME=str(tmp_path / "cache"))
+    started = time.monotonic()
+    process = start("--output_dir", tmp_path / "out", env=environment)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and said.count("\n") == 1
+    assert "Cannot fetch 'nlptown" in said and "--preset tiny" in said
+    assert time.monotonic() - started < (30 if hub == "gone" else 120)
+
+
+@pytest.mark.slow
+def test_training_goes_on_without_weights_and_biases(tmp_path):
+    environment = online(WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+    environment |= {"WANDB_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("WANDB_MODE", None)
+    arguments = [*TINY, "--max_steps", "2", "--wandb", "--output_dir", tmp_path / "out"]
+    process = start(*arguments, env=environment)
+    shown, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "The run is kept offline" in shown
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert (tmp_path / "out" / "final" / "model.safetensors").exists()
