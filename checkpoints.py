@@ -11,6 +11,8 @@ import os
 import signal
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 SEAL = "sealed.json"
@@ -88,7 +90,7 @@ class Safeguard(TrainerCallback):
 
     def __init__(self, console):
         self.console = console
-        self.received = None
+        self.received = 0  # number of the signal
         self.handlers = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -105,6 +107,10 @@ class Safeguard(TrainerCallback):
         self.console.print("\nStopping after this step, with a checkpoint. Once more: at once.")
 
     def on_step_end(self, args, state, control, **kwargs):
+        if dist.is_available() and dist.is_initialized():  # all processes stop after one step
+            received = torch.tensor([self.received], device=args.device)
+            dist.all_reduce(received, dist.ReduceOp.MAX)
+            self.received = int(received)
         if self.received:
             control.should_save = control.should_training_stop = True
 

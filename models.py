@@ -21,9 +21,9 @@ class UserError(Exception):
 
 
 def best_device():
-    """CUDA if there is one, else Apple's MPS, else the CPU."""
+    """CUDA if there is one, else Apple's MPS, else the CPU. Of several GPUs, this process's own."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -142,7 +142,7 @@ def pad_right(sequences, padding_id, device=None):
 
 
 @torch.no_grad()
-def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None):
+def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None, part=(0, 1)):
     """Sample one completion per prompt from the unrestricted distribution softmax(logits / T).
 
     A plain decode loop: one forward pass per token with a key-value cache, and one uniform random
@@ -154,6 +154,9 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
         max_new_tokens: the longest completion.
         temperature: T > 0.
         seed: an int makes the samples repeatable; None uses torch's global random state.
+        part: (rank, world) where several processes sample one batch, a part each: each draws the
+            random numbers of the whole batch and uses its own, so that from equal states they
+            sample what one process would.
 
     Returns:
         List of B lists of token ids, an end-of-text token included where one was sampled.
@@ -163,7 +166,9 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
     device = model.device
     generator = torch.Generator().manual_seed(seed) if seed is not None else None
     ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id, device)  # (B, P)
-    uniforms = torch.rand(max_new_tokens, len(prompt_ids), 1, generator=generator).to(device)
+    (rank, world), rows = part, len(prompt_ids)
+    uniforms = torch.rand(max_new_tokens, world * rows, 1, generator=generator)
+    uniforms = uniforms[:, rank * rows : (rank + 1) * rows].to(device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64

@@ -246,13 +246,19 @@ def mixed_precision(device):
 
 def make_config(options, device):
     """TRL's configuration of a run."""
+    from accelerate import PartialState
     from trl import GRPOConfig
 
     precision, _ = mixed_precision(device)
+    world = PartialState().num_processes
+    if options.batch_size % world:
+        raise OptionError(
+            f"--batch_size {options.batch_size} does not divide by {world} processes."
+        )
     return GRPOConfig(
         output_dir=options.output_dir,
         max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size,
+        per_device_train_batch_size=options.batch_size // world,
         num_generations=options.num_generations,
         max_completion_length=options.max_completion_length,
         temperature=options.temperature,
@@ -378,7 +384,7 @@ def reward_options(options):
 
 def make_trainer(options, parts, device, callbacks):
     """TRL's trainer with this project's rollout and reward."""
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, set_seed
     from trl import GRPOTrainer
 
     from data import arrange
@@ -391,7 +397,10 @@ def make_trainer(options, parts, device, callbacks):
     def rollout(prompts, trainer):
         prompt_ids = tokenizer(prompts)["input_ids"]
         length = options.max_completion_length
-        completion_ids = generate(trainer.model, tokenizer, prompt_ids, length, options.temperature)
+        part = (trainer.accelerator.process_index, trainer.accelerator.num_processes)
+        completion_ids = generate(
+            trainer.model, tokenizer, prompt_ids, length, options.temperature, part=part
+        )
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
 
     def log_probs(prompts, completion_ids):
@@ -418,6 +427,8 @@ def make_trainer(options, parts, device, callbacks):
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # a dict per step
+    if trainer.accelerator.num_processes > 1:  # TRL has seeded them apart; see `generate`'s part
+        set_seed(options.seed)
     return trainer
 
 
@@ -463,6 +474,8 @@ def train(**given):
             raise OptionError("not ready: see the crosses above.")
         return None
     monitor.quiet_libraries()
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
     from checkpoints import Safeguard, Stopped
@@ -470,38 +483,47 @@ def train(**given):
 
     keep_freed_memory()
     device = best_device()
+    state = PartialState(cpu=device.type == "cpu")
+    main = state.is_main_process
+    console.quiet = not main
     set_seed(options.seed)
     parts = load_parts(options, device)
-    checkpoint = prepare_output(options)
+    (checkpoint,) = broadcast_object_list([prepare_output(options) if main else None])
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     run, run_file = manifest(options, device), Path(options.output_dir) / "run.json"
-    monitor.write_json(run_file, run)
-    describe_run(options, parts.policy, device, console)
-    watch = monitor.Monitor(
-        make_validation(options, parts, device),
-        options.output_dir,
-        options.eval_steps,
-        console,
-        start_step,
-        log=start_wandb(options, console) if options.wandb else None,
-    )
-    guard = Safeguard(console)
-    trainer = make_trainer(options, parts, device, [watch, guard])
+    guard, callbacks = Safeguard(console), []
+    if main:  # of several processes one shows, validates and writes
+        monitor.write_json(run_file, run)
+        describe_run(options, parts.policy, device, console)
+        watch = monitor.Monitor(
+            make_validation(options, parts, device),
+            options.output_dir,
+            options.eval_steps,
+            console,
+            start_step,
+            log=start_wandb(options, console) if options.wandb else None,
+        )
+        callbacks.append(watch)
+    trainer = make_trainer(options, parts, device, [*callbacks, guard])
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
         if guard.received:
             raise Stopped(guard.received, trainer.state.global_step)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            monitor.write_json(run_file, {**run, "status": "stopped"})
+            if main:
+                monitor.write_json(run_file, {**run, "status": "stopped"})
         reason = explain(error, options)
         if reason is None:
             raise
         step = trainer.state.global_step + 1
         raise UserError(f"At step {step}: {reason}{kept(options)}") from error
     finally:
-        watch.stop()
+        if main:
+            watch.stop()
         guard.restore()
+    if not main:
+        return trainer
     final = save_final(trainer.model, parts.tokenizer, options.output_dir)
     run |= {
         "status": "finished",
@@ -627,6 +649,8 @@ def main(argv=None):
             sys.exit(128 + error.number)
         if given.get("debug"):
             raise
+        if os.environ.get("RANK", "0") != "0":
+            sys.exit(1)  # of several processes the first one says it
         if isinstance(error, (OptionError, UserError)):
             sys.exit(f"train.py: {error}")
         sys.exit(

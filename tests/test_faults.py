@@ -335,3 +335,62 @@ def test_training_goes_on_without_weights_and_biases(tmp_path):
     assert "The run is kept offline" in shown
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert (tmp_path / "out" / "final" / "model.safetensors").exists()
+
+
+# More than one process.
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path):
+    arguments = ["--preset", "tiny", "--kl_type", "none", "--batch_size", "8", "--save_steps", "4"]
+    arguments += ["--num_generations", "4", "--max_completion_length", "8", "--max_steps", "6"]
+    one = start(*arguments, "--output_dir", tmp_path / "one")
+    assert one.wait(timeout=300) == 0
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launch, ROOT / "train.py", *arguments, "--output_dir", tmp_path / "two"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("before → after") == 1  # one process shows
+    weights, others = (
+        load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two")
+    )
+    base = load_file(ROOT / "tiny" / "gpt2" / "model.safetensors")
+    learned = max((weights[name] - base[name].float()).abs().max().item() for name in weights)
+    apart = max((weights[name] - others[name]).abs().max().item() for name in weights)
+    assert apart < 0.1 * learned and learned > 1e-4
+    for row, other in zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"), strict=True):
+        assert (row["step"], row["phase"]) == (other["step"], other["phase"])
+        if row["phase"] == "train":
+            assert row["reward"] == pytest.approx(other["reward"], abs=1e-5)
+            assert row["num_tokens"] == other["num_tokens"]
+    assert checkpoints.newest_good(tmp_path / "two")[0].name == "checkpoint-6"
+    resumed = subprocess.run(
+        [
+            *launch,
+            ROOT / "train.py",
+            "--resume",
+            "--max_steps",
+            "7",
+            "--output_dir",
+            tmp_path / "two",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+    )
+    assert resumed.returncode == 0 and "Going on from checkpoint-6" in resumed.stdout
+
+
+def test_processes_sample_their_parts_of_one_batch(policy):
+    from models import generate
+
+    model, tokenizer = policy
+    prompts = tokenizer(["It was", "The plot", "I", "My friends and I"])["input_ids"]
+
+    def sample(prompts, part):
+        torch.manual_seed(3)
+        return generate(model, tokenizer, prompts, 6, part=part)
+
+    parts = sample(prompts[:2], (0, 2)) + sample(prompts[2:], (1, 2))
+    assert parts == sample(prompts, (0, 1))
