@@ -223,8 +223,9 @@ def check_prompt_lengths(prompts, tokenizer, model, options):
     """Every prompt and its completion must fit into the model's context."""
     from models import UserError, context_length
 
-    longest = max(prompts, key=lambda prompt: len(tokenizer(prompt)["input_ids"]))
-    tokens = len(tokenizer(longest)["input_ids"])
+    lengths = list(map(len, tokenizer(prompts)["input_ids"]))
+    tokens = max(lengths)
+    longest = prompts[lengths.index(tokens)]
     limit = context_length(model)
     if tokens + options.max_completion_length > limit:
         raise UserError(
