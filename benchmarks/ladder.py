@@ -10,7 +10,6 @@ writes `benchmarks/RESULTS.md` and `benchmarks/frontier.png` from all that is fi
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -22,8 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 RUNS = ROOT / "outputs_ladder"
 KL_COEFS = (0.01, 0.03, 0.1, 0.3, 1.0)
+BETAS = (0.04, 0.2, 1.0)
 LADDER = {
     "linear": [],
+    "early": ["--max_steps", "30", "--eval_steps", "2"],  # its first half, for the picture
     "exponential": ["--reward_shaping", "exponential"],
     "shaped": ["--reward_shaping", "shaped"],
     "five_stars": ["--reward_shaping", "five_stars"],
@@ -31,7 +32,7 @@ LADDER = {
     "negated": ["--negate_reward"],
     **{f"forward_{c}": ["--kl_type", "forward", "--kl_coef", str(c)] for c in KL_COEFS},
     **{f"backward_{c}": ["--kl_type", "backward", "--kl_coef", str(c)] for c in KL_COEFS},
-    **{f"beta_{b}": ["--beta", str(b)] for b in (0.04, 0.2, 1.0)},
+    **{f"beta_{b}": ["--beta", str(b)] for b in BETAS},
     "lora": ["--use_peft", "--learning_rate", "1e-3"],
 }
 SHOWN = (
@@ -114,31 +115,80 @@ def three_samples(run_folder):
         yield f"- {row['sentiment']:.2f} {text}"
 
 
-def write(seeds):
+FAMILIES = {  # title -> (rungs joined by a line, colour)
+    "forward penalty, 0.01 to 1": ([f"forward_{c}" for c in KL_COEFS], "tab:blue"),
+    "backward penalty, 0.01 to 1": ([f"backward_{c}" for c in KL_COEFS], "tab:orange"),
+    "TRL's beta, 0.04 to 1": ([f"beta_{b}" for b in BETAS], "tab:green"),
+    "exponential": (["exponential"], "tab:red"),
+    "shaped": (["shaped"], "tab:purple"),
+    "five_stars": (["five_stars"], "tab:brown"),
+    "hackable": (["hackable"], "tab:pink"),
+    "LoRA, learning rate 1e-3": (["lora"], "tab:olive"),
+}
+
+
+def point(rung, seeds):
+    """(lowest, mean, highest) over seeds, of KL and of sentiment."""
+    files = [folder(rung, s) / "compare.json" for s in seeds if finished(rung, s)]
+    trained = [json.loads(file.read_text())["trained"] for file in files]
+    return [
+        (min(values), statistics.fmean(values), max(values))
+        for values in ([t[name]["mean"] for t in trained] for name in ("kl", "sentiment"))
+    ]
+
+
+def draw(seeds):
+    """Sentiment against KL: the end of every rung, and the way of the plain run in steps of two."""
     import report
     from evaluate import best_of_n_baseline
+
+    runs = [report.read_run(folder("early", s)) for s in seeds if finished("early", s)]
+    figure = report.plot_frontier([], best_of_n_baseline(runs[0]))
+    axes = figure.axes[0]
+    way = list(zip(*(run["validations"] for run in runs)))
+    axes.plot(
+        *([statistics.fmean(row[k] for row in rows) for rows in way] for k in ("kl", "sentiment")),
+        "k.-",
+        label="no penalty, every second step",
+    )
+    for title, (rungs, color) in FAMILIES.items():
+        points = [point(rung, seeds) for rung in rungs if finished(rung, seeds[0])]
+        if points:
+            (x, y) = ([p[i][1] for p in points] for i in (0, 1))
+            errors = [
+                [[p[i][1] - p[i][0] for p in points], [p[i][2] - p[i][1] for p in points]]
+                for i in (0, 1)
+            ]
+            axes.errorbar(x, y, errors[1], errors[0], "o-", color=color, alpha=0.8, label=title)
+    axes.set_xlim(0, 260)
+    axes.legend(loc="lower right", fontsize=8)
+    axes.set_title(f"What is reached, and what it costs: means and ranges of {len(seeds)} seeds")
+    report.save_figure(figure, ROOT / "benchmarks" / "frontier.png")
+
+
+MARK = "<!-- benchmarks/ladder.py writes what follows -->"
+
+
+def write(seeds):
+    """Refresh the table, the picture and the samples; what people wrote above the mark stays."""
+    import torch
+
     from monitor import quiet_libraries
 
     quiet_libraries()
     table, samples = results(seeds)
-    done = [(rung, seeds[0]) for rung in LADDER if finished(rung, seeds[0])]
-    runs = [report.read_run(folder(*pair)) for pair in done]
-    shown = [run for run in runs if not run["manifest"]["options"]["negate_reward"]]
-    figure = report.plot_frontier(shown, best_of_n_baseline(runs[0]))
-    report.save_figure(figure, ROOT / "benchmarks" / "frontier.png")
-    hardware = (
-        f"{len(os.sched_getaffinity(0))} CPU cores ({platform.processor() or platform.machine()})"
-    )
-    text = f"""# Reference results on the bundled models
+    draw(seeds)
+    machine = f"{torch.get_num_threads()} CPU cores ({platform.processor() or platform.machine()})"
+    text = f"""{MARK}
 
-`python benchmarks/ladder.py`, seeds {", ".join(map(str, seeds))}, {hardware}. Every run is
+## Table
+
+`python benchmarks/ladder.py`, seeds {", ".join(map(str, seeds))}, {machine}. Every run is
 `python train.py --preset tiny --use_solution` with the flags of its row; every figure is one of
 `python evaluate.py compare`, 16 completions to each of 64 held-out prompts: the mean over seeds,
 and in brackets the lowest and highest seed. Seconds are those of the training run.
 
 {table}
-
-![sentiment against KL, one path for each run of seed {seeds[0]}](frontier.png)
 
 ## Samples
 
@@ -146,10 +196,11 @@ The worst, the median and the best completion after training, by the reward mode
 
 {samples}"""
     target = ROOT / "benchmarks" / "RESULTS.md"
+    above = target.read_text(encoding="utf-8").partition(MARK)[0] if target.exists() else ""
     temporary = target.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(above + text, encoding="utf-8")
     temporary.replace(target)
-    print(f"Wrote {target} from {len(done)} rungs")
+    print(f"Wrote {target}")
 
 
 def main():

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -394,3 +395,29 @@ def test_processes_sample_their_parts_of_one_batch(policy):
 
     parts = sample(prompts[:2], (0, 2)) + sample(prompts[2:], (1, 2))
     assert parts == sample(prompts, (0, 1))
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_leak_nothing(tmp_path):
+    """Resident memory within 5 % after warm-up; open files and threads as at the beginning."""
+    arguments = [*TINY, "--max_steps", "1000", "--eval_steps", "250", "--save_steps", "250"]
+    run = start(*arguments, "--output_dir", tmp_path / "run", stdout=subprocess.DEVNULL)
+    file, process = tmp_path / "run" / "metrics.jsonl", Path(f"/proc/{run.pid}")
+    seen = []  # (step, resident pages, open files, threads)
+    while run.poll() is None:
+        try:
+            pages = int((process / "statm").read_text().split()[1])
+            counts = [len(list((process / name).iterdir())) for name in ("fd", "task")]
+            seen.append((file.read_text().count('"train"'), pages, *counts))
+        except (OSError, IndexError):
+            pass  # not begun, or just gone
+        time.sleep(0.25)
+    assert run.returncode == 0
+    windows = [
+        [row[1:] for row in seen if low <= row[0] < low + 200] for low in (200, 400, 600, 800)
+    ]
+    assert all(len(window) >= 5 for window in windows)
+    medians = [[statistics.median(column) for column in zip(*window)] for window in windows]
+    memory, files, threads = zip(*medians)
+    assert max(memory) <= 1.05 * min(memory)
+    assert len(set(files)) == 1 and len(set(threads)) == 1
