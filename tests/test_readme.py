@@ -16,7 +16,7 @@ def test_the_option_table_is_that_of_the_program():
 
 
 def test_every_flag_the_readme_names_exists():
-    own = {"student", "index-url"}  # pytest's and pip's
+    own = {"student", "index-url", "num_processes", "cpu"}  # of pytest, pip and accelerate
     evaluate = set(re.findall(r'"--(\w+)"', (ROOT / "evaluate.py").read_text(encoding="utf-8")))
     named = set(re.findall(r"--([a-z_-]+)", README)) - {"-"}
     assert named <= set(FIELDS) | own | evaluate
@@ -37,3 +37,13 @@ def test_requirements_are_exact():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     packages = [line for line in lines if line and not line.startswith("#")]
     assert packages and all(re.fullmatch(r"[a-z_]+==[\d.]+", line, re.I) for line in packages)
+
+
+def test_every_test_that_a_fault_names_exists():
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("*.py")
+    )
+    named = re.findall(r"`(test_\w+)(…|\.py)?`", README)
+    assert len(named) > 15
+    for name, rest in named:
+        assert Path(__file__).with_name(f"{name}.py").exists() if rest == ".py" else name in source
