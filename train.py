@@ -32,6 +32,7 @@ PRESETS = {
     "quick": {"max_steps": 100, "max_completion_length": 32, "learning_rate": 2e-5},
     "medium": {"max_steps": 300, "max_completion_length": 48, "learning_rate": 1e-5},
 }
+GENERATORS = ("own", "trl", "vllm")
 SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
 
 
@@ -68,6 +69,9 @@ class Options:
     seed: int = option(0, "of everything random", minimum=0)
     eval_steps: int = option(25, "steps between validations", minimum=1)
     save_steps: int = option(50, "steps between checkpoints; the last two are kept", minimum=1)
+    generation: str = option(
+        "own", "who samples; vllm needs a server of `trl vllm-serve`", GENERATORS
+    )
     prompts: str | None = option(None, "file of training prompts, one per line or JSONL")
     config: str | None = option(None, "YAML file of options; flags win over it")
     resume: bool = option(False, "go on with the run in OUTPUT_DIR, with its options")
@@ -264,6 +268,8 @@ def make_config(options, device):
         max_completion_length=options.max_completion_length,
         temperature=options.temperature,
         beta=options.beta,
+        use_vllm=options.generation == "vllm",
+        vllm_mode="server",
         learning_rate=options.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=5,
@@ -424,7 +430,7 @@ def make_trainer(options, parts, device, callbacks):
         ),
         train_dataset=arrange(parts.dataset, options.max_steps * prompts_per_step, options.seed),
         processing_class=tokenizer,
-        rollout_func=rollout,
+        rollout_func=rollout if options.generation == "own" else None,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # a dict per step
