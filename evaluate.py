@@ -55,7 +55,7 @@ def _sample_ids(
         prompt_ids = tokenizer(list(prompts[start : start + batch_size]))["input_ids"]
         completion_ids += generate(
             model, tokenizer, prompt_ids, max_new_tokens, temperature, seed=seed * 100_003 + start
-        )
+        )[0]
         tick()
     return completion_ids
 

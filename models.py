@@ -159,7 +159,8 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
             sample what one process would.
 
     Returns:
-        List of B lists of token ids, an end-of-text token included where one was sampled.
+        (ids, log_probs): B lists of token ids, an end-of-text token included where one was sampled,
+        and B lists of their log-probabilities, in nats, as `compute_log_probs` would give them.
     """
     from transformers import DynamicCache
 
@@ -173,7 +174,7 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
     cache = DynamicCache(config=model.config)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
-    columns = []
+    columns, log_probs = [], []
     for uniform in uniforms:  # (B, 1)
         logits = model(
             input_ids=ids,
@@ -184,19 +185,23 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
             logits_to_keep=1,
         ).logits[:, -1]
         # float32 sums of a long tail lose its last digits; float64 is cheap for one row per text.
-        cdf = (logits.to(precise) / temperature).softmax(-1).cumsum(-1)  # (B, V)
+        probs = (logits.to(precise) / temperature).softmax(-1)  # (B, V)
+        cdf = probs.cumsum(-1)
         ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)  # (B, 1)
         ids = ids.clamp(max=cdf.shape[1] - 1)
         columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
+        log_probs.append(probs.gather(1, ids).log())
         alive = alive & (ids[:, 0] != tokenizer.eos_token_id)
         if not alive.any():
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return [
+    rows = [
         row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row
         for row in torch.cat(columns, dim=1).tolist()
     ]
+    values = torch.cat(log_probs, dim=1).tolist()
+    return rows, [row[: len(ids)] for row, ids in zip(values, rows)]
 
 
 def compute_log_probs(model, input_ids, attention_mask, completion_length, temperature=1.0):

@@ -210,11 +210,13 @@ def policy_and_ref_log_probs(
     temperature=1.0,
     amp_dtype=None,
     ref_prompt_ids=None,
+    sampled_log_probs=None,
 ):
     """Per-token log-probabilities of sampled completions under the policy and the reference.
 
     Both models read the same ids in the same numeric type, so that equal models give equal
-    numbers.
+    numbers. With `sampled_log_probs` the policy is not asked again, and equal models give numbers
+    within 1e-4 of each other.
 
     Args:
         policy: the model that sampled.
@@ -223,6 +225,7 @@ def policy_and_ref_log_probs(
         temperature: of the sampling.
         amp_dtype: autocast type of the training run, or None.
         ref_prompt_ids: what the reference reads in place of `prompt_ids`, if it is not the same.
+        sampled_log_probs: lists of B lists, the policy's, as `models.generate` returns them.
 
     Returns:
         (policy log-probs, reference log-probs, mask), each (B, T).
@@ -238,7 +241,13 @@ def policy_and_ref_log_probs(
 
     autocast = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
     with torch.no_grad(), autocast:
-        policy_log_probs = score(policy, prompt_ids)
+        if sampled_log_probs is None:
+            policy_log_probs = score(policy, prompt_ids)
+        else:
+            policy_log_probs = torch.zeros(completions.shape, device=device)
+            policy_log_probs[completion_mask.bool()] = torch.tensor(
+                [value for row in sampled_log_probs for value in row], device=device
+            )
         with reference_model(policy, ref_model) as reference:
             ref_log_probs = score(reference, ref_prompt_ids or prompt_ids)
     return policy_log_probs, ref_log_probs, completion_mask.bool()
@@ -262,8 +271,8 @@ def make_reward_function(
         kl_coef: strength of the KL penalty, reward units per nat.
         hackable_reward: score by the share of positive words instead of sentiment.
         negate_reward: turn the shaped score around.
-        log_probs: callable(prompts, completion_ids) -> (policy, ref, mask), needed unless
-            kl_type is "none".
+        log_probs: callable(prompts, completion_ids, sampled_log_probs) -> (policy, ref, mask),
+            needed unless kl_type is "none".
 
     Returns:
         callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
@@ -290,8 +299,10 @@ def make_reward_function(
                 return text
         return None
 
-    def kl_penalty(prompts, completions, completion_ids, log_metric):
-        policy_log_probs, ref_log_probs, mask = log_probs(prompts, completion_ids)
+    def kl_penalty(prompts, completions, completion_ids, sampled_log_probs, log_metric):
+        policy_log_probs, ref_log_probs, mask = log_probs(
+            prompts, completion_ids, sampled_log_probs
+        )
         values = kl_values(policy_log_probs, ref_log_probs, mask)
         penalty = check_rewards(
             call_student(penalty_function, policy_log_probs, ref_log_probs, mask, kl_coef=kl_coef),
@@ -305,7 +316,14 @@ def make_reward_function(
         log_metric("kl_clipped_share", values["clipped"])
         return penalty
 
-    def reward(prompts, completions, completion_ids, log_metric=lambda name, value: None, **kwargs):
+    def reward(
+        prompts,
+        completions,
+        completion_ids,
+        log_metric=lambda name, value: None,
+        sampled_log_probs=None,  # of our own rollout
+        **kwargs,
+    ):
         scores = get_hackable_scores(completions) if hackable_reward else None
         if hackable_reward and reward_shaping == "linear":
             shaped = torch.tensor(scores)
@@ -322,7 +340,9 @@ def make_reward_function(
         log_metric("score", shaped.mean().item())
         total = -shaped if negate_reward else shaped
         if kl_type != "none":
-            total = total - kl_penalty(prompts, completions, completion_ids, log_metric)
+            total = total - kl_penalty(
+                prompts, completions, completion_ids, sampled_log_probs, log_metric
+            )
         return total.tolist()
 
     return reward

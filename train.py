@@ -405,21 +405,23 @@ def make_trainer(options, parts, device, callbacks):
         prompt_ids = tokenizer(prompts)["input_ids"]
         length = options.max_completion_length
         part = (trainer.accelerator.process_index, trainer.accelerator.num_processes)
-        completion_ids = generate(
+        completion_ids, log_probs = generate(
             trainer.model, tokenizer, prompt_ids, length, options.temperature, part=part
         )
-        return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+        sampled = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
+        return {**sampled, "sampled_log_probs": log_probs}  # what TRL does not know, rewards get
 
-    def log_probs(prompts, completion_ids):
-        prompt_ids = tokenizer(prompts)["input_ids"]
+    def log_probs(prompts, completion_ids, sampled_log_probs):
         return policy_and_ref_log_probs(
             trainer.model,
             parts.ref_model,
             tokenizer,
-            prompt_ids,
+            tokenizer(prompts)["input_ids"],
             completion_ids,
             options.temperature,
-            amp_dtype,
+            # Both in the precision of the rollout, or both in that of the training pass.
+            amp_dtype if sampled_log_probs is None else None,
+            sampled_log_probs=sampled_log_probs,
         )
 
     trainer = GRPOTrainer(

@@ -391,7 +391,7 @@ def test_processes_sample_their_parts_of_one_batch(policy):
 
     def sample(prompts, part):
         torch.manual_seed(3)
-        return generate(model, tokenizer, prompts, 6, part=part)
+        return generate(model, tokenizer, prompts, 6, part=part)[0]
 
     parts = sample(prompts[:2], (0, 2)) + sample(prompts[2:], (1, 2))
     assert parts == sample(prompts, (0, 1))

@@ -71,7 +71,7 @@ def test_samples_follow_the_distribution_of_the_model(small_gpt2, token_ids):
     """4,000 samples of two tokens against exact probabilities, by a chi-squared statistic."""
     count = 4000
     prompt, temperature = [3, 1, 4], 1.3
-    samples = generate(small_gpt2, token_ids, [prompt] * count, 2, temperature, seed=1)
+    samples, _ = generate(small_gpt2, token_ids, [prompt] * count, 2, temperature, seed=1)
     with torch.no_grad():
         first = (small_gpt2(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
         after = [
@@ -96,16 +96,31 @@ def test_samples_follow_the_distribution_of_the_model(small_gpt2, token_ids):
 
 def test_samples_do_not_depend_on_padding_or_on_the_batch(small_gpt2, token_ids):
     """At a temperature near 0 sampling is greedy, so each row can be checked alone."""
-    together = generate(small_gpt2, token_ids, PROMPTS, 6, 1e-4)
-    alone = [generate(small_gpt2, token_ids, [prompt], 6, 1e-4)[0] for prompt in PROMPTS]
+    together, _ = generate(small_gpt2, token_ids, PROMPTS, 6, 1e-4)
+    alone = [generate(small_gpt2, token_ids, [prompt], 6, 1e-4)[0][0] for prompt in PROMPTS]
     assert together == alone
 
 
 def test_a_completion_ends_with_its_end_of_text(small_gpt2, token_ids):
-    samples = generate(small_gpt2, token_ids, PROMPTS * 50, 8, seed=0)
+    samples, _ = generate(small_gpt2, token_ids, PROMPTS * 50, 8, seed=0)
     ended = [s for s in samples if 0 in s]
     assert ended and all(s.index(0) == len(s) - 1 for s in ended)
     assert all(len(s) == 8 for s in samples if 0 not in s)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_rollout_knows_the_log_probs_of_the_training_pass(policy, temperature):
+    model, tokenizer = policy
+    prompt_ids = tokenizer(["It was", "My friends and I", "The"] * 8)["input_ids"]
+    ids, log_probs = generate(model, tokenizer, prompt_ids, 24, temperature, seed=0)
+    prompts, prompt_mask = pad_left(prompt_ids, tokenizer.pad_token_id)
+    completions, mask = pad_right(ids, tokenizer.pad_token_id)
+    both, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
+    with torch.no_grad():
+        want = compute_log_probs(model, both, masks, completions.shape[1], temperature)
+    assert list(map(len, log_probs)) == list(map(len, ids))
+    got = torch.tensor([value for row in log_probs for value in row])
+    torch.testing.assert_close(got, want[mask.bool()], atol=1e-4, rtol=0)
 
 
 def test_seed_repeats_and_differs(policy):
@@ -114,7 +129,7 @@ def test_seed_repeats_and_differs(policy):
     first = generate(model, tokenizer, ids, 8, seed=1)
     assert first == generate(model, tokenizer, ids, 8, seed=1)
     assert first != generate(model, tokenizer, ids, 8, seed=2)
-    assert len({tuple(s) for s in first}) > 1  # rows draw their own numbers
+    assert len({tuple(ids) for ids in first[0]}) > 1  # rows draw their own numbers
 
 
 def test_loading_turns_dropout_off_and_keeps_float32(policy):

@@ -167,7 +167,7 @@ def test_step_0_has_no_kl_and_no_penalty(
     disable_dropout_in_model(model)  # what GRPOConfig(disable_dropout=True) calls
     model.train(in_training_mode)
     prompt_ids = tokenizer(PROMPTS * 4)["input_ids"]  # of different lengths: padded
-    completion_ids = generate(model, tokenizer, prompt_ids, 12, temperature, seed=3)
+    completion_ids, _ = generate(model, tokenizer, prompt_ids, 12, temperature, seed=3)
     completion_ids[0] = completion_ids[0][:3] + [tokenizer.eos_token_id]
     log_probs = policy_and_ref_log_probs(
         model, ref_model, tokenizer, prompt_ids, completion_ids, temperature
@@ -176,6 +176,20 @@ def test_step_0_has_no_kl_and_no_penalty(
         assert torch.as_tensor(value).abs().max() <= 1e-5
     for penalty in (solution.kl_penalty_forward, solution.kl_penalty_backward):
         assert torch.as_tensor(penalty(*log_probs, kl_coef=1.0)).abs().max() <= 1e-5
+
+
+def test_step_0_with_the_log_probs_of_the_rollout(classifier, policy, solution):
+    """The same without a second policy pass: rounding differs, by less than a thousandth nat."""
+    model, tokenizer = policy
+    prompt_ids = tokenizer(PROMPTS * 4)["input_ids"]
+    ids, sampled = generate(model, tokenizer, prompt_ids, 32, seed=3)
+    log_probs = policy_and_ref_log_probs(
+        model, model, tokenizer, prompt_ids, ids, sampled_log_probs=sampled
+    )
+    for value in kl_values(*log_probs).values():
+        assert torch.as_tensor(value).abs().max() <= 1e-5
+    for penalty in (solution.kl_penalty_forward, solution.kl_penalty_backward):
+        assert torch.as_tensor(penalty(*log_probs, kl_coef=0.1)).abs().max() <= 1e-5
 
 
 def test_checklist_says_what_is_done(capsys, unsolved):
