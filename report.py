@@ -115,10 +115,13 @@ def best_of_n(samples, counts=(1, 2, 4, 8, 16)):
 
 def plot_frontier(runs, best=()):
     """Sentiment against KL(policy‖ref): each run a path of its validations, best-of-n in grey."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
+    if len(runs) > 10:
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
     for run in runs:
         kl = [max(row["kl"], 0.0) for row in run["validations"]]
         sentiment = [row["sentiment"] for row in run["validations"]]

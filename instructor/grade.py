@@ -26,7 +26,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-sys.modules.setdefault("instructor.grade", sys.modules[__name__])
 
 from instructor import collect, gradebook, judge  # noqa: E402
 from instructor.judge import GraderError  # noqa: E402

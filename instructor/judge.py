@@ -301,12 +301,9 @@ def judge(workshop, control, source, seeds, models, seconds=10.0):
     with Child(workshop, control, source, seconds) as child:
         try:
             child.ask("load")
-        except NotImplementedError as error:
-            failed = str(error)
-        except Wrong as error:
-            failed = str(error)
-        else:
             failed = None
+        except (Wrong, NotImplementedError) as error:
+            failed = str(error)
         output += clean(child.output.decode("utf-8", "replace"))
     for name, (_, cases) in CASES.items():
         if failed:
