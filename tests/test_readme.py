@@ -16,7 +16,7 @@ def test_the_option_table_is_that_of_the_program():
 
 
 def test_every_flag_the_readme_names_exists():
-    own = {"student", "index-url", "num_processes", "cpu"}  # of pytest, pip and accelerate
+    own = {"student", "index-url", "num_processes", "cpu", "model"}  # of other programs
     evaluate = set(re.findall(r'"--(\w+)"', (ROOT / "evaluate.py").read_text(encoding="utf-8")))
     named = set(re.findall(r"--([a-z_-]+)", README)) - {"-"}
     assert named <= set(FIELDS) | own | evaluate
