@@ -193,13 +193,14 @@ def floor(args):
     """Seconds that the arithmetic of a step needs at this machine's own rate, and its parts.
 
     Two floating-point operations a weight and token for a forward pass, twice that for a backward
-    pass; the rollout, the policy and the reference each read every token once, the loss reads it
-    and goes back; the sentiment model reads the completions. Attention's own products are left out:
-    below 3 % at these lengths.
+    pass; the rollout reads every token once, the reference too, the loss reads it and goes back;
+    the sentiment model reads the completions. Attention's own products are left out: below 3 % at
+    these lengths.
     """
     import torch
 
     from models import load_model
+    from monitor import quiet_libraries
     from sentiment import load_sentiment_model
 
     def matrix_weights(model):
@@ -210,11 +211,12 @@ def floor(args):
             if isinstance(m, torch.nn.Embedding) and ("wpe" in name or "embeddings" in name)
         )
 
+    quiet_libraries()
     options = options_of(args)
     policy = matrix_weights(load_model(options.model_name)[0])
     scorer = matrix_weights(load_sentiment_model(options.sentiment_model)[0])
     tokens = options.batch_size * (options.max_completion_length + 5)  # a prompt has about five
-    passes = 1 + (2 if args.kl else 0) + 3  # rollout; policy and reference; loss forward, backward
+    passes = 1 + args.kl + 3  # rollout; reference; loss forward and backward
     operations = 2 * tokens * (passes * policy + scorer)
     a = torch.randn(tokens, 1024)
     b = torch.randn(1024, 1024)
