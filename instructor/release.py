@@ -33,6 +33,7 @@ RELEASED = (
     "exercise.ipynb",
     "tests/*.py",
     "tiny/**/*",
+    "benchmarks/*",
 )
 WITHHELD = {
     "rewards_solution.py",
