@@ -24,10 +24,14 @@ TINY += ["--max_completion_length", "4"]
 
 
 def start(*arguments, **options):
-    """train.py in a process of its own, with pipes for what it says."""
+    """train.py in a process of its own, with pipes for what it says.
+
+    On one thread: two busy processes with a thread for each core wait for each other for minutes.
+    """
     command = [sys.executable, str(ROOT / "train.py"), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, **{**pipes, **options})
+    environment = {**options.pop("env", os.environ), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, **{**pipes, **options})
 
 
 def wait_for_steps(process, folder, steps):
@@ -248,7 +252,7 @@ def in_a_small_disk(folder, options, *arguments):
     look += "'files': sorted(p.name for p in folder.iterdir()) if folder.exists() else []}))"
     script = f"""
         mount -t tmpfs -o {options} tmpfs "{folder}" || exit 99
-        "{sys.executable}" train.py "$@" --output_dir "{folder}/run" > /dev/null
+        OMP_NUM_THREADS=1 "{sys.executable}" train.py "$@" --output_dir "{folder}/run" > /dev/null
         echo "rc $?" >&2
         "{sys.executable}" -c "{look}" "{folder}/run"
     """
