@@ -30,6 +30,7 @@ from cases import CASES, Ask, Wrong, report  # noqa: E402
 from instructor.sandbox import PROTECTIONS  # noqa: E402
 
 TOOLS = (  # what a submission may import, and nothing else of this project
+    "checkpoints.py",
     "data.py",
     "evaluate.py",
     "metrics.py",
