@@ -93,7 +93,10 @@ def load_model(model_name, device=None):
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.register_forward_pre_hook(_count_real_tokens, with_kwargs=True)
-    return model.to(device or best_device()).eval(), tokenizer
+    model = model.to(device or best_device()).eval()
+    if model.device.type == "cpu":  # on texts this short the fused attention only has overhead
+        model.set_attn_implementation("eager")
+    return model, tokenizer
 
 
 def _count_real_tokens(model, args, kwargs):
@@ -230,9 +233,9 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
         input_ids=ids,
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        logits_to_keep=length + 1,
+        logits_to_keep=torch.arange(-length - 1, -1, device=ids.device),
         use_cache=False,
-    ).logits[:, -length - 1 : -1]  # (B, T, V): logits at t - 1 predict token t
+    ).logits  # (B, T, V): logits at t - 1 predict token t
     logits = logits.float() / temperature
     targets = ids[:, -length:]
     token_logits = logits.gather(-1, targets[..., None])[..., 0]
@@ -249,7 +252,13 @@ def _forward(model, **inputs):
     return torch.func.functional_call(model, weights, kwargs=inputs)
 
 
-def keep_freed_memory():
+def tune_cpu():
+    """Settings of this process that make a CPU step faster and leave float32 what it is."""
+    _keep_freed_memory()
+    _multiply_with_onednn()
+
+
+def _keep_freed_memory():
     """Ask glibc to keep freed memory for the next step instead of handing it back to the system.
 
     A training step frees and takes the same large tensors again; without this, page faults take
@@ -260,3 +269,19 @@ def keep_freed_memory():
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_mmap_threshold, 2**30)
+
+
+def _multiply_with_onednn():
+    """Have oneDNN multiply float32 matrices instead of MKL, where it does so in float32.
+
+    MKL leaves AVX-512 unused on processors that are not Intel's; oneDNN multiplied 2.6 times as
+    fast on the one measured. PyTorch passes float32 to oneDNN only together with the permission to
+    round to bfloat16, which oneDNN makes use of on processors with a unit for it (Intel's AMX).
+    So one product is compared with float64, and the permission is taken back if it was used.
+    """
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    a, b = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))
+    error = (a @ b - (a.double() @ b.double())).abs().max()  # 3e-5 in float32, 0.1 in bfloat16
+    if error > 1e-3:
+        matmul.fp32_precision = before

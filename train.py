@@ -488,10 +488,11 @@ def train(**given):
     from transformers import set_seed
 
     from checkpoints import Safeguard, Stopped
-    from models import UserError, best_device, keep_freed_memory
+    from models import UserError, best_device, tune_cpu
 
-    keep_freed_memory()
     device = best_device()
+    if device.type == "cpu":
+        tune_cpu()
     state = PartialState(cpu=device.type == "cpu")
     main = state.is_main_process
     console.quiet = not main

@@ -65,7 +65,7 @@ def our_trainer(options, callback, clock):
     import reward_utils
     import train
 
-    models.keep_freed_memory()
+    models.tune_cpu()
     device = models.best_device()
     clock.wrap(reward_utils, "policy_and_ref_log_probs", "log-probs")
     return train.make_trainer(options, train.load_parts(options, device), device, [callback])

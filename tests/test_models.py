@@ -261,6 +261,37 @@ def test_lora_reference_is_the_model_without_its_adapter(small_gpt2):
             torch.testing.assert_close(reference(ids).logits, before, atol=1e-6, rtol=0)
 
 
-def test_allocator_setting_is_harmless():
-    code = "import models; models.keep_freed_memory()"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_tuned_cpu_multiplies_in_float32():
+    """Every kind of product of a training step: forward, both of backward, batched, one row."""
+    code = """
+import models, torch
+models.tune_cpu()
+for rows, inner, columns in [(64, 256, 768), (2368, 1024, 256), (256, 2368, 1024), (1, 768, 99)]:
+    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
+    exact = a.double() @ b.double()
+    worst = 1e-6 * (a.abs().double() @ b.abs().double()).max()
+    for product in (a @ b, a @ b.t().contiguous().t(), torch.addmm(torch.zeros(columns), a, b),
+                    torch.stack([a, a]) @ torch.stack([b, b])):
+        assert (product - exact).abs().max() < worst, (rows, inner, columns)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("rounds", "kept"), [(False, "bf16"), (True, "none")])
+def test_a_cpu_that_would_round_is_left_alone(monkeypatch, rounds, kept):
+    setting, multiply = torch.backends.mkldnn.matmul, torch.Tensor.matmul
+
+    def product(a, b):
+        if a.dtype == torch.float64:
+            return multiply(a, b)
+        if rounds and setting.fp32_precision == "bf16":
+            a, b = a.bfloat16(), b.bfloat16()
+        return multiply(a.double(), b.double()).float()
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    try:
+        models.tune_cpu()
+        assert setting.fp32_precision == kept
+    finally:
+        setting.fp32_precision = "none"
