@@ -199,7 +199,7 @@ def floor(args):
     """
     import torch
 
-    from models import load_model
+    from models import load_model, tune_cpu
     from monitor import quiet_libraries
     from sentiment import load_sentiment_model
 
@@ -212,6 +212,7 @@ def floor(args):
         )
 
     quiet_libraries()
+    tune_cpu()
     options = options_of(args)
     policy = matrix_weights(load_model(options.model_name)[0])
     scorer = matrix_weights(load_sentiment_model(options.sentiment_model)[0])

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -259,6 +260,20 @@ def test_lora_reference_is_the_model_without_its_adapter(small_gpt2):
         assert not torch.allclose(lora(ids).logits, before)
         with models.reference_model(lora) as reference:
             torch.testing.assert_close(reference(ids).logits, before, atol=1e-6, rtol=0)
+
+
+def test_loaded_model_is_the_same_function(small_gpt2, tmp_path):
+    small_gpt2.config.architectures = ["GPT2LMHeadModel"]
+    assert small_gpt2.config.activation_function == "gelu_new"
+    small_gpt2.save_pretrained(tmp_path)
+    for file in Path(PRESETS["tiny"]["model_name"]).glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    loaded, _ = models.load_model(str(tmp_path), "cpu")
+    assert not any("NewGELU" in type(module).__name__ for module in loaded.modules())
+    assert loaded.config._attn_implementation != small_gpt2.config._attn_implementation
+    assert loaded.config.activation_function == "gelu_new"  # what another program will read
+    ids = torch.randint(0, 10, (3, 7), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded(ids).logits, small_gpt2(ids).logits, atol=1e-5, rtol=0)
 
 
 def test_tuned_cpu_multiplies_in_float32():
