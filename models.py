@@ -6,6 +6,7 @@ scored, the text that is trained on and the text that is shown come from one pla
 
 import contextlib
 import ctypes
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -92,7 +93,8 @@ def load_model(model_name, device=None):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.register_forward_pre_hook(_count_real_tokens, with_kwargs=True)
+    if "position_ids" in _arguments(model):
+        model.register_forward_pre_hook(_count_real_tokens, with_kwargs=True)
     model = model.to(device or best_device()).eval()
     _choose_kernels(model)
     return model, tokenizer
@@ -122,6 +124,17 @@ def _count_real_tokens(model, args, kwargs):
         if kwargs.get("past_key_values") is None:
             kwargs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     return args, kwargs
+
+
+def _arguments(model):
+    """Names of what the model's forward takes."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # under LoRA
+    return inspect.signature(base.forward).parameters
+
+
+def has_fast_rollout(model):
+    """Whether `generate` can drive the model itself. GPT-1, BLOOM and Mamba are older than that."""
+    return {"position_ids", "past_key_values", "logits_to_keep"} <= _arguments(model).keys()
 
 
 @contextlib.contextmanager
@@ -161,7 +174,8 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
 
     A plain decode loop: one forward pass per token with a key-value cache, and one uniform random
     number per row. Inverse-CDF sampling replaces `torch.multinomial`, which draws a random number
-    for every entry of the vocabulary and takes a third of a CPU decode step to do so.
+    for every entry of the vocabulary and takes half of a CPU decode step to do so. A model without
+    `has_fast_rollout` is sampled by its own `generate`, from the same distribution.
 
     Args:
         prompt_ids: list of B lists of token ids.
@@ -178,6 +192,10 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
     """
     from transformers import DynamicCache
 
+    if not has_fast_rollout(model):
+        return _generate_slowly(
+            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, part[0]
+        )
     device = model.device
     generator = torch.Generator().manual_seed(seed) if seed is not None else None
     ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id, device)  # (B, P)
@@ -210,11 +228,39 @@ def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed
             break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    rows = [
-        row[: row.index(tokenizer.eos_token_id) + 1] if tokenizer.eos_token_id in row else row
-        for row in torch.cat(columns, dim=1).tolist()
-    ]
+    rows = _until_end(torch.cat(columns, dim=1), tokenizer.eos_token_id)
     values = torch.cat(log_probs, dim=1).tolist()
+    return rows, [row[: len(ids)] for row, ids in zip(values, rows)]
+
+
+def _until_end(ids, eos_token_id):
+    """(B, T) token ids as lists, each up to its first end-of-text token."""
+    rows = ids.tolist()
+    return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]
+
+
+def _generate_slowly(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, rank):
+    """`generate` through transformers' own, and a second pass for the log-probabilities."""
+    ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id, model.device)
+    if seed is None:
+        seed = int(torch.randint(2**31, ())) + rank
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        sampled = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    rows = _until_end(sampled[:, ids.shape[1] :], tokenizer.eos_token_id)
+    completions, real = pad_right(rows, tokenizer.pad_token_id, model.device)
+    both, masks = torch.cat([ids, completions], dim=1), torch.cat([mask, real], dim=1)
+    values = compute_log_probs(model, both, masks, completions.shape[1], temperature).tolist()
     return rows, [row[: len(ids)] for row, ids in zip(values, rows)]
 
 
@@ -246,8 +292,10 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
         position_ids=(mask.cumsum(1) - 1).clamp(min=0),
         logits_to_keep=torch.arange(-length - 1, -1, device=ids.device),
         use_cache=False,
-    ).logits  # (B, T, V): logits at t - 1 predict token t
-    logits = logits.float() / temperature
+    ).logits
+    if logits.shape[1] > length:  # a model that keeps them all
+        logits = logits[:, -length - 1 : -1]
+    logits = logits.float() / temperature  # (B, T, V): logits at t - 1 predict token t
     targets = ids[:, -length:]
     token_logits = logits.gather(-1, targets[..., None])[..., 0]
     log_probs = token_logits - logits.logsumexp(-1)  # (B, T)
@@ -257,6 +305,7 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
 
 
 def _forward(model, **inputs):
+    inputs = {name: value for name, value in inputs.items() if name in _arguments(model)}
     if next(model.parameters()).dtype == torch.float32:
         return model(**inputs)
     weights = {name: tensor.float() for name, tensor in model.named_parameters()}

@@ -452,7 +452,7 @@ def make_validation(options, parts, device):
             parts.tokenizer,
             VALIDATION_PROMPTS,
             parts.ref_model,
-            samples_per_prompt=4,
+            samples_per_prompt=2,  # a validation costs less than two steps
             max_new_tokens=options.max_completion_length,
             temperature=options.temperature,
             batch_size=options.batch_size,
@@ -602,6 +602,7 @@ def start_wandb(options, console):
 
 def describe_run(options, model, device, console):
     """What is about to run, in three lines."""
+    from models import has_fast_rollout
     from reward_utils import KL_NAMES
 
     reward = "share of positive words" if options.hackable_reward else "sentiment"
@@ -611,6 +612,8 @@ def describe_run(options, model, device, console):
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(f"model   {short_path(options.model_name)}, {weights / 1e6:.1f} M weights train")
     console.print(f"reward  {reward}", highlight=False)
+    if options.generation == "own" and not has_fast_rollout(model):
+        console.print("rollout by the model's own generate, more slowly: no positions or no cache")
     console.print(
         f"steps   {options.max_steps} × {options.batch_size} completions "
         f"({options.batch_size // options.num_generations} prompts × {options.num_generations}), "

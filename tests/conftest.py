@@ -125,6 +125,24 @@ def small_gpt2():
     return GPT2LMHeadModel(config).eval()
 
 
+@pytest.fixture
+def small_bloom():
+    """The same for BLOOM, which takes no positions."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    torch.manual_seed(0)
+    config = BloomConfig(
+        vocab_size=11,
+        hidden_size=16,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.5,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return BloomForCausalLM(config).eval()
+
+
 class TokenIds:
     """All that `generate` asks of a tokenizer."""
 

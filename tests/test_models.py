@@ -9,7 +9,15 @@ import pytest
 import torch
 
 import models
-from models import UserError, compute_log_probs, generate, load_model, pad_left, pad_right
+from models import (
+    UserError,
+    compute_log_probs,
+    generate,
+    has_fast_rollout,
+    load_model,
+    pad_left,
+    pad_right,
+)
 from train import PRESETS, add_lora
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
@@ -68,15 +76,17 @@ def test_log_probs_of_the_bundled_model_match_its_full_forward(policy):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
-def test_samples_follow_the_distribution_of_the_model(small_gpt2, token_ids):
+@pytest.mark.parametrize("small_model", ["small_gpt2", "small_bloom"])
+def test_samples_follow_the_distribution_of_the_model(request, small_model, token_ids):
     """4,000 samples of two tokens against exact probabilities, by a chi-squared statistic."""
-    count = 4000
+    model, count = request.getfixturevalue(small_model), 4000
+    assert has_fast_rollout(model) == (small_model == "small_gpt2")
     prompt, temperature = [3, 1, 4], 1.3
-    samples, _ = generate(small_gpt2, token_ids, [prompt] * count, 2, temperature, seed=1)
+    samples, _ = generate(model, token_ids, [prompt] * count, 2, temperature, seed=1)
     with torch.no_grad():
-        first = (small_gpt2(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+        first = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
         after = [
-            (small_gpt2(torch.tensor([prompt + [a]])).logits[0, -1] / temperature).softmax(-1)
+            (model(torch.tensor([prompt + [a]])).logits[0, -1] / temperature).softmax(-1)
             for a in range(11)
         ]
     expected = {(0,): first[0].item()}  # an end of text ends the completion
@@ -107,6 +117,17 @@ def test_a_completion_ends_with_its_end_of_text(small_gpt2, token_ids):
     ended = [s for s in samples if 0 in s]
     assert ended and all(s.index(0) == len(s) - 1 for s in ended)
     assert all(len(s) == 8 for s in samples if 0 not in s)
+
+
+def test_a_model_without_positions_is_sampled_and_scored(small_bloom, token_ids):
+    ids, log_probs = generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
+    assert (ids, log_probs) == generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
+    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=1)[0]
+    for prompt, row, values in zip(PROMPTS * 4, ids, log_probs, strict=True):
+        with torch.no_grad():
+            logits = small_bloom(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
+        want = (logits / 0.7).log_softmax(-1).gather(1, torch.tensor(row)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(values), want, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -199,7 +199,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
     ]
     first = read_jsonl(out / "metrics.jsonl", phase="train")[0]
     assert abs(first["kl_policy_ref"]) <= 1e-5 and abs(first["kl_penalty"]) <= 1e-5
-    assert len(read_jsonl(out / "completions.jsonl")) == 3 * 4 * 4  # validations, prompts, samples
+    assert len(read_jsonl(out / "completions.jsonl")) == 3 * 4 * 2  # validations, prompts, samples
     assert (out / "checkpoint-2").is_dir()
     model, _ = load_model(str(out / "final"), "cpu")
     weights = dict(trainer.model.named_parameters())
@@ -268,6 +268,22 @@ def test_every_reward_runs(tmp_path, options):
         read_jsonl(out / "metrics.jsonl", phase="train")[0][k] for k in ("score", "reward")
     )
     assert reward == pytest.approx(-score if options.get("negate_reward") else score, abs=1e-4)
+
+
+def test_a_model_without_a_fast_rollout_trains_all_the_same(tmp_path, capsys, policy):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model, tokenizer = policy
+    config = BloomConfig(vocab_size=model.config.vocab_size, hidden_size=16, n_layer=2, n_head=2)
+    config.eos_token_id = config.bos_token_id = tokenizer.eos_token_id
+    BloomForCausalLM(config).save_pretrained(tmp_path / "bloom")
+    tokenizer.save_pretrained(tmp_path / "bloom")
+    _, out = run(tmp_path, model_name=str(tmp_path / "bloom"), kl_type="forward")
+    assert capsys.readouterr().out.count("by the model's own generate") == 1
+    first, second = read_jsonl(out / "metrics.jsonl", phase="train")
+    assert abs(first["kl_policy_ref"]) <= 1e-5 and second["reward"] != first["reward"]
+    rows = read_jsonl(out / "metrics.jsonl", phase="validation")
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] != 0
 
 
 def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
