@@ -295,10 +295,10 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
     ).logits
     if logits.shape[1] > length:  # a model that keeps them all
         logits = logits[:, -length - 1 : -1]
-    logits = logits.float() / temperature  # (B, T, V): logits at t - 1 predict token t
-    targets = ids[:, -length:]
-    token_logits = logits.gather(-1, targets[..., None])[..., 0]
-    log_probs = token_logits - logits.logsumexp(-1)  # (B, T)
+    logits = logits.float()  # (B, T, V): logits at t - 1 predict token t
+    if temperature != 1:
+        logits = logits / temperature
+    log_probs = logits.log_softmax(-1).gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
     back = torch.zeros_like(input_ids, dtype=torch.float32)
     back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
     return back.masked_fill(attention_mask[:, -length:] == 0, 0.0)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 PHASES = ("rollout", "score", "log-probs", "loss+backward", "optimizer", "rest")
 WARM_UP = 3  # steps that are not counted
+COLUMNS = [(kl, side) for kl in ("off", "on") for side in ("stock", "ours")]
 
 
 class Clock:
@@ -231,19 +232,27 @@ def floor(args):
 
 
 def compare(args):
-    """Both sides, with and without KL, in alternating order."""
-    results = {}
-    for kl in (False, True):
-        args.kl = kl
-        pairs = []
-        for i in range(args.pairs):
-            order = ("stock", "ours") if i % 2 == 0 else ("ours", "stock")
-            pairs.append({side: run(args, side=side) for side in order})
-            ratio = pairs[-1]["stock"]["step"] / pairs[-1]["ours"]["step"]
-            print(f"KL {'on ' if kl else 'off'} pair {i + 1}: {ratio:.2f}", flush=True)
-        results["on" if kl else "off"] = pairs
+    """Both sides, with and without KL; the order turns around from one round to the next."""
+    pairs = {"off": [], "on": []}
+    for i in range(args.pairs):
+        done = {}
+        for kl, side in COLUMNS if i % 2 == 0 else COLUMNS[::-1]:
+            done[kl, side] = run(args, kl=kl == "on", side=side)
+        for kl in pairs:
+            pairs[kl].append({side: done[kl, side] for side in ("stock", "ours")})
+        print(f"pair {i + 1}: " + ", ".join(f"KL {kl} {ratios(pairs[kl])[-1]:.2f}" for kl in pairs))
     args.kl = True
-    return {"pairs": results, "floor": floor(args)}
+    return {"pairs": pairs, "floor": floor(args)}
+
+
+def ratios(pairs):
+    """Steps per second, ours over stock, pair by pair."""
+    return [pair["stock"]["step"] / pair["ours"]["step"] for pair in pairs]
+
+
+def spread(values, form):
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def median(pairs, side, key):
@@ -256,21 +265,19 @@ def show(args, result):
     from monitor import make_console
 
     table = Table("seconds per step", box=None)
-    for kl in ("off", "on"):
-        for side in ("stock", "ours"):
-            table.add_column(f"{side}, KL {kl}", justify="right")
-    columns = [(kl, side) for kl in ("off", "on") for side in ("stock", "ours")]
+    for kl, side in COLUMNS:
+        table.add_column(f"{side}, KL {kl}", justify="right")
     for key in (*PHASES, "step", "peak_gb"):
-        cells = [f"{median(result['pairs'][kl], side, key):.3f}" for kl, side in columns]
+        cells = [f"{median(result['pairs'][kl], side, key):.3f}" for kl, side in COLUMNS]
         table.add_row("peak memory, GB" if key == "peak_gb" else key, *cells)
     console = make_console()
     console.print(table)
     for kl, pairs in result["pairs"].items():
-        ratios = sorted(pair["stock"]["step"] / pair["ours"]["step"] for pair in pairs)
-        text = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        console.print(f"steps per second, ours over stock, KL {kl}: {text}", highlight=False)
-    on, off = (median(result["pairs"][kl], "ours", "step") for kl in ("on", "off"))
-    console.print(f"the KL costs {on / off - 1:.0%} of a step", highlight=False)
+        text = f"steps per second, ours over stock, KL {kl}: {spread(ratios(pairs), '.2f')}"
+        console.print(text, highlight=False)
+    both = zip(result["pairs"]["on"], result["pairs"]["off"])
+    costs = [on["ours"]["step"] / off["ours"]["step"] - 1 for on, off in both]
+    console.print(f"the KL costs {spread(costs, '.0%')} of a step", highlight=False)
     least = result["floor"]
     console.print(
         f"floor with KL: {least['operations'] / 1e9:.0f} G operations at "
@@ -286,11 +293,10 @@ def plot(result, path):
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    columns = [(kl, side) for kl in ("off", "on") for side in ("stock", "ours")]
-    bottom = [0.0] * len(columns)
+    bottom = [0.0] * len(COLUMNS)
     for phase in PHASES:
-        heights = [median(result["pairs"][kl], side, phase) for kl, side in columns]
-        names = [f"{side}\nKL {kl}" for kl, side in columns]
+        heights = [median(result["pairs"][kl], side, phase) for kl, side in COLUMNS]
+        names = [f"{side}\nKL {kl}" for kl, side in COLUMNS]
         axes.bar(names, heights, bottom=bottom, label=phase)
         bottom = [b + h for b, h in zip(bottom, heights)]
     axes.axhline(result["floor"]["seconds"], color="k", linestyle="--", label="floor, KL on")
