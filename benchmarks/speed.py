@@ -3,6 +3,7 @@
     python benchmarks/speed.py                      # bundled model, 64 x 32 tokens, five pairs
     python benchmarks/speed.py --model FOLDER --pairs 2 --steps 3
     python benchmarks/speed.py --growth             # ours at four batch sizes; memory over steps
+    python benchmarks/speed.py --sizes              # ours at four model sizes, all weights or LoRA
 
 Each run is a process of its own; the two sides alternate, so that a machine whose speed drifts
 slows both, and ratios are taken pair by pair. "Stock" is TRL's GRPOTrainer with its own generation,
@@ -24,6 +25,11 @@ sys.path.insert(0, str(ROOT))
 
 PHASES = ("rollout", "score", "log-probs", "loss+backward", "optimizer", "rest")
 WARM_UP = 3  # steps that are not counted
+SIZES = {  # layers, width, heads; all read up to 1,024 tokens of GPT-2's 50,257
+    "gpt2": (12, 768, 12),
+    "gpt2-medium": (24, 1024, 16),
+    "gpt2-large": (36, 1280, 20),
+}
 COLUMNS = [(kl, side) for kl in ("off", "on") for side in ("stock", "ours")]
 
 
@@ -58,6 +64,7 @@ def options_of(args):
     given = {"preset": "tiny", "model_name": args.model, "use_solution": True, "seed": args.seed}
     given |= {"batch_size": args.batch_size, "max_steps": args.steps + WARM_UP}
     given |= {"kl_type": "forward" if args.kl else "none", "save_steps": 10**6}
+    given |= {"use_peft": args.use_peft}
     return train.resolve_options({**given, "output_dir": args.folder})
 
 
@@ -182,7 +189,7 @@ def run(args, **more):
     settings = {**vars(args), **more}
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--{k}={settings[k]}" for k in ("model", "batch_size", "steps", "seed", "side")]
-        flags += [f"--folder={folder}/run"] + ["--kl"] * settings["kl"]
+        flags += [f"--folder={folder}/run"] + [f"--{k}" for k in ("kl", "use_peft") if settings[k]]
         command = [sys.executable, __file__, "--measure", *flags]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
@@ -316,6 +323,52 @@ def growth(args):
     return rows
 
 
+def random_gpt2(size, folder):
+    """Save a GPT-2 of that size, random weights, the bundled tokenizer: good for timing."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    layers, width, heads = SIZES[size]
+    config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(ROOT / "tiny" / "gpt2").save_pretrained(folder)
+
+
+def estimated_gb(args):
+    """What `train.py --check` would say."""
+    from transformers import AutoConfig
+
+    import preflight
+
+    options = options_of(args)
+    models = (options.model_name, options.sentiment_model)
+    return preflight.memory_of_a_step(options, *map(AutoConfig.from_pretrained, models)) / 1e9
+
+
+def sizes(args):
+    """Ours, KL on, all weights or LoRA: seconds per step and peak memory of each model size."""
+    import tempfile
+
+    import preflight
+
+    args.kl, rows = True, []
+    for size in ("tiny", *SIZES):
+        with tempfile.TemporaryDirectory() as folder:
+            if size != "tiny":
+                random_gpt2(size, folder)
+                args.model = folder
+            for args.use_peft in (False, True):
+                row = {"size": size, "use_peft": args.use_peft, "estimate_gb": estimated_gb(args)}
+                text = f"{size:12} {'LoRA' if args.use_peft else 'all weights':12}"
+                if row["estimate_gb"] * 1e9 > 0.8 * preflight.free_memory():
+                    text += f" not run: about {row['estimate_gb']:.0f} GB needed"
+                else:
+                    row |= run(args, side="ours")
+                    text += f" {row['step']:7.2f} s a step {row['peak_gb']:6.1f} GB"
+                print(text, flush=True)
+                rows.append(row)
+    return rows
+
+
 def plot_growth(rows, path):
     from matplotlib.figure import Figure
 
@@ -341,23 +394,24 @@ def main():
     add("--pairs", type=int, default=5, help="runs of each side")
     add("--seed", type=int, default=0)
     add("--growth", action="store_true", help="time and memory against the number of completions")
+    add("--sizes", action="store_true", help="time and memory against the size of the model")
     add("--json", metavar="FILE", help="write every figure")
     add("--plot", metavar="FILE.png", help="write the picture")
     for hidden in ("--side", "--folder"):
         add(hidden, help=argparse.SUPPRESS)
-    for hidden in ("--measure", "--kl"):
+    for hidden in ("--measure", "--kl", "--use_peft"):
         add(hidden, action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args)))
         return
     args.folder = "unused"
-    result = growth(args) if args.growth else compare(args)
-    if not args.growth:
+    result = (growth if args.growth else sizes if args.sizes else compare)(args)
+    if not args.growth and not args.sizes:
         show(args, result)
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
-    if args.plot:
+    if args.plot and not args.sizes:
         (plot_growth if args.growth else plot)(result, args.plot)
 
 

@@ -174,6 +174,18 @@ def test_left_padding_moves_no_position_in_a_plain_forward(policy, lora):
         torch.testing.assert_close(got, model(ids[None]).logits, atol=1e-4, rtol=0)
 
 
+def test_a_frozen_output_layer_is_not_copied_for_every_row():
+    """Where it is, the product with it is a batched one; attention takes two of these a layer."""
+    model, _ = load_model(PRESETS["tiny"]["model_name"], "cpu")
+    lora = add_lora(model).eval()
+    ids = torch.randint(1, 99, (5, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.profiler.profile() as profile:
+        kept = lora(input_ids=ids, logits_to_keep=4).logits
+    batched = [event.count for event in profile.key_averages() if event.key == "aten::bmm"]
+    assert batched == [2 * model.config.num_hidden_layers]
+    torch.testing.assert_close(kept, lora(input_ids=ids).logits[:, -4:], atol=1e-5, rtol=0)
+
+
 def test_a_model_that_cannot_be_fetched_says_so_in_one_line():
     with pytest.raises(UserError, match=r"Cannot fetch 'no/such-model'.*--preset tiny") as error:
         load_model("no/such-model")
