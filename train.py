@@ -333,6 +333,8 @@ def manifest(options, device):
     """What another person needs to repeat the run."""
     from importlib.metadata import version
 
+    from accelerate import PartialState
+
     packages = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
     return {
         "status": "running",
@@ -341,6 +343,7 @@ def manifest(options, device):
         "git_commit": git_commit(),
         "device": str(device),
         "cpu_count": os.cpu_count(),
+        "num_processes": PartialState().num_processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
@@ -391,7 +394,7 @@ def reward_options(options):
 
 def make_trainer(options, parts, device, callbacks):
     """TRL's trainer with this project's rollout and reward."""
-    from transformers import PrinterCallback, set_seed
+    from transformers import PrinterCallback
     from trl import GRPOTrainer
 
     from data import arrange
@@ -405,8 +408,10 @@ def make_trainer(options, parts, device, callbacks):
         prompt_ids = tokenizer(prompts)["input_ids"]
         length = options.max_completion_length
         part = (trainer.accelerator.process_index, trainer.accelerator.num_processes)
+        # Seeded by the step: TRL draws from the global state as often as a process has rows.
+        seed = (options.seed + 1) * 1_000_003 + trainer.state.global_step
         completion_ids, log_probs = generate(
-            trainer.model, tokenizer, prompt_ids, length, options.temperature, part=part
+            trainer.model, tokenizer, prompt_ids, length, options.temperature, seed, part
         )
         sampled = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
         return {**sampled, "sampled_log_probs": log_probs}  # what TRL does not know, rewards get
@@ -436,8 +441,6 @@ def make_trainer(options, parts, device, callbacks):
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # a dict per step
-    if trainer.accelerator.num_processes > 1:  # TRL has seeded them apart; see `generate`'s part
-        set_seed(options.seed)
     return trainer
 
 

@@ -1,6 +1,7 @@
 """Reference results: every kind of run on the bundled models, three seeds each, one table.
 
     python benchmarks/ladder.py                                   # all; goes on where it stopped
+    python benchmarks/ladder.py --jobs 4                          # four at a time, a core each
     python benchmarks/ladder.py --only linear forward_0.1 --seeds 0
 
 Trains each rung with `train.py --preset tiny --use_solution`, compares it with the base model, and
@@ -9,7 +10,9 @@ writes `benchmarks/RESULTS.md` and `benchmarks/frontier.png` from all that is fi
 """
 
 import argparse
+import concurrent.futures
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -55,15 +58,16 @@ def finished(rung, seed):
     return (folder(rung, seed) / "compare.json").exists()
 
 
-def run(rung, seed):
+def run(rung, seed, threads):
     """Train and compare one rung with one seed; raises if either command fails."""
-    target = folder(rung, seed)
+    print(f"{rung}, seed {seed}", flush=True)
+    target, env = folder(rung, seed), {**os.environ, "OMP_NUM_THREADS": str(threads)}
     train = [sys.executable, "train.py", "--preset", "tiny", "--use_solution"]
     train += [*LADDER[rung], "--seed", str(seed), "--output_dir", str(target)]
-    subprocess.run(train, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(train, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, env=env)
     compare = [sys.executable, "evaluate.py", "compare", "tiny/gpt2", str(target / "final")]
     compare += ["--json", str(target / "compare.json")]
-    done = subprocess.run(compare, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(compare, cwd=ROOT, check=True, capture_output=True, text=True, env=env)
     (target / "compare.txt").write_text(done.stdout, encoding="utf-8")
 
 
@@ -169,16 +173,15 @@ def draw(seeds):
 MARK = "<!-- benchmarks/ladder.py writes what follows -->"
 
 
-def write(seeds):
+def write(seeds, threads):
     """Refresh the table, the picture and the samples; what people wrote above the mark stays."""
-    import torch
-
     from monitor import quiet_libraries
 
     quiet_libraries()
     table, samples = results(seeds)
     draw(seeds)
-    machine = f"{torch.get_num_threads()} CPU cores ({platform.processor() or platform.machine()})"
+    cores = "one CPU core" if threads == 1 else f"{threads} CPU cores"
+    machine = f"{cores} a run ({platform.processor() or platform.machine()})"
     text = f"""{MARK}
 
 ## Table
@@ -207,13 +210,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=LADDER, default=list(LADDER), metavar="RUNG")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args()
-    for seed in args.seeds:
-        for rung in args.only:
-            if not finished(rung, seed):
-                print(f"{rung}, seed {seed}", flush=True)
-                run(rung, seed)
-    write(args.seeds)
+    threads = max(os.cpu_count() // args.jobs, 1)
+    to_do = [(rung, seed) for seed in args.seeds for rung in args.only if not finished(rung, seed)]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for done in [pool.submit(run, rung, seed, threads) for rung, seed in to_do]:
+            done.result()
+    write(args.seeds, threads)
 
 
 if __name__ == "__main__":

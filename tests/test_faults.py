@@ -351,11 +351,15 @@ def test_two_processes_train_what_one_does(tmp_path):
     arguments += ["--num_generations", "4", "--max_completion_length", "8", "--max_steps", "6"]
     one = start(*arguments, "--output_dir", tmp_path / "one")
     assert one.wait(timeout=300) == 0
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch"]
+    launch += ["--config_file", ROOT / "launch" / "ddp.yaml"]
     command = [*launch, ROOT / "train.py", *arguments, "--output_dir", tmp_path / "two"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("before → after") == 1  # one process shows
+    for name, count in (("one", 1), ("two", 2)):
+        manifest = json.loads((tmp_path / name / "run.json").read_text())
+        assert manifest["num_processes"] == count
     weights, others = (
         load_file(tmp_path / name / "final" / "model.safetensors") for name in ("one", "two")
     )
