@@ -249,6 +249,20 @@ def mixed_precision(device):
     return {"bf16": False, "fp16": True}, torch.float16  # with loss scaling, for a T4
 
 
+def require_whole_weights():
+    """Refuse a launch that shards weights: the first process samples and validates alone.
+
+    Raises:
+        OptionError: FSDP, or DeepSpeed's ZeRO stage 3.
+    """
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
+        raise OptionError(
+            f"{'FSDP' if fsdp else 'ZeRO stage 3'} shards the weights, and validation needs them "
+            "whole. launch/zero2.yaml shards the rest; --use_peft needs still less."
+        )
+
+
 def make_config(options, device):
     """TRL's configuration of a run."""
     from accelerate import PartialState
@@ -493,6 +507,7 @@ def train(**given):
     from checkpoints import Safeguard, Stopped
     from models import UserError, best_device, tune_cpu
 
+    require_whole_weights()
     device = best_device()
     if device.type == "cpu":
         tune_cpu()

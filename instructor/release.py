@@ -34,6 +34,7 @@ RELEASED = (
     "tests/*.py",
     "tiny/**/*",
     "benchmarks/*",
+    "launch/*",
 )
 WITHHELD = {
     "rewards_solution.py",

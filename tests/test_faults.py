@@ -347,8 +347,8 @@ def test_training_goes_on_without_weights_and_biases(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
-    arguments = ["--preset", "tiny", "--kl_type", "none", "--batch_size", "8", "--save_steps", "4"]
-    arguments += ["--num_generations", "4", "--max_completion_length", "8", "--max_steps", "6"]
+    arguments = ["--preset", "tiny", "--kl_type", "none", "--batch_size", "8", "--save_steps", "2"]
+    arguments += ["--num_generations", "4", "--max_completion_length", "8", "--max_steps", "4"]
     one = start(*arguments, "--output_dir", tmp_path / "one")
     assert one.wait(timeout=300) == 0
     launch = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -366,20 +366,20 @@ def test_two_processes_train_what_one_does(tmp_path):
     base = load_file(ROOT / "tiny" / "gpt2" / "model.safetensors")
     learned = max((weights[name] - base[name].float()).abs().max().item() for name in weights)
     apart = max((weights[name] - others[name]).abs().max().item() for name in weights)
-    assert apart < 0.1 * learned and learned > 1e-4
+    assert apart < 0.1 * learned and learned > 1e-4  # later a rounding changes a sample
     for row, other in zip(metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two"), strict=True):
         assert (row["step"], row["phase"]) == (other["step"], other["phase"])
         if row["phase"] == "train":
             assert row["reward"] == pytest.approx(other["reward"], abs=1e-5)
             assert row["num_tokens"] == other["num_tokens"]
-    assert checkpoints.newest_good(tmp_path / "two")[0].name == "checkpoint-6"
+    assert checkpoints.newest_good(tmp_path / "two")[0].name == "checkpoint-4"
     resumed = subprocess.run(
         [
             *launch,
             ROOT / "train.py",
             "--resume",
             "--max_steps",
-            "7",
+            "5",
             "--output_dir",
             tmp_path / "two",
         ],
@@ -388,7 +388,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         timeout=300,
         cwd=ROOT,
     )
-    assert resumed.returncode == 0 and "Going on from checkpoint-6" in resumed.stdout
+    assert resumed.returncode == 0 and "Going on from checkpoint-4" in resumed.stdout
 
 
 def test_processes_sample_their_parts_of_one_batch(policy):

@@ -123,6 +123,17 @@ def test_mistakes(capsys, tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [("ACCELERATE_USE_FSDP", "true", "FSDP"), ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "stage 3")],
+)
+def test_a_launch_that_shards_weights_is_refused(capsys, tmp_path, monkeypatch, name, value, what):
+    monkeypatch.setenv(name, value)
+    message = fails(capsys, "--preset", "tiny", "--output_dir", tmp_path / "out")
+    assert what in message and "launch/zero2.yaml" in message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     "option, value, exercise",
     [("--kl_type", "forward", "3b"), ("--reward_shaping", "exponential", "2a")],
 )
