@@ -350,9 +350,10 @@ def _multiply_with_onednn():
     """Have oneDNN multiply float32 matrices instead of MKL, where it does so in float32.
 
     MKL takes generic code on processors that are not Intel's (MKL_VERBOSE=1 shows it); oneDNN, with
-    AVX-512, multiplied 2.6 times as fast on the one measured. PyTorch passes float32 to oneDNN only together with the permission to
-    round to bfloat16, which oneDNN makes use of on processors with a unit for it (Intel's AMX).
-    So one product is compared with float64, and the permission is taken back if it was used.
+    AVX-512, multiplied 2.6 times as fast on the one measured. PyTorch passes float32 to oneDNN only
+    together with the permission to round to bfloat16, which oneDNN uses on processors with a unit
+    for it (Intel's AMX). So one product is compared with float64, and if it was rounded, the
+    permission is taken back.
     """
     matmul = torch.backends.mkldnn.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
