@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import data
 import monitor
@@ -227,6 +228,14 @@ def test_an_earlier_run_moves_aside(tmp_path):
     for _ in range(3):
         run(tmp_path, max_steps=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.1", "out.2"]
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    weights = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        trainer, _ = run(tmp_path / name, seed=seed)
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
 
 
 def test_resume_goes_on_where_the_run_stopped(tmp_path):
