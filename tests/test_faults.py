@@ -372,7 +372,10 @@ def test_two_processes_train_what_one_does(tmp_path):
         if row["phase"] == "train":
             assert row["reward"] == pytest.approx(other["reward"], abs=1e-5)
             assert row["num_tokens"] == other["num_tokens"]
-    assert checkpoints.newest_good(tmp_path / "two")[0].name == "checkpoint-4"
+    newest, _ = checkpoints.newest_good(tmp_path / "two")
+    assert newest.name == "checkpoint-4"
+    sealed = json.loads((newest / checkpoints.SEAL).read_text())
+    assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"} <= sealed.keys()
     resumed = subprocess.run(
         [
             *launch,
