@@ -230,12 +230,21 @@ def test_an_earlier_run_moves_aside(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.1", "out.2"]
 
 
-def test_the_same_seed_gives_the_same_run(tmp_path):
-    weights = []
+def test_the_same_seed_gives_the_same_run(tmp_path, monkeypatch):
+    import models
+
+    weights, seeds, generate = [], [], models.generate
+
+    def spy(model, tokenizer, prompt_ids, length, temperature, seed, part):
+        seeds.append(seed)
+        return generate(model, tokenizer, prompt_ids, length, temperature, seed, part)
+
+    monkeypatch.setattr(models, "generate", spy)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         trainer, _ = run(tmp_path / name, seed=seed)
         weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
+    assert seeds[:2] == seeds[2:4] and len(set(seeds)) == 4  # each step of each run its own
 
 
 def test_resume_goes_on_where_the_run_stopped(tmp_path):
