@@ -384,8 +384,8 @@ def test_memory_is_near_what_was_measured(policy, classifier):
     tiny = train.resolve_options({"preset": "tiny"})
     quick = train.resolve_options({"preset": "quick"})
     lora = train.resolve_options({"preset": "medium", "use_peft": True})
-    measured = ((tiny, policy[0].config, 1.9e9), (quick, gpt2_config(), 9.0e9))
-    for options, config, peak in (*measured, (lora, gpt2_config(), 11.2e9)):
+    measured = ((tiny, policy[0].config, 2.1e9), (quick, gpt2_config(), 8.3e9))
+    for options, config, peak in (*measured, (lora, gpt2_config(), 9.0e9)):
         need = preflight.memory_of_a_step(options, config, scorer)
         assert need == pytest.approx(peak, rel=1 / 3)
 
