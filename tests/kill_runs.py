@@ -26,8 +26,8 @@ OPTIONS = {
     "batch_size": 4,
     "num_generations": 2,
     "max_completion_length": 4,
-    "max_steps": 160,
-    "eval_steps": 40,
+    "max_steps": 400,
+    "eval_steps": 100,
     "save_steps": 2,
 }
 
@@ -52,7 +52,7 @@ def main():
     rng = random.Random(0)
     for _ in range(kills):
         pid = live(output_dir)
-        time.sleep(rng.uniform(0.2, 3.5))
+        time.sleep(rng.uniform(0.2, 2.5))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):

@@ -74,7 +74,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     steps = [row["step"] for row in metrics_of(tmp_path / "killed") if row["phase"] == "train"]
-    assert steps == list(range(1, 161))
+    assert steps == list(range(1, 401))
 
 
 @pytest.mark.slow
