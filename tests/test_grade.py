@@ -452,7 +452,12 @@ def test_an_interrupted_run_resumed_gives_the_same_files(tmp_path, whole_run, ho
     command = [sys.executable, str(ROOT / "instructor" / "grade.py"), *map(str, arguments)]
     environment = {**os.environ, "TMPDIR": str(temporary)}
     process = subprocess.Popen(
-        [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        [*command, str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+        # A shell's background job ignores SIGINT, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     journal, deadline = out / "results.jsonl", time.monotonic() + 120
     while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
