@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
 from metrics import METRICS, add_self_bleu, compare_samples, repetition, summarise
-from models import UserError, best_device, generate, load_model, tune_cpu
+from models import UserError, generate, load_model, tune_cpu
 from monitor import make_console, write_json
 from reward_utils import call_student, check_rewards, load_rewards, policy_and_ref_log_probs
 from sentiment import (
@@ -374,8 +374,7 @@ def main(argv=None):
         command.add_argument("--num_samples", type=int, default=16, help="completions per prompt")
         command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    if best_device().type == "cpu":
-        tune_cpu()
+    tune_cpu()
     if args.command in PAGES:
         return _page(args)
     names = (getattr(args, name, None) for name in ("trained", "model", "base"))

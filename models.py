@@ -258,9 +258,9 @@ def _generate_slowly(model, tokenizer, prompt_ids, max_new_tokens, temperature, 
     """`generate` through transformers' own, and a second pass for the log-probabilities."""
     ids, mask = pad_left(prompt_ids, tokenizer.pad_token_id, model.device)
     if seed is None:
-        seed = int(torch.randint(2**31, ())) + rank
+        seed = int(torch.randint(2**31, ()))
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + 7_368_787 * rank)  # or processes would sample one group alike
         sampled = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -328,7 +328,12 @@ def _forward(model, **inputs):
 
 
 def tune_cpu():
-    """Settings of this process that make a CPU step faster and leave float32 what it is."""
+    """Settings of this process that make a CPU step faster and leave float32 what it is.
+
+    Where a GPU runs the models there is nothing to do.
+    """
+    if best_device().type != "cpu":
+        return
     _keep_freed_memory()
     _multiply_with_onednn()
 

@@ -250,7 +250,7 @@ def mixed_precision(device):
 
 
 def require_whole_weights():
-    """Refuse a launch that shards weights: the first process samples and validates alone.
+    """Refuse a launch that shards weights: the first process validates alone.
 
     Raises:
         OptionError: FSDP, or DeepSpeed's ZeRO stage 3.
@@ -509,9 +509,8 @@ def train(**given):
     from models import UserError, best_device, tune_cpu
 
     require_whole_weights()
+    tune_cpu()
     device = best_device()
-    if device.type == "cpu":
-        tune_cpu()
     state = PartialState(cpu=device.type == "cpu")
     main = state.is_main_process
     console.quiet = not main

@@ -101,10 +101,8 @@ def measure(args):
     from monitor import quiet_libraries
 
     quiet_libraries()
-    device = models.best_device()
-    if device.type == "cpu":
-        models.tune_cpu()
-    model, tokenizer = models.load_model(args.model, device)
+    models.tune_cpu()
+    model, tokenizer = models.load_model(args.model)
     prompts = [prompt for prompt in data.TRAIN_PROMPTS[: args.batch_size // 8] for _ in range(8)]
     results, running = {}, {}
     for name, way in ways(model, tokenizer, tokenizer(prompts)["input_ids"], args.length).items():

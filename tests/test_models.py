@@ -123,6 +123,7 @@ def test_a_model_without_positions_is_sampled_and_scored(small_bloom, token_ids)
     ids, log_probs = generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
     assert (ids, log_probs) == generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
     assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=1)[0]
+    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0, part=(1, 2))[0]
     for prompt, row, values in zip(PROMPTS * 4, ids, log_probs, strict=True):
         with torch.no_grad():
             logits = small_bloom(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
@@ -339,7 +340,7 @@ def test_a_cpu_that_would_round_is_left_alone(monkeypatch, rounds, kept):
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", product)
     try:
-        models.tune_cpu()
+        models._multiply_with_onednn()
         assert setting.fp32_precision == kept
     finally:
         setting.fp32_precision = "none"
