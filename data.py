@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from models import UserError
+from engine.common import UserError
 
 TRAIN_PROMPTS = [
     "This movie was",
@@ -181,7 +181,8 @@ def read_prompts(path):
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"Cannot read the prompts file {path}: {reason}.") from error
-    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines(): a JSON text may hold U+2028 and its like, which Python takes for line ends.
+    lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
     prompts = [line for _, line in lines]
     if path.suffix in (".jsonl", ".json"):
         prompts = [_prompt_of(line, f"{path}:{i}") for i, line in lines]

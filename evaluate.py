@@ -8,33 +8,21 @@
 A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
 how far the policy has gone, repetition and length say how it got there. Every figure comes from
 the sampled token ids; base and trained model answer the same prompts with the same seed.
+
+torch is imported inside the functions, so that `--help` need not wait for it.
 """
 
-import argparse
-import json
 import math
 import statistics
 import sys
-from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
-from metrics import METRICS, add_self_bleu, compare_samples, repetition, summarise
-from models import UserError, generate, load_model, tune_cpu
-from monitor import make_console, write_json
-from reward_utils import call_student, check_rewards, load_rewards, policy_and_ref_log_probs
-from sentiment import (
-    NLPTOWN,
-    get_hackable_scores,
-    get_sentiment_scores,
-    load_judge,
-    load_sentiment_model,
-)
+from engine.common import UserError, make_console, quiet_libraries, write_json
+from engine.options import PAGES, parse_evaluation
+from engine.policy import context_length, load_model, tune_cpu
+from engine.report import plot_comparison, run_settings
+from engine.tables import print_estimates, print_metrics, print_pairs, print_prefixes, verdict
 
-PAGES = {
-    "curves": "learning curves of runs",
-    "frontier": "sentiment against KL of runs, with best-of-n sampling as baseline",
-    "report": "one HTML page about runs",
-}
 BATCH_SIZE = 64
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
@@ -42,7 +30,11 @@ PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever mad
 def generate_completions(
     model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
 ):
-    """One sampled completion per prompt, as text without the prompt."""
+    """One sampled completion per prompt, as text without the prompt.
+
+    Raises:
+        UserError: a prompt and its completion exceed the model's context.
+    """
     ids = _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size)
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
@@ -50,14 +42,30 @@ def generate_completions(
 def _sample_ids(
     model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, tick=lambda: None
 ):
+    from engine.sampling import generate
+
+    prompt_ids = tokenizer(list(prompts))["input_ids"]
+    _require_room(model, prompts, prompt_ids, max_new_tokens)
     completion_ids = []
     for start in range(0, len(prompts), batch_size):
-        prompt_ids = tokenizer(list(prompts[start : start + batch_size]))["input_ids"]
+        batch = prompt_ids[start : start + batch_size]
+        own_seed = seed * 100_003 + start
         completion_ids += generate(
-            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed=seed * 100_003 + start
+            model, tokenizer, batch, max_new_tokens, temperature, seed=own_seed
         )[0]
         tick()
     return completion_ids
+
+
+def _require_room(model, prompts, prompt_ids, max_new_tokens):
+    longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
+    tokens, limit = len(prompt_ids[longest]), context_length(model)
+    if tokens + max_new_tokens > limit:
+        raise UserError(
+            f"The prompt '{prompts[longest][:40]}…' has {tokens} tokens; with {max_new_tokens} new "
+            f"ones it exceeds the model's context of {limit}. Shorten it, or give a smaller "
+            "--max_new_tokens."
+        )
 
 
 def evaluate_model(
@@ -86,7 +94,8 @@ def evaluate_model(
         amp_dtype: autocast type for the log-probabilities, or None.
         prefix: text that the policy reads before each prompt, and the reference does not: the
             KL is then what the prefix (and any training) changed.
-        judge: callable(completions) -> list of floats, a second opinion; see `load_judge`.
+        judge: callable(completions) -> list of floats, a second opinion; see
+            `sentiment.load_judge`.
         tick: callable() for a progress bar, called twice for each batch.
 
     Returns:
@@ -94,47 +103,72 @@ def evaluate_model(
         of P·S dicts in the order of the prompts: `prompt`, `completion`, `ids`, `sentiment`,
         `positive_words`, `kl` and `ref_nll` (nats, summed over the completion's tokens), `length`,
         `repetition_3`, `repetition_4`, `truncated`, and `judge` where there is one.
+
+    Raises:
+        UserError: a prompt and its completion exceed the model's context.
     """
+    from engine.metrics import repetition, summarise
+
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
-    ref_prompt_ids = tokenizer(repeated)["input_ids"]
     prefixed = [prefix + prompt for prompt in repeated]
-    prompt_ids = tokenizer(prefixed)["input_ids"]
     ids = _sample_ids(
         model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size, tick
     )
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    scores, positive_words = get_sentiment_scores(texts), get_hackable_scores(texts)
-    samples = []
-    for start in range(0, len(ids), batch_size):
+    samples = [
+        {
+            "prompt": prompt,
+            "completion": text,
+            "ids": row,
+            "length": len(row),
+            "repetition_3": repetition(row, 3),
+            "repetition_4": repetition(row, 4),
+            "truncated": tokenizer.eos_token_id not in row,
+        }
+        for prompt, text, row in zip(
+            repeated, tokenizer.batch_decode(ids, skip_special_tokens=True), ids
+        )
+    ]
+    _add_scores(samples, judge)
+    prompt_ids = tokenizer(prefixed)["input_ids"], tokenizer(repeated)["input_ids"]
+    models = (model, ref_model, tokenizer)
+    _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
+    return {"metrics": summarise(samples), "samples": samples}
+
+
+def _add_scores(samples, judge):
+    """Add `sentiment` and `positive_words`, and `judge` where there is one."""
+    from sentiment import get_hackable_scores, get_sentiment_scores
+
+    texts = [sample["completion"] for sample in samples]
+    columns = {
+        "sentiment": get_sentiment_scores(texts),
+        "positive_words": get_hackable_scores(texts),
+    }
+    if judge is not None:
+        columns["judge"] = judge(texts)
+    for name, values in columns.items():
+        for sample, value in zip(samples, values):
+            sample[name] = value
+
+
+def _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick):
+    """Add `kl` and `ref_nll`; `prompt_ids` are those of the policy and those of the reference."""
+    from engine.scoring import policy_and_ref_log_probs
+
+    policy_prompts, ref_prompts = prompt_ids
+    for start in range(0, len(samples), batch_size):
         rows = slice(start, start + batch_size)
-        batch = (model, ref_model, tokenizer, prompt_ids[rows], ids[rows])
-        rest = (amp_dtype, ref_prompt_ids[rows])
+        ids = [sample["ids"] for sample in samples[rows]]
+        batch = (*models, policy_prompts[rows], ids)
+        rest = (amp_dtype, ref_prompts[rows])
         policy, ref, mask = policy_and_ref_log_probs(*batch, temperature, *rest)
         kl = ((policy - ref) * mask).sum(-1).tolist()
         if temperature != 1:  # perplexity is that of the reference itself
             _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, *rest)
         ref_nll = (-ref * mask).sum(-1).tolist()
+        for sample, kl_i, nll_i in zip(samples[rows], kl, ref_nll):
+            sample |= {"kl": kl_i, "ref_nll": nll_i}
         tick()
-        for i, (kl_i, nll_i) in enumerate(zip(kl, ref_nll), start):
-            samples.append(
-                {
-                    "prompt": repeated[i],
-                    "completion": texts[i],
-                    "ids": ids[i],
-                    "sentiment": scores[i],
-                    "positive_words": positive_words[i],
-                    "kl": kl_i,
-                    "ref_nll": nll_i,
-                    "length": len(ids[i]),
-                    "repetition_3": repetition(ids[i], 3),
-                    "repetition_4": repetition(ids[i], 4),
-                    "truncated": tokenizer.eos_token_id not in ids[i],
-                }
-            )
-    if judge is not None:
-        for sample, opinion in zip(samples, judge(texts)):
-            sample["judge"] = opinion
-    return {"metrics": summarise(samples), "samples": samples}
 
 
 def compare_models(base_model, trained_model, prompts=None, num_samples=16, **settings):
@@ -154,6 +188,9 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
     Raises:
         UserError: a model cannot be loaded, or the two do not share a vocabulary.
     """
+    from engine.metrics import add_self_bleu, compare_samples
+    from sentiment import load_judge
+
     prompts = prompts or VALIDATION_PROMPTS
     settings.setdefault("judge", load_judge())
     base, tokenizer = load_model(base_model)
@@ -166,33 +203,6 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
         results["base"]["samples"], results["trained"]["samples"]
     )
     return results
-
-
-def verdict(estimates):
-    """One sentence about what `compare_models` found: was the reward earned, or only its number?"""
-    base, trained, difference = (estimates[key] for key in ("base", "trained", "difference"))
-    proxy, judge = difference["sentiment"], difference["judge"]
-    if proxy["low"] <= 0 <= proxy["high"]:
-        return "The reward model sees no clear difference."
-    if proxy["high"] < 0:
-        return f"The sentiment fell by {-proxy['mean']:.2f}; the judge says {judge['mean']:+.2f}."
-    costs = []
-    if judge["low"] <= 0:
-        costs.append(f"the judge did not follow ({judge['mean']:+.2f})")
-    ratio = trained["perplexity"]["mean"] / base["perplexity"]["mean"]
-    if ratio > 2:
-        costs.append(f"the reference finds the text {ratio:.1f} times as surprising")
-    if difference["repetition_3"]["low"] > 0.02:
-        costs.append(f"repeated 3-grams rose by {difference['repetition_3']['mean']:.0%}")
-    if difference["distinct_2"]["mean"] < -0.2 * base["distinct_2"]["mean"]:
-        costs.append("the completions resemble each other more")
-    length = trained["length"]["mean"] / base["length"]["mean"]
-    if length < 0.6:
-        costs.append(f"the texts shrank to {length:.0%} of their length")
-    rose = f"The sentiment rose by {proxy['mean']:.2f}"
-    if costs:
-        return f"{rose}, but {'; '.join(costs)}. Do not trust the reward alone."
-    return f"{rose} and the judge by {judge['mean']:.2f}, at {trained['kl']['mean']:.1f} nats."
 
 
 def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **settings):
@@ -225,201 +235,91 @@ def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **se
     return results
 
 
-def print_prefixes(results):
-    """The table of `compare_prefixes`."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    columns = {  # short titles: the first column needs the room
-        "reward": ("reward", "{:.3f}"),
-        "sentiment": ("sentiment", "{:.3f}"),
-        "positive_share": ("positive", "{:.0%}"),
-        "kl": ("KL", "{:.2f}"),
-        "perplexity": ("ref. ppl", "{:.1f}"),
-        "length": ("length", "{:.1f}"),
-    }
-    table = Table("policy", box=None, pad_edge=False)
-    first = next(iter(results.values()))["metrics"]
-    shown = {name: column for name, column in columns.items() if name in first}
-    for title, _ in shown.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for title, result in results.items():
-        figures = [form.format(result["metrics"][name]) for name, (_, form) in shown.items()]
-        table.add_row(escape(title), *figures)
-    make_console().print(table)
-
-
 def print_comparison_samples(comparison):
-    """The trained model's best, median and worst completion by the judge, each beside the base
-    model's to the same prompt: a choice that flatters nobody."""
-    console = make_console()
-    pairs = list(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
-    pairs.sort(key=lambda pair: pair[1]["judge"])
-    for title, i in (("best", -1), ("median", len(pairs) // 2), ("worst", 0)):
-        base, trained = pairs[i]
-        console.print(
-            f"\n{title} of the trained model, by the judge: {base['prompt']} …",
-            style="bold",
-            markup=False,
-        )
-        for name, sample in (("base", base), ("trained", trained)):
-            text = " ".join(sample["completion"].split())
-            scores = f"sentiment {sample['sentiment']:.2f}, judge {sample['judge']:.2f}"
-            console.print(f"  {name:8}{scores}  {text}", markup=False, highlight=False)
+    """The best, the median and the worst completion of `compare_models`, by the judge."""
+    print_pairs(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
 
 
-def plot_comparison(comparison, path=None):
-    """Histogram of the sentiment of both models' completions.
+def load_trained(name, tokenizer, base_name):
+    """The model `name`, checked to share the vocabulary of its base.
 
-    Args:
-        comparison: what `compare_models` returns.
-        path: image file to write, under a temporary name first; None leaves the figure open.
-
-    Returns:
-        The matplotlib figure.
+    Raises:
+        UserError: it does not, or cannot be loaded.
     """
-    import matplotlib.pyplot as plt
-
-    from report import save_figure
-
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, color in (("base", "#7f8c8d"), ("trained", "#e67e22")):
-        result = comparison[name]
-        scores = [s["sentiment"] for s in result["samples"]]
-        mean = result["metrics"]["sentiment"]
-        label = f"{name}, mean {mean:.2f}"
-        axes.hist(scores, bins=20, range=(0, 1), alpha=0.6, color=color, label=label)
-        axes.axvline(mean, color=color, linestyle="--")
-    axes.set(xlabel="sentiment score of a completion", ylabel="completions", xlim=(0, 1))
-    axes.set_title(
-        f"KL(policy‖ref) {comparison['trained']['metrics']['kl']:.1f} nats, reference perplexity "
-        f"{comparison['base']['metrics']['perplexity']:.0f} → "
-        f"{comparison['trained']['metrics']['perplexity']:.0f}",
-        fontsize=10,
-    )
-    axes.legend()
-    figure.tight_layout()
-    if path is not None:
-        save_figure(figure, path)
-    return figure
-
-
-def print_metrics(results):
-    """A table of metrics: {column title: metrics}."""
-    from rich.table import Table
-
-    table = Table("metric", *results, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, metric in METRICS.items():
-        if all(name in metrics for metrics in results.values()):
-            values = [metric.form.format(metrics[name]) for metrics in results.values()]
-            table.add_row(metric.title, *values)
-    make_console().print(table)
-
-
-def print_estimates(estimates):
-    """The table of a comparison: both models, and their difference with its 95 % interval."""
-    from rich.table import Table
-
-    table = Table("metric", "base", "trained", "difference", "95 % interval", "", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, metric in METRICS.items():
-        base, trained, change = (estimates[k][name] for k in ("base", "trained", "difference"))
-        form = metric.form
-        signed = form.replace("{:", "{:+")
-        clear = not change["low"] <= 0 <= change["high"]
-        good = clear and metric.better * change["mean"] > 0
-        bad = clear and metric.better * change["mean"] < 0
-        table.add_row(
-            metric.title,
-            form.format(base["mean"]),
-            form.format(trained["mean"]),
-            signed.format(change["mean"]),
-            f"{signed.format(change['low'])} … {signed.format(change['high'])}",
-            "[green]▲ better[/]" if good else "[red]▼ worse[/]" if bad else "",
+    model, own_tokenizer = load_model(name)
+    if tokenizer.get_vocab() != own_tokenizer.get_vocab():
+        raise UserError(
+            f"'{base_name}' and '{name}' do not share a vocabulary, so no KL can be measured "
+            "between them. Give the model that the training started from."
         )
-    make_console().print(table)
+    return model
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    single = commands.add_parser("evaluate", help="measure one model, as its own reference")
-    single.add_argument("model", help="a Hub name or a folder")
-    pair = commands.add_parser("compare", help="measure a trained model against its base")
-    pair.add_argument("base", help="the model that the training started from")
-    pair.add_argument("trained", help="for example outputs/final")
-    pair.add_argument("--plot", metavar="FILE.png", help="write a histogram of both models")
-    pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
-    pair.add_argument("--judge", default="vader", help="vader, or a classifier's name or folder")
-    prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
-    prefixed.add_argument("base", help="the model that the training started from")
-    prefixed.add_argument("trained", nargs="?", help="for example outputs/final")
-    prefixed.add_argument(
-        "--prefix", action="append", metavar="TEXT", help="before each prompt; repeat for more"
-    )
-    prefixed.add_argument("--reward", help="also score with this function of rewards.py")
-    for name, help in PAGES.items():
-        page = commands.add_parser(name, help=help)
-        page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
-        suffix = ".html" if name == "report" else ".png"
-        page.add_argument("--out", default=name + suffix, help="default: %(default)s")
-    for command in (single, pair, prefixed):
-        command.add_argument("--sentiment_model", help="default: that of the run, else nlptown's")
-        command.add_argument("--max_new_tokens", type=int, help="default: that of the run, else 48")
-        command.add_argument("--temperature", type=float, help="default: that of the run, else 1")
-        command.add_argument("--prompts", help="file of prompts; the validation prompts by default")
-        command.add_argument("--num_samples", type=int, default=16, help="completions per prompt")
-        command.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    tune_cpu()
-    if args.command in PAGES:
-        return _page(args)
-    names = (getattr(args, name, None) for name in ("trained", "model", "base"))
-    settings = run_settings(*filter(None, names))
-    settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
-    try:
-        args.prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
-        load_sentiment_model(settings.pop("sentiment_model"))
-        {"evaluate": _evaluate, "compare": _compare, "prompting": _prompting}[args.command](
-            args, {**settings, "seed": args.seed}
-        )
-    except (UserError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
+def load_reward(name):
+    """A function of rewards.py by its name, as callable(completions) -> list of checked floats."""
+    from engine.student import call_student, check_rewards, load_rewards
 
+    function = getattr(load_rewards(), name, None)
+    if function is None:
+        raise UserError(f"rewards.py has no function {name}.")
 
-def _page(args):
-    import report
+    def score(completions):
+        return check_rewards(call_student(function, completions), completions, name).tolist()
 
-    try:
-        runs = [report.read_run(folder) for folder in args.runs]
-        if args.command == "curves":
-            report.save_figure(report.plot_curves(runs), args.out)
-        else:
-            best = best_of_n_baseline(runs[0])
-            if args.command == "frontier":
-                report.save_figure(report.plot_frontier(runs, best), args.out)
-            else:
-                report.write_report(runs, best, args.out)
-    except (UserError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
-    print(f"Wrote {args.out}")
+    return score
 
 
 def best_of_n_baseline(run, num_samples=16):
     """`report.best_of_n` of the model that a run started from, sampled as in that run."""
-    import report
+    from engine.report import base_of, best_of_n
+    from sentiment import get_sentiment_scores, load_sentiment_model
 
-    options = run["manifest"]["options"]
-    load_sentiment_model(options["sentiment_model"])
-    base, tokenizer = load_model(options["model_name"])
+    name, sentiment_model, length, temperature = base_of(run)
+    load_sentiment_model(sentiment_model)
+    base, tokenizer = load_model(name)
     prompts = [prompt for prompt in VALIDATION_PROMPTS for _ in range(num_samples)]
-    length, temperature = options["max_completion_length"], options["temperature"]
     texts = generate_completions(base, tokenizer, prompts, length, temperature)
     scores = get_sentiment_scores(texts)
-    return report.best_of_n([{"prompt": p, "sentiment": s} for p, s in zip(prompts, scores)])
+    return best_of_n([{"prompt": p, "sentiment": s} for p, s in zip(prompts, scores)])
+
+
+def main(argv=None):
+    args = parse_evaluation(__doc__.split("\n")[0], argv)
+    quiet_libraries()
+    tune_cpu()
+    try:
+        if args.command in PAGES:
+            return _page(args)
+        from sentiment import load_sentiment_model
+
+        names = (getattr(args, name, None) for name in ("trained", "model", "base"))
+        settings = run_settings(*filter(None, names))
+        settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
+        args.prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
+        load_sentiment_model(settings.pop("sentiment_model"))
+        command = {"evaluate": _evaluate, "compare": _compare, "prompting": _prompting}
+        command[args.command](args, {**settings, "seed": args.seed})
+    except (UserError, OSError) as error:
+        sys.exit(f"evaluate.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nevaluate.py: interrupted; nothing was written.")
+
+
+def _page(args):
+    from engine import report
+
+    runs = [report.read_run(folder) for folder in args.runs]
+    if args.command == "curves":
+        report.save_figure(report.plot_curves(runs), args.out)
+    else:
+        titles = report.baseline_titles(runs)
+        first = {report.base_of(run): run for run in reversed(runs)}
+        baselines = [(title, best_of_n_baseline(first[base])) for base, title in titles.items()]
+        if args.command == "frontier":
+            report.save_figure(report.plot_frontier(runs, baselines), args.out)
+        else:
+            report.write_report(runs, baselines, args.out)
+    print(f"Wrote {args.out}")
 
 
 def _evaluate(args, settings):
@@ -430,6 +330,8 @@ def _evaluate(args, settings):
 
 def _compare(args, settings):
     from rich.progress import Progress
+
+    from sentiment import load_judge
 
     console, judge = make_console(), load_judge(args.judge)
     batches = 2 * math.ceil(len(args.prompts) * args.num_samples / BATCH_SIZE)  # two models
@@ -472,53 +374,5 @@ def _prompting(args, settings):
     print_prefixes(results)
 
 
-def load_trained(name, tokenizer, base_name):
-    """The model `name`, checked to share the vocabulary of its base.
-
-    Raises:
-        UserError: it does not, or cannot be loaded.
-    """
-    model, own_tokenizer = load_model(name)
-    if tokenizer.get_vocab() != own_tokenizer.get_vocab():
-        raise UserError(
-            f"'{base_name}' and '{name}' do not share a vocabulary, so no KL can be measured "
-            "between them. Give the model that the training started from."
-        )
-    return model
-
-
-def load_reward(name):
-    """A function of rewards.py by its name, as callable(completions) -> list of checked floats."""
-    rewards = load_rewards()
-    function = getattr(rewards, name, None)
-    if function is None:
-        raise UserError(f"rewards.py has no function {name}.")
-
-    def score(completions):
-        return check_rewards(call_student(function, completions), completions, name).tolist()
-
-    return score
-
-
-def run_settings(*model_names):
-    """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
-
-    The first name that is part of a run counts; otherwise the defaults, with the sentiment model
-    that lies beside a bundled model.
-    """
-    folders = [Path(name).resolve().parent for name in model_names]
-    manifests = [folder / "run.json" for folder in folders if (folder / "run.json").exists()]
-    options = json.loads(manifests[0].read_text())["options"] if manifests else {}
-    neighbours = [folder / "sentiment" for folder in folders if (folder / "sentiment").is_dir()]
-    return {
-        "sentiment_model": options.get("sentiment_model", str([*neighbours, NLPTOWN][0])),
-        "max_new_tokens": options.get("max_completion_length", 48),
-        "temperature": options.get("temperature", 1.0),
-    }
-
-
 if __name__ == "__main__":
-    from monitor import quiet_libraries
-
-    quiet_libraries()
     main()

@@ -74,11 +74,13 @@ def train_toy(steps=60, groups=8, num_generations=8, learning_rate=0.3, kl_coef=
     return torch.stack(history)
 
 
-def main():
+def main(argv=None):
     from rich.table import Table
 
-    from monitor import make_console
+    from engine.common import make_console
+    from engine.options import OneLineParser
 
+    OneLineParser(description=__doc__.split("\n")[0]).parse_args(argv)
     table = Table(title="What the policy says after 60 steps")
     table.add_column("kl_coef", justify="right")
     for word in WORDS:

@@ -8,16 +8,16 @@ subtracted from the reward; no gradient flows through it. Policy gradient theref
 logits along −E_q[c · ∇ log q], whatever c was meant to estimate.
 """
 
-import argparse
 import math
 import sys
 from pathlib import Path
 
 import torch
 
-from models import UserError
-from monitor import make_console
-from reward_utils import KL_NAMES, call_student, check_rewards, load_rewards
+from engine.common import UserError, make_console
+from engine.options import OneLineParser
+from engine.student import call_student, check_rewards, load_rewards, name_of, rewards_file
+from reward_utils import KL_NAMES
 
 TOKENS = 8
 
@@ -104,7 +104,7 @@ def own_penalties(rewards):
             column = (log_q.float()[:, None], log_p.float()[:, None])  # eight texts of one token
             values = call_student(function, *column, mask, kl_coef=1.0)
             names = [f"token {i}" for i in range(TOKENS)]
-            return check_rewards(values, names, function.__name__).double()
+            return check_rewards(values, names, name_of(function)).double()
 
         return cost
 
@@ -170,7 +170,7 @@ def plot(penalties, logits, log_p, path=None):
     """
     from matplotlib.figure import Figure
 
-    from report import save_figure
+    from engine.report import save_figure
 
     figure = Figure(figsize=(13, 4.3), layout="constrained")
     price, force, way = figure.subplots(1, 3)
@@ -215,12 +215,16 @@ def plot(penalties, logits, log_p, path=None):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--use_solution", action="store_true", help="penalties of the solution")
-    parser.add_argument("--out", type=Path, default=Path("kl_lab.png"), help="the picture")
+    parser = OneLineParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--use_solution", action="store_true", help="show the penalties of rewards_solution.py"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("kl_lab.png"), help="the picture (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     logits, log_p = toy_policy()
-    own = own_penalties(load_rewards(args.use_solution))
+    own = own_penalties(load_rewards(rewards_file(args.use_solution)))
     penalties = {**ESTIMATORS, **own}
     print_table(experiment(penalties, logits, log_p), logits, log_p)
     plot(penalties, logits, log_p, args.out)

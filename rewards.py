@@ -203,6 +203,6 @@ def my_custom_reward(completions, **kwargs):
 
 
 if __name__ == "__main__":
-    import reward_utils
+    from engine.student import print_checklist
 
-    reward_utils.print_checklist(__file__)
+    print_checklist(__file__)

@@ -4,9 +4,9 @@ import re
 
 import torch
 
-from models import WEIGHTS, UserError, best_device, load_pretrained
-
-NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
+from engine.common import UserError
+from engine.options import NLPTOWN
+from engine.policy import WEIGHTS, best_device, load_pretrained
 
 _loaded = None  # (model, tokenizer) of the last load_sentiment_model call
 

@@ -1,0 +1,124 @@
+"""Checkpoints that can be trusted, and a run that can be stopped at any moment.
+
+A checkpoint counts only when it is sealed: after its last byte is on the disk, a list of its files
+with their SHA-256 is written under a temporary name and renamed. A run that is killed in the
+middle of a save, or whose disk damages a file, continues from the newest checkpoint that agrees
+with its seal.
+"""
+
+import json
+import signal
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+from engine.common import sha256, sync_to_disk, write_json
+
+SEAL = "sealed.json"
+
+
+def seal(folder):
+    """Declare a checkpoint complete. Its files are forced to the disk first."""
+    folder = Path(folder)
+    (folder / SEAL).unlink(missing_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and SEAL not in path.name)
+    for path in files:
+        sync_to_disk(path)
+    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    write_json(folder / SEAL, sums, sync=True)
+
+
+def problem_of(folder):
+    """Why a checkpoint cannot be used; an empty string if it can."""
+    try:
+        sums = json.loads((Path(folder) / SEAL).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "was not written to its end"
+    except ValueError:
+        return f"{SEAL} is damaged"
+    for name, expected in sums.items():
+        try:
+            if sha256(Path(folder) / name) != expected:
+                return f"{name} is damaged"
+        except OSError:
+            return f"{name} is missing"
+    return ""
+
+
+def newest_good(output_dir):
+    """The newest checkpoint that can be used, and why newer ones cannot.
+
+    Returns:
+        (folder or None, {name: problem}).
+    """
+    folders = [p for p in Path(output_dir).glob("checkpoint-*") if p.name[11:].isdigit()]
+    problems = {}
+    for folder in sorted(folders, key=lambda p: int(p.name[11:]), reverse=True):
+        problem = problem_of(folder)
+        if not problem:
+            return folder, problems
+        problems[folder.name] = problem
+    return None, problems
+
+
+class Stopped(Exception):
+    """The run was stopped by a signal and has saved itself."""
+
+    def __init__(self, number, step):
+        super().__init__(f"stopped at step {step}")
+        self.number, self.step = number, step
+
+
+class Safeguard(TrainerCallback):
+    """Seals checkpoints, and turns the first SIGINT or SIGTERM into a save after the step.
+
+    A second signal ends the program at once.
+    """
+
+    def __init__(self, console):
+        self.console = console
+        self.received = 0  # number of the signal
+        self.handlers = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self.handlers[number] = signal.signal(number, self.receive)
+            except ValueError:
+                pass  # not the main thread, as in some notebooks: signals stay as they are
+
+    def receive(self, number, frame):
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = number
+        self.console.print(
+            "\nWill save after this step and stop. Press Ctrl-C again to quit now.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if dist.is_available() and dist.is_initialized():  # all processes stop after one step
+            received = torch.tensor([self.received], device=args.device)
+            dist.all_reduce(received, dist.ReduceOp.MAX)
+            self.received = int(received)
+        if self.received:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()  # every process has files of its own in it
+        if state.is_world_process_zero:
+            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.received:
+            raise Stopped(self.received, state.global_step)
+
+    def restore(self):
+        """Give the signals back to whom they belonged."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}

@@ -1,0 +1,132 @@
+"""What everybody shares: one kind of error, one way to write a file, the console. No torch."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
+
+
+class UserError(Exception):
+    """A problem the user can solve. The message says what happened and what to do, in one line."""
+
+
+def first_line(error):
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def short_path(path):
+    """A path inside the current folder without that folder; anything else as it is."""
+    try:
+        return str(Path(path).resolve().relative_to(Path.cwd())) if Path(path).exists() else path
+    except ValueError:
+        return str(path)
+
+
+@contextlib.contextmanager
+def whole_file(path, sync=False):
+    """Yield a temporary path; at the end it becomes `path`, so that nobody ever sees half a file.
+
+    If an error comes first, the temporary file is removed and an older `path` stays as it was.
+
+    Args:
+        path: the file to write.
+        sync: force the bytes to the disk before the renaming, for what must survive a power cut.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        if sync:
+            sync_to_disk(temporary)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_to_disk(path):
+    """Return only when the file's bytes are on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_whole(path, content, sync=False):
+    """Write a text (as UTF-8, line ends as they are) or bytes through `whole_file`."""
+    content = content.encode() if isinstance(content, str) else content
+    with whole_file(path, sync) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path, value, sync=False):
+    """Write a value as indented JSON through `whole_file`."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", sync)
+
+
+def append_jsonl(path, rows):
+    """Append one JSON object per line."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def lines_of(path):
+    r"""The lines of a text file that end with "\n"; a last line without that end is left out.
+
+    Not `splitlines()`: a JSON text may hold U+2028 or U+0085, which Python takes for line ends.
+    """
+    return Path(path).read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
+
+
+def read_jsonl(path, **match):
+    """The rows of a JSONL file whose fields equal those of `match`."""
+    return [row for row in map(json.loads, lines_of(path)) if match.items() <= row.items()]
+
+
+def keep_rows(path, wanted):
+    """Drop the rows of a JSONL file that are not `wanted(row)`, and what a kill has cut off."""
+    if not Path(path).exists():
+        return
+    kept = []
+    for line in lines_of(path):
+        with contextlib.suppress(ValueError):
+            if wanted(json.loads(line)):
+                kept.append(f"{line}\n")
+    write_whole(path, "".join(kept))
+
+
+def sha256(content):
+    """The SHA-256 of bytes, or of the file at a path, as hexadecimal text."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with open(content, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_console():
+    """Rich's console; in a notebook, plain lines, where it would box every print."""
+    from rich.console import Console
+
+    if "ipykernel" in sys.modules:
+        return Console(force_jupyter=False, force_terminal=False, color_system=None)
+    return Console()
+
+
+def quiet_libraries():
+    """No progress bars, no advice and no messages of the Hub from the libraries underneath."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()

@@ -1,0 +1,378 @@
+"""The figures that describe a policy, each with the uncertainty of its sample.
+
+`evaluate.py` samples and scores; here its rows, one dict per completion, become figures of four
+kinds: ratios, medians, measures of variety, and the share of pairs won. Completions to one prompt
+resemble each other, so the intervals treat prompts, not completions, as the independent draws: 64
+prompts are 64 observations, however many completions each has.
+"""
+
+import collections
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+class Metric(NamedTuple):
+    """One figure: how it is called, how it is written, what it means, how it is computed."""
+
+    title: str  # of a table's row
+    form: str  # how a value is written
+    better: int  # +1 higher, −1 lower, 0 neither
+    meaning: str
+    kind: Any  # Ratio, Median, Variety or WinRate
+    short: str = ""  # title of a narrow column; the title itself by default
+
+    @property
+    def column(self):
+        return self.short or self.title
+
+
+@dataclass
+class Ratio:
+    """A sum over the samples divided by another: a mean, a mean per token, a share."""
+
+    parts: Any  # sample -> (numerator, denominator)
+    transform: Any = float  # of the quotient
+    needs: str | None = None  # a field that not every sample has
+
+    def value(self, samples):
+        numerators, denominators = zip(*map(self.parts, samples))
+        return self.transform(math.fsum(numerators) / sum(denominators))
+
+    def compare(self, base, trained):
+        """Estimates of both groups of samples and of their difference, over prompts."""
+        sums = [ratio_sums(groups, self.parts) for groups in (base, trained)]
+
+        def value(top, bottom):
+            return self.transform(top.sum() / bottom.sum())
+
+        def change(a, b, c, d):
+            return value(c, d) - value(a, b)
+
+        estimates = [bootstrap(value, tuple(columns.T)) for columns in sums]
+        return *estimates, bootstrap(change, (*sums[0].T, *sums[1].T))
+
+
+@dataclass
+class Median:
+    """The median over completions."""
+
+    item: Any  # sample -> its value
+
+    def value(self, samples):
+        return statistics.median(map(self.item, samples))
+
+    def compare(self, base, trained):
+        """As for Ratio."""
+        a, b = ([[*map(self.item, samples)] for samples in side] for side in (base, trained))
+
+        def median(values, prompts):
+            return float(np.median(np.concatenate([values[i] for i in prompts])))
+
+        prompts = (np.arange(len(a)),)
+        return (
+            bootstrap(lambda i: median(a, i), prompts),
+            bootstrap(lambda i: median(b, i), prompts),
+            bootstrap(lambda i: median(b, i) - median(a, i), prompts),
+        )
+
+
+@dataclass
+class Variety:
+    """The share of different items among all items of the sample."""
+
+    items: Any  # sample -> list of its items
+
+    def compare(self, base, trained):
+        """As for Ratio, with intervals by the jackknife: a resampled prompt would be a copy."""
+        (a, a_without), (b, b_without) = (
+            variety([[x for sample in samples for x in self.items(sample)] for samples in side])
+            for side in (base, trained)
+        )
+        estimates = jackknife(a, a_without), jackknife(b, b_without)
+        return *estimates, jackknife(b - a, b_without - a_without)
+
+
+class WinRate:
+    """How often the judge prefers the trained model's completion; one half for the base itself."""
+
+    def compare(self, base, trained):
+        """As for Ratio."""
+        wins = [
+            np.mean([win(b["judge"], t["judge"]) for b, t in zip(*samples)])
+            for samples in zip(base, trained)
+        ]
+        rate = bootstrap(lambda x: float(np.mean(x)), (np.array(wins),))
+        difference = {k: None if v is None else v - 0.5 for k, v in rate.items()}
+        return _estimate(0.5, 0.5, 0.5), rate, difference
+
+
+def win(base, trained):
+    return (trained > base) + 0.5 * (trained == base)
+
+
+def mean_of(key, needs=None):
+    """The mean of a field over completions."""
+    return Ratio(lambda s: (s[key], 1), needs=needs)
+
+
+def mean_per_token(key, transform=float):
+    """The sum of a field over all completions, divided by the number of their tokens."""
+    return Ratio(lambda s: (s[key], s["length"]), transform)
+
+
+def distinct(n):
+    """The share of different n-grams."""
+    return Variety(lambda s: ngrams(s["ids"], n))
+
+
+def exponential(nats):
+    return math.exp(min(nats, 700.0))  # beyond this a float overflows
+
+
+METRICS = {
+    "sentiment": Metric(
+        "sentiment", "{:.3f}", 1, "mean score of the reward model, 0 to 1", mean_of("sentiment")
+    ),
+    "judge": Metric(
+        "judge",
+        "{:.3f}",
+        1,
+        "mean score of an independent judge, 0 to 1",
+        mean_of("judge", needs="judge"),
+    ),
+    "positive_share": Metric(
+        "positive",
+        "{:.1%}",
+        1,
+        "share of completions that score above 0.5",
+        Ratio(lambda s: (s["sentiment"] > 0.5, 1)),
+    ),
+    "positive_words": Metric(
+        "positive words",
+        "{:.1%}",
+        0,
+        "share of words that --hackable_reward counts",
+        mean_of("positive_words"),
+        short="pos. words",
+    ),
+    "kl": Metric(
+        "KL (nats)",
+        "{:.2f}",
+        -1,
+        "KL(policy‖ref) of a whole completion, E[log q − log p]",
+        mean_of("kl"),
+    ),
+    "kl_per_token": Metric(
+        "KL / token", "{:.3f}", -1, "the same per sampled token", mean_per_token("kl")
+    ),
+    "perplexity": Metric(
+        "ref. perplexity",
+        "{:.1f}",
+        -1,
+        "of all completion tokens under the reference",
+        mean_per_token("ref_nll", exponential),
+        short="ref. ppl",
+    ),
+    "perplexity_median": Metric(
+        "median perplexity",
+        "{:.1f}",
+        -1,
+        "of a completion's own tokens under the reference, the median over completions",
+        Median(lambda s: exponential(s["ref_nll"] / s["length"])),
+    ),
+    "repetition_3": Metric(
+        "repeated 3-grams",
+        "{:.1%}",
+        -1,
+        "within a completion, mean over completions",
+        mean_of("repetition_3"),
+        short="repeated",
+    ),
+    "repetition_4": Metric(
+        "repeated 4-grams",
+        "{:.1%}",
+        -1,
+        "within a completion, mean over completions",
+        mean_of("repetition_4"),
+    ),
+    **{
+        f"distinct_{n}": Metric(
+            f"distinct {n}-grams", "{:.3f}", 1, "share of the sample's that differ", distinct(n)
+        )
+        for n in (1, 2, 3)
+    },
+    "self_bleu_4": Metric(
+        "self-BLEU-4",
+        "{:.3f}",
+        -1,
+        "likeness of a completion to others of the sample, 0 to 1",
+        mean_of("self_bleu_4", needs="self_bleu_4"),
+    ),
+    "unique_share": Metric(
+        "unique",
+        "{:.1%}",
+        1,
+        "share of different completions in the sample",
+        Variety(lambda s: [tuple(s["ids"])]),
+    ),
+    "length": Metric(
+        "length (tokens)",
+        "{:.1f}",
+        0,
+        "mean, an end-of-text token included",
+        mean_of("length"),
+        short="length",
+    ),
+    "truncated_share": Metric(
+        "truncated", "{:.1%}", 0, "share that does not end by itself", mean_of("truncated")
+    ),
+    "win_rate": Metric(
+        "win rate",
+        "{:.1%}",
+        1,
+        "share of pairs in which the judge prefers the trained model's",
+        WinRate(),
+    ),
+}
+
+
+def ngrams(ids, n):
+    """All runs of n neighbouring token ids."""
+    return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+
+
+def repetition(ids, n=3):
+    """Share of a sequence's n-grams that stood in it before, in [0, 1].
+
+    >>> repetition([1, 2, 3, 1, 2, 3])  # 123 231 312 123
+    0.25
+    """
+    grams = ngrams(ids, n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def summarise(samples):
+    """{metric: value} for the ratios and medians of the samples, and `sentiment_sd`."""
+    values = {
+        name: metric.kind.value(samples)
+        for name, metric in METRICS.items()
+        if isinstance(metric.kind, Median)
+        or (isinstance(metric.kind, Ratio) and (metric.kind.needs or "ids") in samples[0])
+    }
+    sentiment = np.array([s["sentiment"] for s in samples])
+    return {**values, "sentiment_sd": float(sentiment.std())}
+
+
+def compare_samples(base, trained):
+    """Every metric of two samples of the same prompts, and of their difference, with intervals.
+
+    Args:
+        base, trained: samples of `evaluate_model`, pairs in the same order; `judge` and
+            `self_bleu_4` are in each.
+
+    Returns:
+        {"base", "trained", "difference"}: {metric: {"mean", "low", "high"}}, 95 % intervals over
+        prompts; None for `low` and `high` where one prompt is all there is.
+    """
+    groups = [list(by_prompt(samples).values()) for samples in (base, trained)]
+    results = {"base": {}, "trained": {}, "difference": {}}
+    for name, metric in METRICS.items():
+        for side, estimate in zip(results, metric.kind.compare(*groups)):
+            results[side][name] = estimate
+    return results
+
+
+def by_prompt(samples):
+    """{prompt: its samples}, in the order of first appearance."""
+    groups = {}
+    for sample in samples:
+        groups.setdefault(sample["prompt"], []).append(sample)
+    return groups
+
+
+def ratio_sums(groups, parts):
+    """(P, 2): numerator and denominator of a ratio, summed over each prompt's samples."""
+    return np.array(
+        [np.sum([parts(s) for s in samples], axis=0) for samples in groups], dtype=float
+    )
+
+
+def variety(items_by_prompt):
+    """Share of different items among all, and the same with each prompt left out in turn.
+
+    >>> share, without = variety([["a", "a"], ["a", "b"]])
+    >>> share, without.tolist()
+    (0.5, [1.0, 0.5])
+    """
+    counts = [collections.Counter(items) for items in items_by_prompt]
+    total = collections.Counter()
+    for count in counts:
+        total.update(count)
+    size = total.total()
+    without = []
+    for count in counts:
+        lost = sum(total[item] == n for item, n in count.items())
+        without.append((len(total) - lost) / max(size - count.total(), 1))
+    return len(total) / max(size, 1), np.array(without)
+
+
+def jackknife(value, without):
+    """95 % interval of a statistic from its values with each prompt left out (Efron 1981)."""
+    n = len(without)
+    if n < 2:
+        return _estimate(value)
+    error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
+    return _estimate(value, value - 1.96 * error, value + 1.96 * error)
+
+
+def bootstrap(statistic, columns, seed=0):
+    """95 % percentile interval of `statistic(*columns)`, the rows (prompts) resampled together."""
+    from scipy.stats import bootstrap
+
+    value = statistic(*columns)
+    if len(columns[0]) < 2:
+        return _estimate(value)
+    result = bootstrap(
+        columns,
+        statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return _estimate(value, *result.confidence_interval)
+
+
+def _estimate(mean, low=None, high=None):
+    """An estimate; without `low` and `high`, one that one prompt alone cannot give."""
+    ends = (None, None) if low is None else (float(low), float(high))
+    return {"mean": float(mean), "low": ends[0], "high": ends[1]}
+
+
+def is_clear(estimate):
+    """Whether the interval is known and does not contain 0."""
+    return estimate["low"] is not None and not estimate["low"] <= 0 <= estimate["high"]
+
+
+def add_self_bleu(samples, references=64):
+    """Add `self_bleu_4` to each sample: BLEU-4 of its tokens against others of the sample.
+
+    The references are `references` completions spread evenly over the sample, the completion
+    itself left out: a fixed number, because BLEU grows with it (Zhu et al. 2018, Texygen).
+    """
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(tokenize="none", effective_order=True)
+    texts = [" ".join(map(str, s["ids"])) for s in samples]
+    chosen = np.unique(np.linspace(0, len(texts) - 1, references + 1).astype(int)).tolist()
+    for i, sample in enumerate(samples):
+        others = [texts[j] for j in chosen if j != i][:references]
+        score = bleu.sentence_score(texts[i], others).score if texts[i] and others else 0.0
+        sample["self_bleu_4"] = score / 100

@@ -1,0 +1,168 @@
+"""What a training run shows and records: progress, validation, metrics.jsonl, completions.jsonl."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from transformers import TrainerCallback
+
+from engine.common import append_jsonl, first_line, keep_rows, make_console, read_jsonl
+from engine.tables import validation_header, validation_row
+
+SAMPLES_SHOWN = 4
+
+
+class Monitor(TrainerCallback):
+    """Shows a run's progress and validates it every `eval_steps` steps.
+
+    Args:
+        validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
+        output_dir: folder of metrics.jsonl and completions.jsonl.
+        eval_steps: steps between two validations; before the first step and after the last
+            there is always one.
+        start_step: the step of the checkpoint that the run resumes from.
+        log: callable(dict) that also gets the validation metrics, as `wandb.log`.
+    """
+
+    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0, log=None):
+        self.validate = validate
+        self.log = log
+        self.eval_steps = eval_steps
+        self.console = console or make_console()
+        self.metrics_file = Path(output_dir) / "metrics.jsonl"
+        self.completions_file = Path(output_dir) / "completions.jsonl"
+        # A resumed run writes again what lies beyond its checkpoint.
+        keep_rows(self.metrics_file, lambda row: row["step"] <= start_step)
+        done = []  # validations of a process before this one
+        if self.metrics_file.exists():
+            done = read_jsonl(self.metrics_file, phase="validation")
+        self.validated = {row["step"] for row in done}
+        keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
+        figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
+        self.first, self.last = (figures[0], figures[-1]) if figures else (None, None)
+        self.header_shown = False
+        self.train_log = {}  # TRL's latest log
+        self.equal_groups = []  # share of groups with equal rewards, each step since validation
+        self.validation_seconds = 0.0
+        self.progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("reward {task.fields[reward]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+        self.start_step = state.global_step
+        if self.start_step % self.eval_steps == 0:
+            self._run_validation(self.start_step)
+        self.task = self.progress.add_task("", total=args.max_steps, reward="…")
+        self.progress.update(self.task, completed=state.global_step)
+        self.progress.start()
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "reward" not in logs:
+            return  # the closing summary of the run
+        self.train_log = logs
+        self.equal_groups.append(logs["frac_reward_zero_std"])
+        row = {key: value for key, value in logs.items() if not key.startswith("rewards/")}
+        append_jsonl(self.metrics_file, [{"step": state.global_step, "phase": "train", **row}])
+        self.progress.update(self.task, reward=f"{logs['reward']:.3f}")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self.progress.refresh()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Validation and plain progress lines come here, after the log of the step before."""
+        step = state.global_step
+        if step == self.start_step:
+            return
+        if step % self.eval_steps == 0:
+            self._run_validation(step)
+        elif not self.console.is_terminal and step % 10 == 0:
+            done = (time.perf_counter() - self.started) / (step - self.start_step)
+            left = done * (args.max_steps - step)
+            reward = self.train_log.get("reward", float("nan"))
+            self.console.print(f"{step:5d}   reward {reward:.3f}, about {left:.0f} s left")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.stop()
+        if state.global_step >= args.max_steps:  # not where a signal has stopped it
+            self._run_validation(state.global_step)
+
+    def stop(self):
+        """Take the progress bar off the screen."""
+        self.progress.stop()
+
+    def _run_validation(self, step):
+        if step in self.validated:
+            return
+        self.validated.add(step)
+        started = time.perf_counter()
+        result = self.validate()
+        self._record(step, result["metrics"], result["samples"])
+        self._show(step, result["metrics"], result["samples"])
+        self.validation_seconds += time.perf_counter() - started
+
+    def _record(self, step, metrics, samples):
+        texts = [{k: v for k, v in sample.items() if k != "ids"} for sample in samples]
+        append_jsonl(self.completions_file, [{"step": step, **text} for text in texts])
+        append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
+        if self.log:
+            figures = {f"validation/{name}": value for name, value in metrics.items()}
+            self.log({"train/global_step": step, **figures})
+        self.first, self.last = self.first or metrics, metrics
+
+    def _show(self, step, metrics, samples):
+        if not self.header_shown:
+            self.console.print(validation_header(), style="bold")
+            self.header_shown = True
+        self.console.print(validation_row(step, metrics), style="cyan", highlight=False)
+        equal = sum(self.equal_groups) / max(len(self.equal_groups), 1)
+        self.equal_groups = []
+        if equal >= 0.25:
+            self.console.print(
+                f"        in {equal:.0%} of the groups all rewards were equal: "
+                "such a group teaches nothing",
+                style="yellow",
+                highlight=False,
+            )
+        every = max(len(samples) // SAMPLES_SHOWN, 1)
+        for sample in samples[::every][:SAMPLES_SHOWN]:
+            line = Text("        ")
+            line.append(sample["prompt"], style="dim")
+            line.append(" " + " ".join(sample["completion"].split()))
+            self.console.print(line, no_wrap=True, overflow="ellipsis")
+
+
+def start_wandb(options, console):
+    """Start a Weights & Biases run with the options as its config; returns its log function.
+
+    Where the server cannot be reached, the run is kept on the disk.
+    """
+    import wandb
+
+    settings = {
+        "project": "grpo-sentiment",
+        "name": Path(options.output_dir).name,
+        "config": dataclasses.asdict(options),
+    }
+    try:
+        wandb.init(**settings, settings=wandb.Settings(init_timeout=30))
+    except wandb.errors.Error as error:
+        wandb.teardown()
+        offline = wandb.init(**settings, mode="offline")
+        console.print(f"Weights & Biases: {first_line(error)[:100]}.")
+        console.print("The figures are kept on this disk. To send them later:")
+        console.print(f"  wandb sync {Path(offline.dir).parent}", soft_wrap=True, highlight=False)
+    return wandb.log

@@ -1,0 +1,271 @@
+"""Every option of a training run: type, default, meaning, presets. And the arguments of
+evaluate.py."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+from pathlib import Path
+
+from engine.common import ROOT, UserError, first_line
+
+PRESETS = {
+    "tiny": {
+        "model_name": str(ROOT / "tiny" / "gpt2"),
+        "sentiment_model": str(ROOT / "tiny" / "sentiment"),
+        "max_steps": 60,
+        "max_completion_length": 32,
+        "learning_rate": 1e-4,
+        "eval_steps": 15,
+    },
+    "quick": {"max_steps": 100, "max_completion_length": 32, "learning_rate": 2e-5},
+    "medium": {"max_steps": 300, "max_completion_length": 48, "learning_rate": 1e-5},
+}
+KL_TYPES = ("none", "forward", "backward")
+NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
+PAGES = {  # commands of evaluate.py
+    "curves": "draw the learning curves of runs",
+    "frontier": "draw sentiment against KL of runs, beside best-of-n sampling",
+    "report": "write one HTML page about runs",
+}
+GENERATORS = ("own", "trl", "vllm")
+REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
+
+
+def option(default, help, choices=None, minimum=None):
+    """One option: the flag, the keyword of train() and the row of the table in the docs."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass
+class Options:
+    """Every option with its type, default and meaning."""
+
+    preset: str = option("medium", "the settings to start from", tuple(PRESETS))
+    model_name: str = option("gpt2", "policy and reference model: a Hub name or a folder")
+    sentiment_model: str = option(
+        NLPTOWN,
+        "the model that scores the texts; it must have five star labels",
+    )
+    output_dir: str = option(
+        "outputs/run", "folder of the run; an earlier run there is moved aside, not overwritten"
+    )
+    rewards: str | None = option(
+        None, "file with your reward functions; without it, rewards.py beside train.py"
+    )
+    reward_shaping: str = option(
+        "linear", "how the score is shaped into the reward; none means linear", REWARD_SHAPINGS
+    )
+    kl_type: str = option(
+        "none", "which of your KL penalties to use", ("none", "forward", "backward")
+    )
+    kl_coef: float = option(0.1, "strength of your KL penalty: reward per nat", minimum=0)
+    beta: float = option(0.0, "strength of TRL's own KL term, which is part of the loss", minimum=0)
+    hackable_reward: bool = option(
+        False, "score a text by its share of positive words, which is easy to exploit"
+    )
+    negate_reward: bool = option(False, "train for negative reviews; the KL penalty stays as it is")
+    use_solution: bool = option(False, "use rewards_solution.py instead of rewards.py")
+    use_peft: bool = option(False, "train a small LoRA adapter instead of all weights")
+    max_steps: int = option(300, "number of training steps", minimum=1)
+    batch_size: int = option(64, "completions per step", minimum=2)
+    num_generations: int = option(8, "completions per prompt: the size of a group", minimum=2)
+    max_completion_length: int = option(48, "longest completion, in tokens", minimum=1)
+    learning_rate: float = option(1e-5, "learning rate of AdamW after the warm-up", minimum=0)
+    temperature: float = option(
+        1.0, "temperature of sampling, in training and validation", minimum=0.01
+    )
+    seed: int = option(0, "seed of all random numbers", minimum=0)
+    eval_steps: int = option(25, "number of steps between two validations", minimum=1)
+    save_steps: int = option(
+        50, "number of steps between two checkpoints; the last two are kept", minimum=1
+    )
+    generation: str = option(
+        "own", "what samples the texts; vllm needs a running `trl vllm-serve`", GENERATORS
+    )
+    prompts: str | None = option(
+        None, "file of training prompts: one per line, or JSON lines with a `prompt` field"
+    )
+    config: str | None = option(None, "YAML file with options; flags on the command line win")
+    resume: bool = option(False, "continue the run in OUTPUT_DIR, with the options it began with")
+    wandb: bool = option(False, "send the figures to Weights & Biases; WANDB_MODE=offline works")
+    check: bool = option(
+        False, "only check the machine, the packages, the models and your exercises"
+    )
+    debug: bool = option(False, "show the full traceback of an error")
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Options)}
+MAY_CHANGE = {"output_dir", "config", "resume", "wandb", "check", "debug", "max_steps"}
+
+
+def resolve_options(given):
+    """Options from the explicitly given ones: those win over the config file, that over the
+    preset, that over the defaults.
+
+    Raises:
+        UserError: an unknown name, a wrong type, an illegal value or combination.
+    """
+    if given.get("config") is not None:
+        given = {**read_config(given["config"]), **given}
+    given = {name: check_option(name, value) for name, value in given.items()}
+    if given.get("resume"):
+        given = {**recorded_options(given), **given}
+    options = Options(**{**PRESETS[given.get("preset", "medium")], **given})
+    if options.reward_shaping == "none":
+        options.reward_shaping = "linear"
+    if options.rewards and options.use_solution:
+        raise UserError("--rewards and --use_solution name two files: give only one of them.")
+    batch, group = options.batch_size, options.num_generations
+    if batch % group:
+        legal = [n for n in range(2, batch + 1) if batch % n == 0]
+        raise UserError(
+            f"--num_generations {group} does not divide --batch_size {batch}; "
+            f"legal for this batch: {', '.join(map(str, legal))}."
+        )
+    return options
+
+
+def recorded_options(given):
+    """The options that the run in OUTPUT_DIR began with.
+
+    Raises:
+        UserError: there is no run, or `given` contradicts it.
+    """
+    folder = Path(given.get("output_dir", FIELDS["output_dir"].default))
+    try:
+        recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"]
+        # A run of an older version may lack an option that is new since; then it had the default.
+        recorded = {name: recorded.get(name, FIELDS[name].default) for name in FIELDS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"There is no run to resume in {folder}.") from error
+    for name, value in given.items():
+        if name not in MAY_CHANGE and recorded[name] != value:
+            raise UserError(
+                f"The run in {folder} began with {name} {recorded[name]}, not {value}. "
+                f"--resume keeps its options: leave --{name} out."
+            )
+    return {name: value for name, value in recorded.items() if name not in MAY_CHANGE} | {
+        "max_steps": recorded["max_steps"]
+    }
+
+
+def check_option(name, value):
+    """`value` in the type of option `name`.
+
+    Raises:
+        UserError: there is no such option, or the value is not legal for it.
+    """
+    if name not in FIELDS:
+        close = difflib.get_close_matches(name, FIELDS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"There is no option '{name}'.{hint}")
+    field = FIELDS[name]
+    kind = type_of(field)
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            value = float(value)  # YAML reads 5e-4 as a text
+        except ValueError:
+            pass
+    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not right and not (value is None and field.default is None):
+        raise UserError(f"{name} must be of type {kind.__name__}, not {value!r}.")
+    choices, minimum = field.metadata["choices"], field.metadata["minimum"]
+    if choices and value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+    if minimum is not None and not (math.isfinite(value) and value >= minimum):
+        raise UserError(f"{name} must be at least {minimum}, not {value!r}.")
+    return value
+
+
+def type_of(field):
+    """The type of an option's value; an option without a default is a text."""
+    return type(field.default) if field.default is not None else str
+
+
+def read_config(path):
+    """The options of a YAML file.
+
+    Raises:
+        UserError: the file cannot be read, or holds no options.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"Cannot read the config file {path}: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"The config file {path} must hold lines like `max_steps: 100`.")
+    return values
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def parse_arguments(description, argv=None):
+    """The explicitly given options of a command line, as a dict."""
+    parser = OneLineParser(description=description, allow_abbrev=False)
+    for name, field in FIELDS.items():
+        text = field.metadata["help"]
+        if type_of(field) is bool:
+            arguments = {"action": "store_true"}
+        else:
+            arguments = {"type": type_of(field), "choices": field.metadata["choices"]}
+            text += f" (default: {field.default})" if field.default is not None else ""
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=text, **arguments)
+    return vars(parser.parse_args(argv))
+
+
+def at_least(minimum, kind):
+    """A type for argparse: a finite number that is not below `minimum`."""
+
+    def parse(text):
+        value = kind(text)
+        if not minimum <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not {minimum} or more")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return parse
+
+
+def parse_evaluation(description, argv=None):
+    """The arguments of evaluate.py."""
+    parser = OneLineParser(description=description)
+    commands = parser.add_subparsers(dest="command", required=True)
+    single = commands.add_parser("evaluate", help="measure one model, as its own reference")
+    single.add_argument("model", help="a Hub name or a folder")
+    pair = commands.add_parser("compare", help="measure a trained model against its base")
+    pair.add_argument("base", help="the model that the training started from")
+    pair.add_argument("trained", help="for example outputs/run/final")
+    pair.add_argument("--plot", metavar="FILE.png", help="draw a histogram of both models")
+    pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
+    pair.add_argument("--judge", default="vader", help="vader, or a classifier's name or folder")
+    prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
+    prefixed.add_argument("base", help="the model that the training started from")
+    prefixed.add_argument("trained", nargs="?", help="for example outputs/run/final")
+    prefixed.add_argument(
+        "--prefix", action="append", metavar="TEXT", help="put before each prompt; may be repeated"
+    )
+    prefixed.add_argument("--reward", help="also score with this function of rewards.py")
+    for name, help in PAGES.items():
+        page = commands.add_parser(name, help=help)
+        page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
+        suffix = ".html" if name == "report" else ".png"
+        page.add_argument("--out", default=name + suffix, help="default: %(default)s")
+    for command in (single, pair, prefixed):
+        add = command.add_argument
+        add("--sentiment_model", help="default: that of the run, else nlptown's")
+        add("--max_new_tokens", type=at_least(1, int), help="default: that of the run, else 48")
+        add("--temperature", type=at_least(0.01, float), help="default: that of the run, else 1")
+        add("--prompts", help="file of prompts; the validation prompts by default")
+        add("--num_samples", type=at_least(1, int), default=16, help="completions per prompt")
+        add("--seed", type=at_least(0, int), default=0, help="seed of the sampling")
+    return parser.parse_args(argv)

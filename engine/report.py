@@ -1,0 +1,347 @@
+"""Pictures and a page about finished runs, from the files that `train.py` leaves.
+
+python evaluate.py curves RUN…       learning curves            -> curves.png
+python evaluate.py frontier RUN…     sentiment against KL       -> frontier.png
+python evaluate.py report RUN…       all of it, on one page     -> report.html
+"""
+
+import base64
+import html
+import io
+import json
+import math
+from pathlib import Path
+
+from engine.common import UserError, first_line, read_jsonl, short_path, whole_file, write_whole
+from engine.metrics import METRICS
+from engine.options import FIELDS, NLPTOWN
+
+PANELS = ("sentiment", "kl", "perplexity", "length")
+COLUMNS = ("sentiment", "positive_share", "kl", "perplexity", "repetition_3", "length")
+
+
+# The options that decide what the base model writes and how it is scored.
+BASE_OPTIONS = ("model_name", "sentiment_model", "max_completion_length", "temperature")
+
+
+def read_run(folder):
+    """A run as dict: `name`, its `manifest`, its `validations` and its `completions`, by step.
+
+    Raises:
+        UserError: the folder holds no run, or one without a validation.
+    """
+    folder = Path(folder)
+    folder = folder.parent if folder.name == "final" else folder
+    manifest = read_manifest(folder)
+    try:
+        validations = read_jsonl(folder / "metrics.jsonl", phase="validation")
+        completions = read_jsonl(folder / "completions.jsonl")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl or "
+            "completions.jsonl)."
+        ) from error
+    if not validations:
+        raise UserError(f"The run in '{folder}' has no validation yet.")
+    return {
+        "name": folder.name,
+        "folder": folder,
+        "manifest": manifest,
+        "validations": validations,
+        "completions": completions,
+    }
+
+
+def read_manifest(folder):
+    """The contents of a run's run.json, with every option that there is today.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        manifest = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+        defaults = {name: field.default for name, field in FIELDS.items()}
+        return {**manifest, "options": {**defaults, **manifest["options"]}}
+    except OSError as error:
+        raise UserError(
+            f"'{folder}' is not the output folder of a run: it has no run.json."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{Path(folder) / 'run.json'} is damaged ({type(error).__name__}: {first_line(error)})."
+        ) from error
+
+
+def run_settings(*model_names):
+    """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
+
+    The first name that is part of a run counts; otherwise the defaults, with the sentiment model
+    that lies beside a bundled model.
+
+    Raises:
+        UserError: the run's run.json is damaged.
+    """
+    folders = [Path(name).resolve().parent for name in model_names]
+    runs = [folder for folder in folders if (folder / "run.json").exists()]
+    options = read_manifest(runs[0])["options"] if runs else {}
+    neighbours = [folder / "sentiment" for folder in folders if (folder / "sentiment").is_dir()]
+    return {
+        "sentiment_model": options.get("sentiment_model", str([*neighbours, NLPTOWN][0])),
+        "max_new_tokens": options.get("max_completion_length", 48),
+        "temperature": options.get("temperature", 1.0),
+    }
+
+
+def base_of(run):
+    """What the run started from: runs with equal bases can be compared with one best-of-n."""
+    return tuple(run["manifest"]["options"][name] for name in BASE_OPTIONS)
+
+
+def label(run):
+    """The name of a run and what sets it apart: "run7 (forward 0.1)"."""
+    options = run["manifest"]["options"]
+    parts = [options["reward_shaping"]] if options["reward_shaping"] != "linear" else []
+    if options["kl_type"] != "none":
+        parts.append(f"{options['kl_type']} {options['kl_coef']:g}")
+    if options["beta"]:
+        parts.append(f"beta {options['beta']:g}")
+    parts += [flag for flag in ("hackable_reward", "negate_reward", "use_peft") if options[flag]]
+    return f"{run['name']} ({', '.join(parts)})" if parts else run["name"]
+
+
+def plot_curves(runs):
+    """Four panels, one line per run: sentiment, KL, perplexity and length over the steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    for axes, name in zip(figure.subplots(2, 2).flat, PANELS):
+        for run in runs:
+            steps = [row["step"] for row in run["validations"]]
+            axes.plot(steps, [row[name] for row in run["validations"]], ".-", label=label(run))
+        axes.set(title=METRICS[name].title, xlabel="step")
+        if name == "perplexity":
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylim(0, 1)
+    figure.axes[3].set_ylim(bottom=0)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def best_of_n(samples, counts=(1, 2, 4, 8, 16)):
+    """What the base model reaches if each answer is the best of n by sentiment: no training at all.
+
+    With m samples of a prompt, sorted, the i-th is the best of n drawn without replacement with
+    probability C(i − 1, n − 1) / C(m, n), so that every sample counts.
+
+    Returns:
+        List of dicts `n`, `sentiment`, and `kl`, the bound log n − (n − 1) / n in nats
+        (Beirami et al. 2024, arXiv 2401.01879).
+
+    >>> rows = [{"prompt": "a", "sentiment": s} for s in (0.0, 0.6)]
+    >>> [row["sentiment"] for row in best_of_n(rows, counts=(1, 2))]
+    [0.3, 0.6]
+    """
+    groups = {}
+    for sample in samples:
+        groups.setdefault(sample["prompt"], []).append(sample["sentiment"])
+    points = []
+    for n in counts:
+        if n > min(map(len, groups.values())):
+            break
+        means = []
+        for scores in groups.values():
+            m, scores = len(scores), sorted(scores)
+            chances = [math.comb(i, n - 1) / math.comb(m, n) for i in range(m)]
+            means.append(sum(p * s for p, s in zip(chances, scores)))
+        bound = math.log(n) - (n - 1) / n
+        points.append({"n": n, "sentiment": sum(means) / len(means), "kl": bound})
+    return points
+
+
+def plot_frontier(runs, baselines=()):
+    """Sentiment against KL(policy‖ref): each run a path of its validations, best-of-n in grey.
+
+    Args:
+        runs: of `read_run`.
+        baselines: (title, points of `best_of_n`) of each base model that the runs started from.
+
+    Returns:
+        The matplotlib figure.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+    if len(runs) > 10:
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
+    for run in runs:
+        kl = [max(row["kl"], 0.0) for row in run["validations"]]
+        sentiment = [row["sentiment"] for row in run["validations"]]
+        (line,) = axes.plot(kl, sentiment, ".-", alpha=0.7, label=label(run))
+        axes.plot(kl[-1], sentiment[-1], "o", markersize=9, color=line.get_color())
+    for (title, points), marker in zip(baselines, "dsv^<>" * len(baselines)):
+        _draw_best_of_n(axes, title, points, marker)
+    axes.set_xscale("symlog", linthresh=1.0)
+    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set(
+        xlabel="KL(policy‖ref) of a completion, nats (linear up to 1, then logarithmic)",
+        ylabel="mean sentiment on held-out prompts",
+        title="What is reached, and what it costs",
+    )
+    axes.set_xlim(0, 1.3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def plot_comparison(comparison, path=None):
+    """Histogram of the sentiment of both models' completions.
+
+    Args:
+        comparison: what `compare_models` returns.
+        path: image file to write; None leaves the figure open.
+
+    Returns:
+        The matplotlib figure.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name, color in (("base", "#7f8c8d"), ("trained", "#e67e22")):
+        result = comparison[name]
+        scores = [s["sentiment"] for s in result["samples"]]
+        mean = result["metrics"]["sentiment"]
+        label = f"{name}, mean {mean:.2f}"
+        axes.hist(scores, bins=20, range=(0, 1), alpha=0.6, color=color, label=label)
+        axes.axvline(mean, color=color, linestyle="--")
+    axes.set(xlabel="sentiment score of a completion", ylabel="completions", xlim=(0, 1))
+    axes.set_title(
+        f"KL(policy‖ref) {comparison['trained']['metrics']['kl']:.1f} nats, reference perplexity "
+        f"{comparison['base']['metrics']['perplexity']:.0f} → "
+        f"{comparison['trained']['metrics']['perplexity']:.0f}",
+        fontsize=10,
+    )
+    axes.legend()
+    figure.tight_layout()
+    if path is not None:
+        save_figure(figure, path)
+    return figure
+
+
+def _draw_best_of_n(axes, title, points, marker):
+    kl, sentiment = zip(*((point["kl"], point["sentiment"]) for point in points))
+    axes.plot(kl, sentiment, "k--", marker=marker, alpha=0.5, label=title)
+    for point in points:
+        place = dict(xytext=(5, -12), textcoords="offset points", fontsize=8, alpha=0.7)
+        axes.annotate(f"n = {point['n']}", (point["kl"], point["sentiment"]), **place)
+
+
+def baseline_titles(runs):
+    """{base of a run: title of its best-of-n}, in the order of the runs."""
+    bases = dict.fromkeys(map(base_of, runs))
+    title = "best of n from the base (KL: upper bound)"
+    if len(bases) == 1:
+        return {base: title for base in bases}
+    return {
+        base: f"best of n from {short_path(base[0])}, {base[2]} tokens, temperature {base[3]:g}"
+        for base in bases
+    }
+
+
+def save_figure(figure, path):
+    """Write an image; the ending of its name says which kind.
+
+    Raises:
+        UserError: matplotlib knows no such kind.
+    """
+    path = Path(path)
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise UserError(f"Cannot write a picture of the kind '{path.suffix}'; try .png or .svg.")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format=kind)
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+blockquote { margin: .4rem 0; padding-left: .8rem; border-left: 3px solid #ccc; }
+.prompt { color: #888; }
+pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+"""
+
+
+def write_report(runs, baselines, path):
+    """One HTML file about the runs: options, figures, pictures, samples. Needs no network."""
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width, initial-scale=1'>",
+        f"<title>Training runs</title><style>{STYLE}</style><h1>Training runs</h1>",
+        "<h2>Before and after</h2>",
+        _table(runs),
+        "<p>Held-out prompts, sampled as in training. KL and reference perplexity are measured "
+        "against the model that each run started from.</p>",
+        "<h2>What is reached, and what it costs</h2>",
+        _image(plot_frontier(runs, baselines), "sentiment against KL, one path for each run"),
+        "<h2>Learning curves</h2>",
+        _image(plot_curves(runs), "sentiment, KL, perplexity and length over the steps"),
+    ]
+    for run in runs:
+        parts += [f"<h2>{html.escape(label(run))}</h2>", *_samples(run), _manifest(run)]
+    write_whole(path, "\n".join(parts))
+
+
+def _table(runs):
+    titles = "".join(f"<th>{METRICS[name].title}" for name in COLUMNS)
+    lines = [f"<tr><th>run{titles}"]
+    firsts = {base_of(run): run for run in reversed(runs)}  # the first run of each base
+    several = len(firsts) > 1
+    for base in dict.fromkeys(map(base_of, runs)):
+        name = f"before training, {short_path(base[0])}" if several else "before training"
+        lines.append(_table_row(name, firsts[base]["validations"][0]))
+    lines += [_table_row(label(run), run["validations"][-1]) for run in runs]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _table_row(name, figures):
+    cells = "".join(f"<td>{METRICS[key].form.format(figures[key])}" for key in COLUMNS)
+    return f"<tr><td>{html.escape(name)}{cells}"
+
+
+def _image(figure, text):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='{html.escape(text)}' src='data:image/png;base64,{data}'>"
+
+
+def _samples(run):
+    """Before and after, for the worst, the median and the best completion after training."""
+    last = run["validations"][-1]["step"]
+    before = [row for row in run["completions"] if row["step"] == 0]
+    after = [row for row in run["completions"] if row["step"] == last]
+    pairs = sorted(zip(before, after), key=lambda pair: pair[1]["sentiment"])
+    if not pairs:
+        return
+    for title, i in (("Worst", 0), ("Median", len(pairs) // 2), ("Best", -1)):
+        yield f"<p>{title} sentiment after training:</p>"
+        for name, row in zip(("before", "after"), pairs[i]):
+            yield (
+                f"<blockquote>{name}, {row['sentiment']:.2f}: <span class=prompt>"
+                f"{html.escape(row['prompt'])}</span>{html.escape(row['completion'])}</blockquote>"
+            )
+
+
+def _manifest(run):
+    manifest = run["manifest"]
+    kept = {key: value for key, value in manifest.items() if key not in ("before", "after")}
+    text = html.escape(json.dumps(kept, indent=1, ensure_ascii=False))
+    return f"<details><summary>Options and versions</summary><pre>{text}</pre></details>"

@@ -1,0 +1,172 @@
+"""The folder of a run: made ready, described, guarded while the run lasts, and the final model."""
+
+import contextlib
+import copy
+import dataclasses
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from engine.checkpoints import newest_good
+from engine.common import ROOT, UserError, write_json
+
+MANIFEST = "run.json"
+PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
+# What a run writes. The manifest is the last to be moved: while it is there, there is a run.
+CONTENTS = ("final", "checkpoint-*", "metrics.jsonl", "completions.jsonl", MANIFEST)
+
+
+def prepare(options):
+    """Make OUTPUT_DIR, moving an earlier run aside; returns the checkpoint to resume from.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(options.output_dir)
+    try:
+        if options.resume:
+            checkpoint, problems = newest_good(folder)
+            for name, problem in problems.items():
+                print(f"{name} is not used: {problem}.")
+            print(f"Continuing from {checkpoint.name if checkpoint else 'the start'}.")
+            return str(checkpoint) if checkpoint else None
+        if (folder / MANIFEST).exists():
+            print(f"The earlier run in {folder} is now in {move_aside(folder)}.")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir."
+        ) from error
+
+
+def move_aside(folder):
+    """Move the run in a folder to FOLDER.1, or the first such name that is free; returns it.
+
+    A folder that holds other runs below it stays where it is: only this run's own files move.
+    """
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    others = [path for path in folder.rglob(MANIFEST) if path.parent != folder]
+    if not others:
+        folder.rename(aside)
+        return aside
+    aside.mkdir()
+    for pattern in CONTENTS:
+        for path in folder.glob(pattern):
+            path.rename(aside / path.name)
+    return aside
+
+
+def manifest(options, device):
+    """What another person needs to repeat the run."""
+    from importlib.metadata import version
+
+    from accelerate import PartialState
+
+    return {
+        "status": "running",
+        "options": dataclasses.asdict(options),
+        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+        "git_commit": git_commit(),
+        "device": str(device),
+        "cpu_count": os.cpu_count(),
+        "num_processes": PartialState().num_processes,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def git_commit():
+    """The commit of this copy, or None where there is no git or no repository."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return git.stdout.strip() or None
+
+
+@contextlib.contextmanager
+def guarded(trainer, options, run, on_exit):
+    """Whatever ends the run early is recorded in its manifest and told in one line.
+
+    Args:
+        trainer: TRL's trainer; its state tells the step.
+        options: of the run.
+        run: its manifest; None in the processes that do not write it.
+        on_exit: callables for the end, whether good or bad.
+
+    Raises:
+        UserError: in place of an error whose meaning is known.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if run is not None:
+            with contextlib.suppress(OSError):
+                write_json(Path(options.output_dir) / MANIFEST, {**run, "status": "stopped"})
+        reason = explain(error, options)
+        if reason is None:
+            raise
+        done = trainer.state.global_step
+        where = "After the last step" if done >= options.max_steps else f"At step {done + 1}"
+        raise UserError(f"{where}: {reason}{what_is_kept(options)}") from error
+    finally:
+        for call in on_exit:
+            call()
+
+
+def what_is_kept(options):
+    """What is left of a run that failed, as the end of a message."""
+    checkpoint, _ = newest_good(options.output_dir)
+    return f" {checkpoint.name} is kept: --resume continues from it." if checkpoint else ""
+
+
+def explain(error, options):
+    """What a failure in mid-run means and what to do, or None where only the error itself says."""
+    import torch
+
+    if isinstance(error, UserError):
+        return str(error)
+    # PyTorch's CPU allocator and the writers of safetensors and torch.save raise a plain
+    # RuntimeError: nothing but its text tells what it is.
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        fewer = max(options.batch_size // 2, options.num_generations)
+        return (
+            f"out of memory. Try --batch_size {fewer}, a smaller --max_completion_length, or "
+            "--use_peft; --check estimates what is needed."
+        )
+    signs = ("No space left", "unexpected pos")
+    if getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs):
+        return f"the disk of {options.output_dir} is full. Free some space."
+    folder = str(Path(options.output_dir))
+    if isinstance(error, OSError) and str(error.filename or "").startswith(folder):
+        return f"cannot write to {folder}: {error.strerror}."
+    return None
+
+
+def save_final(model, tokenizer, output_dir):
+    """Write OUTPUT_DIR/final whole or not at all. A LoRA adapter is merged into a copy of its base.
+
+    Returns:
+        Its path.
+    """
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()  # the trainer keeps its adapter
+    final, temporary = Path(output_dir) / "final", Path(output_dir) / ".final.tmp"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final

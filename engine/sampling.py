@@ -1,0 +1,117 @@
+"""Sample completions from a language model: for training, evaluation and the notebook."""
+
+import torch
+
+from engine.policy import has_fast_rollout
+from engine.scoring import compute_log_probs, evaluation_mode, pad
+
+
+@torch.no_grad()
+def generate(
+    model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None, process=(0, 1)
+):
+    """Sample one completion per prompt from the unrestricted distribution softmax(logits / T).
+
+    Args:
+        model: causal language model; dropout does not act, whatever its mode.
+        prompt_ids: list of B lists of token ids.
+        max_new_tokens: the longest completion.
+        temperature: T > 0.
+        seed: an int makes the samples repeatable; None uses torch's global random state.
+        process: (index, count) where several processes sample one batch, B prompts each: each
+            draws the random numbers of the whole batch and uses its own, so that from equal
+            states they sample what one process would.
+
+    Returns:
+        (ids, log_probs): B lists of token ids, an end-of-text token included where one was sampled,
+        and B lists of their log-probabilities, in nats, as `compute_log_probs` would give them.
+    """
+    sample = _decode if has_fast_rollout(model) else _decode_with_transformers
+    with evaluation_mode(model):
+        ids, log_probs = sample(
+            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, process
+        )
+    completions = _until_end(ids, tokenizer.eos_token_id)
+    return completions, [
+        values[: len(completion)] for values, completion in zip(log_probs.tolist(), completions)
+    ]
+
+
+def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, process):
+    """A plain decode loop: (ids, log_probs), both (B, T).
+
+    One forward pass per token with a key-value cache, and one uniform random number per row.
+    Inverse-CDF sampling replaces `torch.multinomial`, which draws a random number for every entry
+    of the vocabulary and takes half of a CPU decode step to do so.
+    """
+    from transformers import DynamicCache
+
+    device = model.device
+    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device)  # (B, P)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+    alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
+    columns, log_probs = [], []
+    for uniform in _uniforms(max_new_tokens, len(prompt_ids), seed, process).to(device):  # (B, 1)
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        # float32 sums of a long tail lose its last digits; float64 is cheap for one row per text.
+        probs = (logits.to(precise) / temperature).softmax(-1)  # (B, V)
+        cdf = probs.cumsum(-1)
+        ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)  # (B, 1)
+        ids = ids.clamp(max=cdf.shape[1] - 1)
+        columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
+        log_probs.append(probs.gather(1, ids).log())
+        alive = alive & (ids[:, 0] != tokenizer.eos_token_id)
+        if not alive.any():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return torch.cat(columns, dim=1), torch.cat(log_probs, dim=1)
+
+
+def _uniforms(max_new_tokens, size, seed, process):
+    """(T, B, 1) random numbers in [0, 1): of the whole batch, the part of this process."""
+    generator = torch.Generator().manual_seed(seed) if seed is not None else None
+    index, count = process
+    numbers = torch.rand(max_new_tokens, count * size, 1, generator=generator)
+    return numbers[:, index * size : (index + 1) * size]
+
+
+def _decode_with_transformers(
+    model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, process
+):
+    """The same through the model's own `generate`, and a second pass for the log-probabilities."""
+    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", model.device)
+    if seed is None:
+        seed = int(torch.randint(2**31, ()))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed + 7_368_787 * process[0])  # or processes would sample alike
+        sampled = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    completions = _until_end(sampled[:, ids.shape[1] :], tokenizer.eos_token_id)
+    padded, real = pad(completions, tokenizer.pad_token_id, "right", model.device)
+    both, masks = torch.cat([ids, padded], dim=1), torch.cat([mask, real], dim=1)
+    return padded, compute_log_probs(model, both, masks, padded.shape[1], temperature)
+
+
+def _until_end(ids, eos_token_id):
+    """(B, T) token ids as lists, each up to its first end-of-text token."""
+    rows = ids.tolist()
+    return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]

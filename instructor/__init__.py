@@ -1,0 +1,1 @@
+"""The tools of the instructor: hand out, grade, and proofs that both can be trusted."""

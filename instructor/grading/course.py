@@ -1,0 +1,205 @@
+"""Grade a whole course: check the sandbox and the tests, then every submission, in parallel."""
+
+import concurrent.futures
+import math
+import queue
+import time
+from pathlib import Path
+
+from engine.common import ROOT, quiet_libraries, write_whole
+from instructor.grading import journal
+from instructor.grading.collect import collect
+from instructor.grading.course_files import write_all
+from instructor.grading.examining import examine
+from instructor.grading.likeness import unusual_imports
+from instructor.grading.points import read_rubric, score
+from instructor.grading.process import Workshop, probe
+from instructor.grading.roster import read_roster
+from instructor.grading.sandbox import PROTECTIONS
+from instructor.grading.submission import GraderError
+
+
+def grade(args, console):
+    """Grade as the command line says; returns the results.
+
+    Raises:
+        UserError: in one line, what to do.
+    """
+    rubric = read_rubric(args.rubric)
+    submissions = collect(args.submissions)
+    if args.gradescope and len(submissions) > 1:
+        raise GraderError(f"--gradescope grades one submission; there are {len(submissions)}.")
+    if args.roster:
+        read_roster(args.roster)  # a mistake in it is said before anything is graded
+    again = set(args.only or ())
+    if unknown := again - {submission.student for submission in submissions}:
+        raise GraderError(f"nobody handed in as {', '.join(sorted(unknown))}.")
+    settings = journal.run_settings(args, rubric)
+    file = Path(args.out) / "results.jsonl"
+    done = journal.finished(file, submissions, again)
+    if args.only:
+        to_grade = [submission for submission in submissions if submission.student in again]
+    else:
+        to_grade = [submission for submission in submissions if submission.path not in done]
+    write_whole(file, "".join(map(journal.journal_line, done.values())))
+    with Workshop(max(1, args.jobs), args.unsafe) as workshop:
+        new = check_and_grade(workshop, to_grade, settings, file, console, args.unsafe)
+    return write_all(args, [*done.values(), *new], submissions, settings)
+
+
+def check_and_grade(workshop, submissions, settings, file, console, unsafe):
+    """Look whether sandbox and tests hold on this machine, then grade; returns the new results."""
+    from rich.progress import Progress
+
+    models = load_models()
+    workshop.wait()
+    held = probe(workshop, workshop.controls[0])
+    console.print("sandbox")
+    show_sandbox(held, console)
+    sandbox = require_sandbox(held, unsafe)
+    if (ROOT / "rewards_solution.py").exists():
+        self_check(workshop, settings, models)
+        console.print("self-check passed: solution, template, wrong solutions, attacks\n")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("grading", total=len(submissions))
+        return grade_all(
+            workshop, submissions, settings, sandbox, models, file, lambda: bar.advance(task)
+        )
+
+
+def load_models():
+    """(ref_model, tokenizer), the bundled ones; the bundled sentiment model is loaded too."""
+    import torch
+
+    from engine.policy import load_model
+    from sentiment import load_sentiment_model
+
+    quiet_libraries()
+    torch.set_num_threads(1)
+    load_sentiment_model(str(ROOT / "tiny" / "sentiment"), "cpu")
+    return load_model(str(ROOT / "tiny" / "gpt2"), "cpu")
+
+
+def require_sandbox(held, unsafe):
+    """The name of the protection that holds on this machine.
+
+    Args:
+        held: {protection: whether it holds}.
+        unsafe: whether to go on without.
+
+    Raises:
+        GraderError: something does not hold, and `unsafe` is not given.
+    """
+    missing = [name for name, holds in held.items() if not holds]
+    if not missing:
+        return "landlock+seccomp"
+    if not unsafe:
+        raise GraderError(
+            f"no sandbox for {', '.join(missing)} here. Grade on Linux 5.13 or newer with "
+            "libseccomp2 (a container will do); --unsafe runs strangers' code without."
+        )
+    return f"unsafe (no {', '.join(missing)})"
+
+
+def show_sandbox(held, console):
+    for name, meaning in PROTECTIONS.items():
+        mark = "[green]✓[/]" if held[name] else "[red]✗[/]"
+        console.print(f"  {mark} {name:10} {meaning}", highlight=False)
+
+
+def self_check(workshop, settings, models):
+    """Grade files whose grade is known; GraderError if one gets another.
+
+    The solution earns everything, the template nothing, each wrong solution loses points at its
+    exercise and only there, each attack earns nothing.
+    """
+    from instructor.proof.attacks import known_files
+
+    control, rubric = workshop.controls[0], settings["rubric"]
+    for title, source, expected in known_files():
+        found = examine(workshop, control, source, settings["seeds"][:2], models, 3.0)
+        points = score([vars(outcome) for outcome in found.outcomes], rubric)
+        for name, entry in rubric["exercises"].items():
+            earned, most = points[name], entry["points"]
+            as_expected = {"all": earned == most, "none": earned == 0, "less": earned != most}
+            if not as_expected[expected[name]]:
+                raise GraderError(
+                    f"self-check: '{title}' earns {earned:g} of {most:g} for {name}; it should "
+                    f"earn {expected[name]}. The tests do not hold on this machine; nothing was "
+                    "graded."
+                )
+
+
+def grade_all(workshop, submissions, settings, sandbox, models, file, tick):
+    """Grade in parallel; each result goes to the journal as soon as it is there.
+
+    Args:
+        workshop: with one control for each submission that is graded at a time.
+        submissions, settings: what to grade, and how.
+        sandbox: what protects the grader, of `require_sandbox`.
+        models: (ref_model, tokenizer).
+        file: the journal.
+        tick: called after each result.
+    """
+    controls = queue.SimpleQueue()
+    for control in workshop.controls:
+        controls.put(control)
+
+    def work(submission):
+        control = controls.get()
+        try:
+            return grade_one(workshop, control, submission, settings, sandbox, models)
+        except GraderError:
+            raise
+        except Exception as error:  # one submission shall not end the others
+            return journal.unfinished(submission, settings, sandbox, error)
+        finally:
+            controls.put(control)
+
+    pool = concurrent.futures.ThreadPoolExecutor(len(workshop.controls))
+    results = []
+    try:
+        with open(file, "a", encoding="utf-8") as lines:
+            tasks = [pool.submit(work, submission) for submission in submissions]
+            for task in concurrent.futures.as_completed(tasks):
+                results.append(task.result())
+                lines.write(journal.journal_line(results[-1]))
+                lines.flush()
+                tick()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return results
+
+
+def grade_one(workshop, control, submission, settings, sandbox, models):
+    """The result of one submission: a dict, as it stands in the journal."""
+    started = time.monotonic()
+    result = journal.blank_result(submission, settings, sandbox)
+    if submission.duplicate:
+        result |= {"status": "duplicate", "reason": "A newer submission is graded instead."}
+    elif submission.rejected:
+        result |= {"status": "rejected", "reason": submission.rejected, "score": 0.0}
+    else:
+        examine_into(result, workshop, control, submission.source, settings, models)
+    # Rounded up to tens, so that a run that was resumed writes the very same files.
+    result["seconds"] = math.ceil((time.monotonic() - started) / 10) * 10
+    return result
+
+
+def examine_into(result, workshop, control, source, settings, models):
+    """Fill a blank result with what the examination of a submission finds."""
+    rubric = settings["rubric"]
+    found = examine(workshop, control, source, settings["seeds"], models, settings["timeout"])
+    result["tests"] = [vars(outcome) for outcome in found.outcomes]
+    result["points"] = score(result["tests"], rubric)
+    result["score"] = round(sum(result["points"].values()), 2)
+    result["output"] = found.output
+    if found.import_error:
+        result |= {"status": "import error", "reason": found.import_error}
+    result["flags"] += sorted(found.flags)
+    if imports := unusual_imports(source):
+        result["flags"].append(f"imports {', '.join(imports)}")
+    if settings["train"]:
+        from instructor.grading.short_training import train_briefly
+
+        result["training"] = train_briefly(workshop, control, source, rubric["train"], models)

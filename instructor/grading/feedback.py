@@ -1,0 +1,123 @@
+"""The pages that students read: Markdown, and the results.json of Gradescope.
+
+Text of a submission is escaped, so that no page shows it as Markdown or HTML.
+"""
+
+import collections
+import html
+import re
+
+from instructor.grading.exercises import CASES
+from instructor.grading.gradebook import number
+
+
+def title(case):
+    return case.__doc__.splitlines()[0]
+
+
+def summary_line(result):
+    passed = sum(test["passed"] for test in result["tests"])
+    return f"{number(result['score'])} of {number(result['max'])} points; {passed} tests passed."
+
+
+def gradescope(result, rubric, visibility="visible"):
+    """The results.json of one student, as the documentation of Gradescope's autograder has it."""
+    tests = []
+    for i, (name, entry) in enumerate(rubric["exercises"].items(), 1):
+        exercise, cases = CASES[name]
+        own = {test["case"]: test for test in result["tests"] if test["function"] == name}
+        passed = sum(test["passed"] for test in own.values())
+        share = result["points"].get(name, 0.0) / passed if passed else 0.0
+        for j, case in enumerate(cases, 1):
+            test = own.get(case.__name__, {"passed": False, "message": result["reason"]})
+            tests.append(
+                {
+                    "score": round(share if test["passed"] else 0.0, 4),
+                    "max_score": round(entry["points"] / len(cases), 4),
+                    "status": "passed" if test["passed"] else "failed",
+                    "name": f"{exercise} {name}: {title(case)}",
+                    "number": f"{i}.{j}",
+                    "output": test["message"][:2000],
+                    "output_format": "text",
+                    "tags": [f"exercise {exercise}"],
+                    "visibility": visibility,
+                }
+            )
+    return {
+        "score": result["score"] or 0.0,
+        "execution_time": result["seconds"],
+        "output": result["reason"] or summary_line(result),
+        "output_format": "text",
+        "visibility": visibility,
+        "stdout_visibility": "hidden",
+        "extra_data": {"flags": result["flags"], "sandbox": result["sandbox"]},
+        "tests": tests,
+    }
+
+
+def escape(text):
+    """Text that Markdown and HTML show as it is."""
+    return html.escape(re.sub(r"([\\`*_\[\]#|!])", r"\\\1", text), quote=False)
+
+
+def fence(text):
+    """A block of code that its content cannot close."""
+    ticks = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{ticks}text\n{text}\n{ticks}"
+
+
+def feedback(result, rubric):
+    """What a student gets to read: points, what was checked, the own error, a hint."""
+    lines = [f"# {escape(result['student'])}", ""]
+    if not result["tests"]:
+        lines += [f"Not graded: {escape(result['status'])}.", "", fence(result["reason"]), ""]
+        return "\n".join(lines)
+    lines += [f"**{number(result['score'])} of {number(result['max'])} points**", ""]
+    if result["reason"]:
+        lines += [fence(result["reason"]), ""]
+    lines += ["| exercise | points |", "|---|---|"]
+    for name, entry in rubric["exercises"].items():
+        points = f"{number(result['points'][name])} of {number(entry['points'])}"
+        lines.append(f"| {CASES[name][0]} `{name}` | {points} |")
+    for name, entry in rubric["exercises"].items():
+        lines += ["", *exercise_lines(result, rubric, name, entry)]
+    if result.get("training"):
+        lines += ["", "## Training with your reward", "", escape(result["training"])]
+    if result["output"].strip():
+        lines += ["", "## What your file printed", "", fence(result["output"].rstrip())]
+    lines += [
+        "",
+        "`pytest --student` shows the public tests; graded are further inputs as well.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def exercise_lines(result, rubric, name, entry):
+    """The section of one exercise: each case, passed or failed, each message once."""
+    lines = [f"## Exercise {CASES[name][0]}: `{name}`", ""]
+    own = {test["case"]: test for test in result["tests"] if test["function"] == name}
+    said = set()
+    for case in CASES[name][1]:
+        test = own[case.__name__]
+        lines.append(f"- {'passed' if test['passed'] else '**failed**'}: {title(case)}")
+        if test["message"] and test["message"] not in said:
+            said.add(test["message"])
+            block = fence(test["message"][:1500]).replace("\n", "\n  ")
+            lines += ["", f"  {block}", ""]
+    core = [case for case in entry.get("core", ()) if not own[case]["passed"]]
+    if core and result["points"][name]:
+        share = f"{rubric['without_core']:.0%}"
+        lines += ["", f"Without {', '.join(core)} at most {share} of the points count."]
+    return lines
+
+
+def file_names(students):
+    """{student: a file name}: letters of the name, and a number where two would be the same."""
+    names, taken = {}, collections.Counter()
+    for student in students:
+        stem = re.sub(r"[^\w.-]+", "_", student).strip("._")[:80] or "student"
+        taken[stem.casefold()] += 1
+        repeat = taken[stem.casefold()]
+        names[student] = stem if repeat == 1 else f"{stem}-{repeat}"
+    return names

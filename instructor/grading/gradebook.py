@@ -1,0 +1,96 @@
+"""The CSV files that go back to a course: grades.csv and the filled-in gradebook.
+
+Everything that came from a submission or a roster is a stranger's text: control characters are gone
+before it gets here (`process.clean`), and a cell that a spreadsheet would take for a formula starts
+with an apostrophe.
+"""
+
+import csv
+import io
+import re
+
+from engine.common import write_whole
+from instructor.grading.exercises import every_case
+
+
+def cell(value):
+    """A value that no spreadsheet takes for a formula; numbers stay numbers.
+
+    >>> cell("=HYPERLINK(1)"), cell("-5"), cell(" @x"), cell("Zoë, A.")
+    ("'=HYPERLINK(1)", '-5', "' @x", 'Zoë, A.')
+    """
+    text = "" if value is None else str(value)
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", text):
+        return text
+    formula = text.lstrip()[:1] in ("=", "+", "-", "@") or text[:1] in ("\t", "\r")
+    return f"'{text}" if text and formula else text
+
+
+def number(value):
+    """Points as people write them: 10, 7.5.
+
+    >>> number(10.0), number(7.5), number(None)
+    ('10', '7.5', '')
+    """
+    return "" if value is None else f"{value:g}"
+
+
+def csv_text(lines):
+    """Lists of cells as the text of a CSV file."""
+    buffer = io.StringIO()
+    csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(lines)
+    return buffer.getvalue()
+
+
+def write_csv(path, lines):
+    """Write lists of values as a CSV file, each value made harmless by `cell`."""
+    write_whole(path, csv_text([[cell(value) for value in line] for line in lines]))
+
+
+def write_grades(path, results):
+    """grades.csv: one line per hand-in, one column per case."""
+    tests = [f"{name}.{case.__name__}" for name, case in every_case()]
+    header = ["student", "status", "score", "max", *tests, "flags", "seconds", "sandbox", "path"]
+    lines = [header]
+    for result in results:
+        passed = {f"{test['function']}.{test['case']}": test["passed"] for test in result["tests"]}
+        line = [result["student"], result["status"]]
+        line += [number(result["score"]), number(result["max"])]
+        line += [int(passed[test]) if test in passed else "" for test in tests]
+        line += ["; ".join(result["flags"]), result["seconds"], result["sandbox"], result["path"]]
+        lines.append(line)
+    write_csv(path, lines)
+
+
+def points_columns(kind, header, column):
+    """{title of a roster's column: what goes into it, "score" or "text"}."""
+    if kind == "moodle":
+        return {"Grade": "score", "Feedback comments": "text"}
+    if kind == "canvas":  # Canvas adds the number of the assignment: "GRPO (4711)"
+        title = re.compile(rf"{re.escape(column)}( \(\d+\))?")
+        column = next(filter(title.fullmatch, header), column)
+    return {column: "score"}
+
+
+def write_roster(path, kind, header, rows, result_by_row, column):
+    """The course's own gradebook filled in, every other cell as it was (formulas made harmless).
+
+    Args:
+        path: the file to write.
+        kind: canvas, moodle or plain, of `roster.read_roster`.
+        header, rows: of the roster.
+        result_by_row: {number of a row: result}.
+        column: title of the assignment's column in a Canvas or plain gradebook.
+    """
+    header, rows = list(header), [list(row) for row in rows]
+    columns = points_columns(kind, header, column)
+    header += [title for title in columns if title not in header]
+    for i, row in enumerate(rows):
+        row += [""] * (len(header) - len(row))
+        result = result_by_row.get(i)
+        if result is None:
+            continue
+        for title, what in columns.items():
+            text = number(result["score"]) if what == "score" else result["text"]
+            row[header.index(title)] = text
+    write_csv(path, [header, *rows])

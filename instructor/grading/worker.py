@@ -1,0 +1,268 @@
+"""The process that answers for a submission. Started by grade.py, in a folder of copies.
+
+    python -I worker.py CONTROL_FD…
+
+loads torch and the bundled models once and then, for each order that comes over a control socket,
+forks a process that locks itself in (sandbox.py), loads one submission and answers calls. The
+first process never runs anything of a student's. Neither knows an expected value: questions come
+in over a pipe as JSON lines, plain answers go out, and the grader decides what is right.
+"""
+
+import contextlib
+import json
+import os
+import random
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SUBREAPER = 36  # of prctl(2)
+
+
+def serve(controls):
+    """Fork and end processes on demand, until the grader is gone."""
+    import sandbox
+
+    try:
+        sandbox.prctl(SUBREAPER, 1)  # what escapes a dead process becomes our child
+    except (OSError, AttributeError):
+        pass
+    selector, running = selectors.DefaultSelector(), {}
+    for control in controls:
+        selector.register(control, selectors.EVENT_READ)
+    while selector.get_map():
+        for key, _ in selector.select():
+            control = key.fileobj
+            try:
+                data, fds, _, _ = socket.recv_fds(control, 65536, 3)
+            except ConnectionError:
+                data = b""
+            if not data:  # the grader is gone
+                selector.unregister(control)
+                end(running.pop(control, None), running.values())
+                continue
+            order = json.loads(data)
+            if "folder" in order:
+                pid = os.fork()
+                if pid == 0:
+                    become(order, fds)
+                running[control] = pid
+                for fd in fds:
+                    os.close(fd)
+                answer(control, b"{}")
+            else:
+                status = end(running.pop(control, None), running.values())
+                answer(control, json.dumps(status).encode())
+
+
+def answer(control, data):
+    """A grader that is gone needs no answer."""
+    with contextlib.suppress(OSError):
+        control.send(data)
+
+
+def end(pid, others):
+    """Kill a process and whatever it has started: {"exit"} or {"signal"} as it died."""
+    if pid is None:
+        return {}
+    for target in (pid, -pid):
+        try:
+            os.kill(target, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    _, status = os.waitpid(pid, 0)
+    while orphans := set(children()) - set(others):
+        for orphan in orphans:
+            os.kill(orphan, signal.SIGKILL)
+            os.waitpid(orphan, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return {"signal": -code} if code < 0 else {"exit": code}
+
+
+def children():
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def become(order, fds):
+    """Turn this fresh copy into the process of one submission; never returns."""
+    code = 1
+    try:
+        import sandbox
+
+        questions, answers, output = fds
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        moved = [os.dup2(os.dup(fd), place) for fd, place in ((questions, 200), (answers, 201))]
+        os.dup2(moved[0], 3)
+        os.dup2(moved[1], 4)
+        os.closerange(5, 1024)
+        os.setsid()
+        os.chdir(order["folder"])
+        tempfile.tempdir = order["folder"]
+        os.environ.clear()
+        os.environ.update(
+            HOME=order["folder"], TMPDIR=order["folder"], LANG="C.UTF-8", **ENVIRONMENT
+        )
+        sys.stdout = open(1, "w", 1, encoding="utf-8", errors="replace", closefd=False)
+        sys.stderr = open(2, "w", 1, encoding="utf-8", errors="replace", closefd=False)
+        sandbox.lock(order["folder"], [str(HERE)], unsafe=order["unsafe"], **order["limits"])
+        reseed()
+        with open(3, "rb", closefd=False) as incoming:
+            answer_all(incoming, 4, order["folder"])
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "WANDB_MODE": "disabled",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def reseed():
+    """All copies are born with the same random state; one who relies on it shall be seen."""
+    import numpy
+    import torch
+
+    seed = int.from_bytes(os.urandom(4), "big")
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def answer_all(incoming, answers, folder):
+    rewards = None
+    for line in incoming:
+        question = json.loads(line)
+        operation = question.pop("operation")
+        number = question.pop("number")
+        try:
+            if operation == "load":
+                rewards = load(Path(folder) / "rewards.py")
+                reply = {"answer": None}
+            elif operation == "probe":
+                import sandbox
+
+                reply = {"answer": sandbox.probe(**question)}
+            elif operation == "train":
+                reply = {"answer": train(folder, **question)}
+            else:
+                reply = {"answer": call(rewards, **question)}
+        except NotImplementedError as error:
+            reply = {"todo": str(error)[:200]}
+        except BaseException as error:  # SystemExit too: a submission must not end the process
+            reply = {"raised": describe(error)[:1000]}
+        data = json.dumps({"number": number, **reply}).encode() + b"\n"
+        while data:
+            data = data[os.write(answers, data) :]
+
+
+def load(path):
+    """The student's file as a module."""
+    import types
+
+    module = types.ModuleType("rewards")
+    module.__file__ = str(path)
+    sys.modules["rewards"] = module
+    exec(compile(path.read_bytes(), "rewards.py", "exec"), module.__dict__)
+    return module
+
+
+def describe(error):
+    from engine.student import describe_error
+
+    return describe_error(error, "rewards.py")
+
+
+def call(rewards, function, arguments):
+    """One call, its arguments and its answer as JSON."""
+    target = getattr(rewards, function, None)
+    if target is None:
+        return {"kind": "missing"}
+    arguments = {name: decode(value) for name, value in arguments.items()}
+    if function == "compute_ref_log_probs":
+        arguments["ref_model"], arguments["tokenizer"] = MODELS
+    return encode(target(**arguments))
+
+
+def decode(value):
+    import torch
+
+    if isinstance(value, dict):
+        return torch.tensor(value["tensor"], dtype=getattr(torch, value["dtype"]))
+    return value
+
+
+def encode(answer):
+    """An answer as plain JSON: numbers and lists. Anything else is named by its type."""
+    import numpy
+    import torch
+
+    if isinstance(answer, torch.Tensor):
+        shape = list(answer.shape)
+        return {"kind": "tensor", "shape": shape, "value": answer.detach().cpu().tolist()}
+    if isinstance(answer, numpy.ndarray):
+        return {"kind": "tensor", "shape": list(answer.shape), "value": answer.tolist()}
+    if type(answer) in (list, tuple):
+        items = []
+        for i, item in enumerate(answer):
+            if isinstance(item, (torch.Tensor, numpy.ndarray, numpy.generic)) and item.ndim == 0:
+                item = item.item()
+            if type(item) not in (int, float, bool, str, type(None)):
+                return {"kind": "item", "index": i, "type": type(item).__name__[:60]}
+            items.append(item[:100] if type(item) is str else item)
+        return {"kind": "list", "value": items}
+    if answer is None or type(answer) in (int, float, bool, str):
+        return {"kind": "plain", "value": answer[:100] if type(answer) is str else answer}
+    return {"kind": "other", "type": type(answer).__name__[:60]}
+
+
+def train(folder, options):
+    """Train the bundled model with the submission in `folder`; the run goes to FOLDER/run."""
+    from train import train as run
+
+    folder = Path(folder)
+    run(**options, rewards=str(folder / "rewards.py"), output_dir=str(folder / "run"))
+
+
+def prepare():
+    """Everything a submission may need, loaded once and shared by all copies."""
+    global MODELS
+    sys.path.insert(0, str(HERE))
+    os.environ.update(ENVIRONMENT)
+    import numpy  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)  # no pool of threads that a fork would lose
+    import reward_utils  # noqa: F401  # a submission may import it
+    from engine.common import quiet_libraries
+    from engine.policy import load_model
+    from sentiment import load_sentiment_model
+
+    quiet_libraries()
+    load_sentiment_model(str(HERE / "tiny" / "sentiment"), "cpu")
+    MODELS = load_model(str(HERE / "tiny" / "gpt2"), "cpu")
+
+
+if __name__ == "__main__":
+    prepare()
+    sockets = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
+    for control in sockets:
+        control.send(b"{}")  # ready
+    serve(sockets)
+    if HERE.parent.name.startswith("grade-"):  # a grader that was killed cannot do it
+        shutil.rmtree(HERE.parent, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Make what students get: rewards.py, the notebook, the copy without solutions."""

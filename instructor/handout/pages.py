@@ -1,0 +1,51 @@
+"""Pages for students: README.md and docs/ without what only instructors need."""
+
+import re
+from pathlib import Path
+
+OPENING = Path(__file__).with_name("opening.md")
+FOR_INSTRUCTORS = re.compile(r"^## For instructors\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
+NAMED_FILE = re.compile(r"(?<![\w./-])[\w./-]+\.(?:py|md|ipynb|ya?ml|toml|txt)(?![\w/])")
+
+
+def student_page(text, opening=False):
+    """A page as students get it.
+
+    Args:
+        text: the page.
+        opening: put opening.md in the place of all that comes before "## What you will see".
+    """
+    text = FOR_INSTRUCTORS.sub("", text)
+    if opening:
+        _, heading, rest = text.partition("## What you will see")
+        text = f"{OPENING.read_text(encoding='utf-8')}\n{heading}{rest}"
+    return text
+
+
+def dead_references(folder):
+    """(page, what it names) for every link and file name that leads nowhere in `folder`.
+
+    A link must lead to a file. A file name in backticks or in a command must be the end of the path
+    of some file: `test_inputs.py` for tests/test_inputs.py.
+    """
+    paths = ["/" + path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+    found = []
+    for page in sorted(folder.rglob("*.md")):
+        if page.relative_to(folder).parts[0] == "tiny":
+            continue  # the card of a model names the tools of the instructor that built it
+        text = page.read_text(encoding="utf-8")
+        for target, _ in LINK.findall(text):
+            if "://" not in target and not (page.parent / target).exists():
+                found.append((page.relative_to(folder).as_posix(), target))
+        for name in named_files(text):
+            if not any(path.endswith(f"/{name.removeprefix('./')}") for path in paths):
+                found.append((page.relative_to(folder).as_posix(), name))
+    return found
+
+
+def named_files(text):
+    """File names in the backticks and the blocks of code of a page, each once."""
+    blocks = re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE)
+    code = [*blocks, *re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```", "", text))]
+    return sorted({name for part in code for name in NAMED_FILE.findall(part)})

@@ -1,0 +1,203 @@
+"""The copy of this repository that students get, and the checks before anybody gets it."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from engine.common import ROOT, UserError, whole_file
+from engine.options import OneLineParser
+from instructor.archive import add_file
+from instructor.handout.pages import dead_references, student_page
+from instructor.handout.rewards_file import BODY
+
+RELEASED = (
+    "*.py",
+    "*.txt",
+    "*.md",
+    "*.toml",
+    "LICENSE",
+    ".gitignore",
+    "exercise.ipynb",
+    "engine/*.py",
+    "tests/*.py",
+    "tests/cases/*.py",
+    "tests/engine/*.py",
+    "docs/**/*",
+    "tiny/**/*",
+    "benchmarks/*",
+    "launch/*",
+)
+WITHHELD = {"rewards_solution.py", "CONTRIBUTING.md"}  # what RELEASED leaves out stays here too
+MOVED = {"instructor/handout/classroom.yml": ".github/workflows/classroom.yml"}
+HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing about an exercise
+    "with torch.no_grad():",
+    "return get_sentiment_scores(completions)",  # the worked example
+    "scores = get_sentiment_scores(completions)",
+    "for completion, prompt in zip(completions, prompts):",
+    'prompt_ids = tokenizer(prompt)["input_ids"]',
+    "if mask is None:",
+    "rewards = []",
+    "return rewards",
+}
+SOLUTIONS = ("rewards_solution.py", "instructor/handout/notebook.py")
+
+
+class Refused(UserError):
+    """Why there is no release."""
+
+
+def released_files():
+    """Relative paths of what a student gets."""
+    found = {
+        path.relative_to(ROOT)
+        for pattern in RELEASED
+        for path in ROOT.glob(pattern)
+        if path.is_file()
+    }
+    return sorted(path for path in found if path.as_posix() not in WITHHELD)
+
+
+def copy_files(folder):
+    """Copy what is released into `folder`; the pages become those for students."""
+    files = released_files()
+    for path in files:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
+    for source, name in MOVED.items():
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copyfile(ROOT / source, folder / name)
+    for path in files:
+        if path.suffix == ".md":
+            text = (ROOT / path).read_text(encoding="utf-8")
+            page = student_page(text, opening=path.as_posix() == "README.md")
+            (folder / path).write_text(page, encoding="utf-8")
+    return files
+
+
+def solution_lines():
+    """Every line of a solution body that gives something away, without its indentation."""
+    lines = set()
+    for name in SOLUTIONS:
+        for body in BODY.finditer((ROOT / name).read_text(encoding="utf-8")):
+            lines |= {line.split("  #")[0].strip() for line in body.group().splitlines()[1:-1]}
+    return {line for line in lines if len(line) > 10} - HARMLESS
+
+
+def text_of(path):
+    """The text of a file; of a notebook, its sources and outputs as they read."""
+    text = path.read_bytes().decode("utf-8", errors="ignore")
+    if path.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n".join("".join(cell["source"]) + json.dumps(cell.get("outputs")) for cell in cells)
+
+
+def find_leaks(folder):
+    """(file, line) wherever a line of a solution stands in a released file."""
+    lines = solution_lines()
+    texts = {
+        path: text_of(path)
+        for path in folder.rglob("*")
+        if path.suffix != ".safetensors" and path.is_file()
+    }
+    return [
+        (path.relative_to(folder).as_posix(), line)
+        for path, text in texts.items()
+        for line in sorted(lines)
+        if line in text
+    ]
+
+
+def run_tests(folder):
+    """(exercises that fail, other tests that fail) of the copy's own suite."""
+    with tempfile.TemporaryDirectory() as temporary:
+        report = Path(temporary) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if not report.exists():
+            raise Refused(f"pytest did not run in the copy:\n{done.stdout[-2000:]}{done.stderr}")
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
+    failed = [case for case in cases if any(child.tag in ("failure", "error") for child in case)]
+    exercises, others = set(), []
+    for case in failed:
+        match = re.match(r"test_exercise\[rewards-(\w+)-", case.get("name"))
+        if match:
+            exercises.add(match.group(1))
+        else:
+            others.append(f"{case.get('classname')}::{case.get('name')}")
+    return exercises, others
+
+
+def check_copy(folder):
+    """Look for solutions, for dead references and for red tests in a copy.
+
+    Raises:
+        Refused: naming what should not be so.
+    """
+    from engine.student import to_do
+
+    if leaks := find_leaks(folder):
+        listed = "\n".join(f"  {name}: {line}" for name, line in leaks[:10])
+        raise Refused(f"Lines of the solution stand in the copy:\n{listed}")
+    if dead := dead_references(folder):
+        listed = "\n".join(f"  {name}: {reference}" for name, reference in dead[:10])
+        raise Refused(f"Pages of the copy name files that are not in it:\n{listed}")
+    print("None. Running the copy's tests …", flush=True)
+    exercises, others = run_tests(folder)
+    if others:
+        raise Refused("Tests of provided code fail in the copy:\n  " + "\n  ".join(others))
+    expected = set(to_do(ROOT / "rewards.py"))
+    if exercises != expected:
+        odd = ", ".join(sorted(exercises ^ expected))
+        raise Refused(f"In the copy, exactly the exercises must fail; look at {odd}.")
+    print(f"Red at {len(exercises)} exercises, green elsewhere.")
+
+
+def write_zip(folder, target):
+    """All files of a folder, below the name of the zip, in order: equal input, equal bytes."""
+    with whole_file(target) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
+                add_file(archive, name, path.read_bytes())
+
+
+def release(out_dir):
+    """Write OUT_DIR and OUT_DIR.zip.
+
+    Raises:
+        Refused: something is in the way, leaks, or does not test as it should. Nothing is written.
+    """
+    out_dir = Path(out_dir).absolute()
+    archive = out_dir.with_name(out_dir.name + ".zip")
+    for path in (out_dir, archive):
+        if path.exists():
+            raise Refused(f"{path} exists. Give another name, or remove it first.")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".release-") as temporary:
+        folder = Path(temporary) / out_dir.name
+        files = copy_files(folder)
+        print(f"{len(files)} files copied. Looking for solutions in them …", flush=True)
+        check_copy(folder)
+        write_zip(folder, archive)
+        folder.replace(out_dir)
+    print(f"Wrote {out_dir} and {archive.name}")
+
+
+def main(argv=None):
+    parser = OneLineParser(description="Make the copy that students get, without solutions.")
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write; OUT_DIR.zip beside it")
+    args = parser.parse_args(argv)
+    try:
+        release(args.out_dir)
+    except (Refused, OSError) as error:
+        sys.exit(f"release.py: {error}")

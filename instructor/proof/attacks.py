@@ -1,0 +1,221 @@
+"""A test of the grader: hostile and broken submissions, each with what it must get.
+
+`tests/instructor/test_attacks.py` runs all of them for real, in one batch with right ones;
+`known_files` is the part of them that grade.py grades before every run.
+"""
+
+import json
+import random
+import re
+import textwrap
+
+from engine.common import ROOT
+from instructor.grading.exercises import CASES, Ask, report
+from instructor.grading.remote import encode
+from instructor.handout.rewards_file import student_text
+from instructor.proof.mutants import load, with_body
+from instructor.proof.right import VALID
+from instructor.proof.wrong import WRONG
+
+SOLUTION = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+TEMPLATE = student_text(SOLUTION)
+EXERCISES = [name for name, (exercise, _) in CASES.items() if exercise not in ("1", "bonus")]
+ZEROS = """
+    rows = [v for k, v in sorted(locals().items()) if k in ("completions", "policy_log_probs")][0]
+    return [0.0] * len(rows)
+"""
+
+
+def on_import(code, source=SOLUTION):
+    """The solution, with code that runs when it is imported."""
+    return f"{source}\n\n{textwrap.dedent(code)}"
+
+
+def everywhere(body, source=SOLUTION):
+    """A file with the same body for every exercise; it may use `rows`, one for each reward."""
+    rows = ZEROS.replace("return [0.0] * len(rows)", "").strip()
+    for name in EXERCISES:
+        source = with_body(source, name, f"{rows}\n{textwrap.dedent(body).strip()}")
+    return source
+
+
+def in_penalty(body):
+    """The solution, with another body for kl_penalty_forward."""
+    return with_body(SOLUTION, "kl_penalty_forward", body)
+
+
+def attempt(code):
+    """A file that tries something in every function, leaves a note if it worked, answers zeros."""
+    code = textwrap.indent(textwrap.dedent(code).strip(), "    ")
+    return everywhere(
+        f"try:\n{code}\n    print('IT WORKED')\nexcept Exception as error:\n"
+        "    print('denied', type(error).__name__)\nreturn [0.0] * len(rows)"
+    )
+
+
+def without(function):
+    """The solution without one function."""
+    return re.sub(
+        rf"^def {function}\(.*?(?=^def |\Z)", "", SOLUTION, flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def hard_coded(models):
+    """Answers every question of the public tests from a table, and nothing else."""
+    answers = {}
+    module = load(SOLUTION, "rewards.py")
+    for name in EXERCISES:
+        function = getattr(module, name)
+
+        def recording(function=function, name=name, **arguments):
+            asked = {k: v for k, v in arguments.items() if k not in ("ref_model", "tokenizer")}
+            answer = function(**arguments)
+            answer = answer.tolist() if hasattr(answer, "tolist") else [float(x) for x in answer]
+            answers[name + question(asked)] = answer
+            return answer
+
+        recording.__name__ = name
+        for case in CASES[name][1]:
+            report(case, Ask(recording, models), random.Random(0))
+    source = (
+        f"import json\nANSWERS = json.loads({json.dumps(answers)!r})\n"
+        + SOLUTION.partition('"""\n')[2]
+    )
+    for name in EXERCISES:
+        source = with_body(
+            source,
+            name,
+            f"""
+            asked = {{k: v for k, v in locals().items() if k not in ("ref_model", "tokenizer")}}
+            return look_up({name!r}, asked)
+            """,
+        )
+    return source + LOOK_UP
+
+
+def question(arguments):
+    return json.dumps({k: encode(v) for k, v in sorted(arguments.items())}, default=str)
+
+
+LOOK_UP = """
+
+def plain(value):
+    if isinstance(value, torch.Tensor):
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    return value
+
+
+def look_up(name, arguments):
+    for key in list(arguments):  # defaults that were not asked with
+        for names in ([], ["kwargs"], ["kwargs", "temperature"], ["kl_coef"], ["prompts"]):
+            asked = {k: plain(v) for k, v in sorted(arguments.items()) if k not in names}
+            answer = ANSWERS.get(name + json.dumps(asked, default=str))
+            if answer is not None:
+                return answer
+    return [0.0] * len(arguments.get("completions", arguments.get("policy_log_probs")))
+"""
+
+FORGED = '{"number": %d, "answer": {"kind": "list", "value": [0.0, 0.0, 0.0]}}'
+CRASH_AT_IMPORT = on_import("import os\nos._exit(0)")
+EXIT_AT_IMPORT = on_import("import sys\nsys.exit(0)")
+ALWAYS_EQUAL = everywhere(
+    """
+    class Number(float):
+        __eq__ = lambda self, other: True
+        __lt__ = __gt__ = __le__ = __ge__ = __eq__
+        __hash__ = float.__hash__
+    return [Number(0.0) for _ in rows]
+    """
+)
+GARBAGE_ON_THE_PIPE = everywhere(
+    """
+    import os
+    for fd in range(3, 64):
+        try:
+            os.write(fd, b"PASSED PASSED\\n")
+        except OSError:
+            pass
+    return [0.0] * len(rows)
+    """
+)
+GUESSED_ANSWERS = everywhere(
+    f"""
+    import os
+    for number in range(1, 400):
+        try:
+            os.write(4, ({FORGED!r} % number).encode() + b"\\n")
+        except OSError:
+            pass
+    return [0.0] * len(rows)
+    """
+)
+PATCHES_JSON = on_import(
+    """
+    import json
+    json.dumps = lambda *args, **kwargs: '{"passed": true, "score": 100}'
+    """
+)
+PATCHES_TORCH = on_import(
+    """
+    torch.allclose = lambda *args, **kwargs: True
+    torch.Tensor.__eq__ = lambda self, other: True
+    """,
+    everywhere("return [0.0] * len(rows)"),
+)
+ENDLESS = """
+    import signal
+    for number in range(1, 32):
+        try:
+            signal.signal(number, signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass
+    while True:
+        try:
+            while True:
+                pass
+        except BaseException:
+            pass
+"""
+
+
+def all_of(value):
+    return dict.fromkeys(EXERCISES, value)
+
+
+def known_files():
+    """(title, source, {exercise: "all", "less" or "none"}) for the check before each run."""
+    yield "the solution", SOLUTION.encode(), all_of("all")
+    yield "the template", TEMPLATE.encode(), all_of("none")
+    wrong = (
+        ("wrong sign", "wrong sign", "off by one", "wrong sign"),
+        ("the other penalty", "linear", "mean for sum", "pays for length"),
+        ("mean over real tokens", "ignores the temperature", "with the prompt", "the score itself"),
+        ("missing kl_coef", "multiplies", "negative", "blind to the score"),
+        ("ignored mask", "forgets the - 1", "base two", "scaled and shifted"),
+        ("a value, r log r", "divides outside", "raw logits", "fails on empty text"),
+    )
+    for penalty, exponential, log_probs, shaped in wrong:
+        bodies = {
+            "shaped_reward_exponential": exponential,
+            "shaped_reward": shaped,
+            "compute_ref_log_probs": log_probs,
+            "kl_penalty_forward": penalty,
+            "kl_penalty_backward": penalty,
+        }
+        source = SOLUTION
+        for function, name in bodies.items():
+            source = with_body(source, function, WRONG[function][name])
+        yield ", ".join(dict.fromkeys(bodies.values())), source.encode(), all_of("less")
+    yield "ends at import", EXIT_AT_IMPORT.encode(), all_of("none")
+    yield "garbage on the pipe", GARBAGE_ON_THE_PIPE.encode(), all_of("none")
+    yield "numbers that equal everything", ALWAYS_EQUAL.encode(), all_of("none")
+    yield "patches json", PATCHES_JSON.encode(), all_of("none")
+
+
+def valid_files():
+    """{name: source}: the solution with one function in another style, all right."""
+    return {
+        f"valid {function} {name}": with_body(SOLUTION, function, body)
+        for function, bodies in VALID.items()
+        for name, body in bodies.items()
+    }

@@ -1,0 +1,77 @@
+"""A test of the tests: wrong solutions that must fail, unusual right ones that must pass.
+
+    python -m instructor.proof.mutants
+
+prints which case catches each wrong solution of `wrong.py` and what the student reads; nothing may
+catch those of `right.py`. Each entry is the body of one function, put in the place of the
+solution's. The exit status is 0 only if every verdict is right.
+"""
+
+import random
+import sys
+import textwrap
+import types
+
+from engine.common import ROOT, quiet_libraries
+from engine.options import OneLineParser
+from instructor.handout.rewards_file import BODY, FUNCTION
+from instructor.proof.right import VALID
+from instructor.proof.wrong import WRONG
+
+
+def with_body(source, function, body):
+    """The text of a rewards file with another body for one function."""
+    for match in BODY.finditer(source):
+        if FUNCTION.findall(source[: match.start()])[-1] == function:
+            body = textwrap.indent(textwrap.dedent(body).strip("\n"), match.group(1))
+            return f"{source[: match.start()]}{body.rstrip()}\n{source[match.end() :]}"
+    raise KeyError(function)
+
+
+def load(source, name):
+    """A rewards file from its text, as a module; errors in it name the file `name`."""
+    module = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+    return module
+
+
+def reports(function, body, models):
+    """{case: what the student reads} for the cases that one body fails."""
+    from instructor.grading.exercises import CASES, Ask, report
+
+    source = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+    answer = getattr(load(with_body(source, function, body), "rewards.py"), function)
+    texts = {
+        case.__name__: report(case, Ask(answer, models), random.Random(0))
+        for case in CASES[function][1]
+    }
+    return {case: text for case, text in texts.items() if text}
+
+
+def main(argv=None):
+    parser = OneLineParser(
+        prog="mutants", description="Try the tests on wrong solutions and on unusual right ones."
+    )
+    parser.parse_args(argv)
+    from engine.options import PRESETS
+    from engine.policy import load_model
+    from sentiment import load_sentiment_model
+
+    quiet_libraries()
+    load_sentiment_model(PRESETS["tiny"]["sentiment_model"], "cpu")
+    models = load_model(PRESETS["tiny"]["model_name"], "cpu")
+    missed = 0
+    for title, table in (("wrong", WRONG), ("valid", VALID)):
+        for function, bodies in table.items():
+            for name, body in bodies.items():
+                found = reports(function, body, models)
+                missed += bool(found) != (title == "wrong")
+                message = next(iter(found.values()), "").splitlines()
+                cause = message[-1].removeprefix("  usual cause  ") if message else "passes"
+                print(f"{title} | {function} | {name} | {', '.join(found) or '-'} | {cause}")
+    print(f"{missed} wrong verdicts")
+    return missed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How the two small models in `tiny/` are built. `instructor/build_tiny.py` starts it."""

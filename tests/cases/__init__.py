@@ -1,0 +1,44 @@
+"""What each exercise must do. `pytest` asks the functions in process, a grader from outside.
+
+Cases judge numbers and never code, so loops or vectors, lists or tensors, numpy or torch all pass,
+and so does every KL penalty that pulls the policy back, not only the one of the solution.
+"""
+
+from cases.asking import Ask, Finding, Wrong, report
+from cases.log_probs import (
+    an_empty_completion_is_certain,
+    joins_ids_not_texts,
+    sums_the_completion,
+)
+from cases.penalties import PENALTY_CASES
+from cases.shaping import (
+    does_not_pay_for_repetition,
+    equals_the_score,
+    gives_a_number_for_each_text,
+    is_exponential_in_the_score,
+    pays_for_sentiment,
+    teaches_more_than_the_score,
+)
+
+__all__ = ["CASES", "Ask", "Finding", "Wrong", "report"]
+
+CASES = {  # function -> (exercise, its cases)
+    "sentiment_reward": ("1", (equals_the_score,)),
+    "shaped_reward_exponential": ("2a", (is_exponential_in_the_score,)),
+    "shaped_reward": (
+        "2b",
+        (
+            gives_a_number_for_each_text,
+            pays_for_sentiment,
+            does_not_pay_for_repetition,
+            teaches_more_than_the_score,
+        ),
+    ),
+    "compute_ref_log_probs": (
+        "3a",
+        (sums_the_completion, joins_ids_not_texts, an_empty_completion_is_certain),
+    ),
+    "kl_penalty_forward": ("3b", PENALTY_CASES),
+    "kl_penalty_backward": ("3c", PENALTY_CASES),
+    "my_custom_reward": ("bonus", (gives_a_number_for_each_text,)),
+}

@@ -1,0 +1,90 @@
+"""Exercise 3a: the log-probability of a text."""
+
+import functools
+import math
+
+import torch
+
+from cases.asking import Finding, close, compare, show
+from cases.shaping import write_texts
+
+PROMPTS = ("This movie was", "The plot", "I watched this because", "It is", "My friends and I")
+
+
+def token_ids(tokenizer, text):
+    return tokenizer(text)["input_ids"] if text else []
+
+
+def logits_token_by_token(model, prompt_ids, completion_ids, shift=0):
+    """(C, V) logits that predict each completion token, one forward pass each: slow and plain.
+
+    `shift=1` reads one position too late, to recognise that mistake.
+    """
+    return _logits(model, tuple(prompt_ids), tuple(completion_ids), shift)
+
+
+@functools.lru_cache(maxsize=64)  # a grader asks about the same texts again and again
+def _logits(model, prompt_ids, completion_ids, shift):
+    ids, rows = prompt_ids + completion_ids, []
+    for i in range(len(prompt_ids), len(ids)):
+        with torch.no_grad():
+            rows.append(model(torch.tensor([ids[: i + shift]])).logits[0, -1].double())
+    return torch.stack(rows)
+
+
+def picked(table, completion_ids):
+    return table[range(len(completion_ids)), completion_ids]  # (C,)
+
+
+def sums_the_completion(ask, rng):
+    """the log-probability of a text is the sum over its completion tokens."""
+    model, tokenizer = ask.models
+    prompts, completions = rng.sample(PROMPTS, 3), write_texts(rng, 3)
+    tokens, late, whole, raw, probs = [], [], [], [], []
+    for prompt, completion in zip(prompts, completions):
+        start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
+        logits = logits_token_by_token(model, start, rest)
+        tokens.append(picked(logits.log_softmax(-1), rest))
+        raw.append(picked(logits, rest).sum())
+        probs.append(picked(logits.softmax(-1), rest).sum())
+        late.append(picked(logits_token_by_token(model, start, rest, 1).log_softmax(-1), rest))
+        ids = start + rest
+        every = logits_token_by_token(model, ids[:1], ids[1:])
+        whole.append(picked(every.log_softmax(-1), ids[1:]).sum())
+    total = torch.stack([row.sum() for row in tokens])
+    causes = [
+        ("the sign: a log-probability is never positive", -total),
+        ("the sum: this is the mean over tokens", [row.mean() for row in tokens]),
+        ("the shift: the logits at position t predict token t + 1", [row.sum() for row in late]),
+        ("the first token: the last prompt token predicts it", [row[1:].sum() for row in tokens]),
+        ("the last token: it counts too", [row[:-1].sum() for row in tokens]),
+        ("the prompt: only completion tokens count", whole),
+        ("the base: natural logarithms, nats", total / math.log(2)),
+        ("the logarithm: this is the probability", total.exp()),
+        ("the logarithm: these are summed probabilities", probs),
+        ("log_softmax: logits are not log-probabilities yet", raw),
+    ]
+    got = ask(completions=completions, prompts=prompts)
+    return compare(got, total, "Σ_t log P(token_t | all before it), in nats", causes, 2e-3)
+
+
+def joins_ids_not_texts(ask, rng):
+    """prompt and completion are tokenized apart, as the sampled ids were."""
+    prompts, completions = ["The act", "I like this mov"], ["ing was good", "ie a lot"]
+    model, tokenizer = ask.models
+    want = []
+    for prompt, completion in zip(prompts, completions):
+        start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
+        table = logits_token_by_token(model, start, rest).log_softmax(-1)
+        want.append(picked(table, rest).sum().item())
+    got = ask(completions=completions, prompts=prompts)
+    if close(got, want, 2e-3):
+        return None
+    cause = "the border: tokenized together, tokens merge across it; join the lists of ids"
+    return Finding(f"{show(want)}: Σ log P over tokenizer(completion)", cause)
+
+
+def an_empty_completion_is_certain(ask, rng):
+    """an empty completion has probability 1, so log-probability 0."""
+    got = ask(completions=["", " good."], prompts=["It is", "It is"])
+    return None if abs(got[0]) < 1e-6 else Finding("0 for the first", "the empty completion")

@@ -1,0 +1,27 @@
+"""What several tests of the grader need."""
+
+import subprocess
+import sys
+
+from engine.common import ROOT
+
+FRONT = ROOT / "instructor" / "grade.py"
+
+
+def grader(*arguments, **options):
+    """Run grade.py as a program; its finished process."""
+    command = [sys.executable, str(FRONT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+
+
+def put(folder, student, source):
+    """Hand in a rewards.py, a text or bytes, as FOLDER/STUDENT/rewards.py."""
+    (folder / student).mkdir(parents=True)
+    data = source if isinstance(source, bytes) else source.encode()
+    (folder / student / "rewards.py").write_bytes(data)
+
+
+def result_of(student, score=87.5, **more):
+    """A result as the grader makes it, without tests."""
+    blank = {"status": "graded", "tests": [], "flags": [], "seconds": 10, "sandbox": "x"}
+    return {"student": student, "score": score, "max": 100, "path": "p", **blank, **more}

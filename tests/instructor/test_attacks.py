@@ -1,0 +1,246 @@
+"""Every attack for real, beside right submissions."""
+
+import csv
+import json
+import os
+import re
+import socket
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from grading_help import grader, put
+from hostile import FULL, GAINED_NOTHING, HYPERLINK, LOST_ONE, NOTHING, hostile_sources
+
+from engine.common import ROOT, lines_of
+from instructor.grading.command import RUBRIC, VISIBILITIES
+from instructor.grading.points import read_rubric
+from instructor.proof import attacks
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+
+
+@pytest.fixture(scope="module")
+def listener():
+    """A server that nobody may reach; its TCP and UDP sockets."""
+    with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        udp.bind(tcp.getsockname())
+        tcp.setblocking(False)
+        udp.setblocking(False)
+        yield tcp, udp
+
+
+def shared_memory():
+    """What would outlive a process: segments of System V and files in memory."""
+    segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+    return {line.split()[1] for line in segments} | set(map(str, Path("/dev/shm").glob("*")))
+
+
+def processes():
+    return {int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()}
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory, policy, listener, classifier):
+    """All hostile submissions and all valid ones, graded in one run."""
+    folder = tmp_path_factory.mktemp("course")
+    course, marker = folder / "in", folder / "marker"
+    for student, source in hostile_sources(listener[0].getsockname()[1], marker, policy).items():
+        put(course, student, source)
+    for student, source in attacks.valid_files().items():
+        put(course, student, source)
+    put(course, "28 ships", attacks.SOLUTION)
+    for name in ("conftest.py", "torch.py", "sitecustomize.py", "json.py"):
+        (course / "28 ships" / name).write_text("raise SystemExit('taken over')")
+    (course / "18 link").mkdir()
+    (course / "18 link" / "rewards.py").symlink_to(ROOT / "rewards_solution.py")
+    put(course, "32 large", "")
+    os.truncate(course / "32 large" / "rewards.py", 1 << 30)
+    with zipfile.ZipFile(course / "33 slip.zip", "w") as file:
+        file.writestr("../../rewards.py", attacks.SOLUTION)
+    with zipfile.ZipFile(course / "33 bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("rewards.py", b" " * (64 << 20))
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    before, shared = processes(), shared_memory()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = grader(
+        course,
+        "--out",
+        folder / "out",
+        "--timeout",
+        "3",
+        "--seeds",
+        "90210",
+        "90211",
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = lines_of(folder / "out" / "results.jsonl")
+    results = {result["student"]: result for result in map(json.loads, lines)}
+    with open(folder / "out" / "grades.csv", newline="", encoding="utf-8") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    left = {"processes": processes() - before, "files": list(temporary.iterdir())}
+    left["shared memory"] = shared_memory() - shared
+    return {"results": results, "rows": rows, "out": folder / "out", "marker": marker, **left} | {
+        "shown": done.stdout
+    }
+
+
+def said(result):
+    """Everything a submission was told: the reason, and each failure."""
+    return "\n".join([result["reason"], *(t["message"] for t in result["tests"])])
+
+
+def full_points():
+    return read_rubric(RUBRIC)["exercises"]
+
+
+@pytest.mark.slow
+def test_every_attack_is_in_the_batch(batch):
+    judged = {*NOTHING, *LOST_ONE, *FULL, *GAINED_NOTHING, "29 hard-coded"}
+    assert judged | set(attacks.valid_files()) == set(batch["results"])
+    assert {int(s[:2]) for s in judged if s[:2].isdigit()} | {34} == set(range(1, 36))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", NOTHING)
+def test_broken_submissions_earn_nothing_and_say_why(batch, student):
+    status, words = NOTHING[student]
+    result = batch["results"][student]
+    assert (result["status"], result["score"]) == (status, 0)
+    assert words in said(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", LOST_ONE)
+def test_a_fault_costs_its_own_exercise_alone(batch, student):
+    function, words = LOST_ONE[student]
+    result = batch["results"][student]
+    for name, entry in full_points().items():
+        if name == function:
+            assert result["points"][name] <= 0.25 * entry["points"]
+        else:
+            assert result["points"][name] == entry["points"]
+    assert words in said(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", GAINED_NOTHING)
+def test_an_attack_gains_nothing(batch, student):
+    result = batch["results"][student]
+    for name, entry in full_points().items():
+        assert result["points"][name] <= 0.25 * entry["points"]
+    assert "IT WORKED" not in result["output"]
+    if student not in ("16 guesses", "27 torch"):
+        assert "denied" in result["output"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", [*FULL, *attacks.valid_files()])
+def test_right_submissions_earn_everything(batch, student):
+    assert batch["results"][student]["score"] == 100
+
+
+@pytest.mark.slow
+def test_answers_learned_by_heart_fail_on_other_inputs(batch):
+    result = batch["results"]["29 hard-coded"]
+    visible = [test for test in result["tests"] if test["passed"] or test["public_only"]]
+    assert len(visible) == len(result["tests"])  # it does know the public tests
+    assert result["score"] < 50
+    assert any("passes only the inputs of the public tests" in f for f in result["flags"])
+
+
+@pytest.mark.slow
+def test_what_a_person_should_look_at_is_flagged(batch):
+    rows = batch["rows"]
+    assert "kl_penalty_forward gives other answers" in rows["30 random"]["flags"]
+    assert "100% like the solution" in rows["35 copy"]["flags"]
+    assert "100% like 35 peer's friend" in rows["35 peer"]["flags"]
+    assert "imports ctypes" in rows["06 segfault"]["flags"]
+    assert "gives other answers" not in rows["35 copy"]["flags"]
+
+
+@pytest.mark.slow
+def test_nothing_is_left_behind(batch, listener):
+    tcp, udp = listener
+    for call in (tcp.accept, lambda: udp.recv(10)):
+        with pytest.raises(BlockingIOError):
+            call()
+    time.sleep(2)
+    assert not batch["marker"].exists() and not (ROOT / "instructor" / "owned").exists()
+    assert batch["files"] == [] and batch["shared memory"] == set()
+    alive = [p for p in batch["processes"] if Path(f"/proc/{p}/cmdline").exists()]
+    assert not [p for p in alive if b"worker.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+def test_text_of_strangers_is_escaped_everywhere(batch):
+    cells = [row["student"] for row in batch["rows"].values()]
+    assert "'" + HYPERLINK in cells and HYPERLINK not in cells
+    files = [p for p in batch["out"].rglob("*") if p.is_file()]
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert "\x1b" not in text and "\\u001b" not in text and "\x07" not in text
+    assert "\x1b" not in batch["shown"]
+    (page,) = batch["out"].glob("feedback/HYPERLINK*.md")
+    text = page.read_text(encoding="utf-8")
+    block = re.compile(r"^ *(`{4,})text\n.*?^ *\1$", re.DOTALL | re.MULTILINE)
+    assert "<script>" in text and "<script>" not in block.sub("", text)
+    assert len(list(batch["out"].glob("feedback/*.md"))) == len(batch["results"])
+
+
+@pytest.mark.slow
+def test_feedback_gives_no_expected_value_and_no_hidden_input(batch):
+    for path in batch["out"].glob("feedback/*.md"):
+        assert not re.search(r"^ *expected  ", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert "9021" not in path.read_text(encoding="utf-8")
+
+
+GRADESCOPE = {  # documented fields and their types
+    "score": (int, float),
+    "execution_time": (int, float),
+    "output": str,
+    "output_format": str,
+    "visibility": str,
+    "stdout_visibility": str,
+    "extra_data": dict,
+    "tests": list,
+}
+
+
+GRADESCOPE_TEST = {
+    "score": (int, float),
+    "max_score": (int, float),
+    "status": str,
+    "name": str,
+    "number": str,
+    "output": str,
+    "output_format": str,
+    "tags": list,
+    "visibility": str,
+}
+
+
+@pytest.mark.slow
+def test_gradescope_results_have_the_documented_fields(batch):
+    pages = sorted(batch["out"].glob("results/*.json"))
+    assert len(pages) == len(batch["results"])
+    for path in pages:
+        page = json.loads(path.read_text(encoding="utf-8"))
+        assert set(page) == set(GRADESCOPE)
+        assert all(isinstance(page[key], kind) for key, kind in GRADESCOPE.items())
+        for test in page["tests"]:
+            assert set(test) == set(GRADESCOPE_TEST)
+            assert all(isinstance(test[key], kind) for key, kind in GRADESCOPE_TEST.items())
+            assert (
+                test["status"] in ("passed", "failed") and 0 <= test["score"] <= test["max_score"]
+            )
+        assert sum(t["score"] for t in page["tests"]) == pytest.approx(page["score"], abs=0.01)
+        assert sum(t["max_score"] for t in page["tests"]) == pytest.approx(100, abs=0.01)
+        formats = {page["output_format"], *(t["output_format"] for t in page["tests"])}
+        assert formats == {"text"} and page["visibility"] in VISIBILITIES

@@ -1,0 +1,114 @@
+"""Submissions are found in plain folders and in the exports of three platforms."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from grading_help import put
+
+from instructor.grading.collect import collect
+from instructor.grading.submission import Rejected
+
+
+def found(path):
+    return {s.student: s for s in collect(path) if not s.duplicate}
+
+
+def as_zip(folder, target):
+    return Path(shutil.make_archive(str(target), "zip", folder))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_names_of_a_plain_folder(tmp_path, zipped):
+    course = tmp_path / "course"
+    put(course, "Zoë O'Neil", "a = 1")
+    (course / "bob.py").write_text("b = 1")
+    with zipfile.ZipFile(course / "eve.zip", "w") as file:
+        file.writestr("work/rewards.py", "c = 1")
+        file.writestr("__MACOSX/work/._rewards.py", "junk")
+    (course / "mallory").mkdir()
+    (course / "mallory" / "essay.txt").write_text("my dog …")
+    (course / ".DS_Store").write_text("junk")
+    got = found(as_zip(course, tmp_path / "all") if zipped else course)
+    assert {n: s.source for n, s in got.items() if not s.rejected} == {
+        "Zoë O'Neil": b"a = 1",
+        "bob": b"b = 1",
+        "eve": b"c = 1",
+    }
+    assert got["mallory"].rejected == "no rewards.py, only essay.txt"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "zip with a folder"])
+def test_names_of_a_gradescope_export(tmp_path, form):
+    export = tmp_path / "download" / "assignment_7_export"
+    for number in (101, 102, 103):
+        put(export, f"submission_{number}", f"n = {number}")
+    (export / "submission_metadata.yml").write_text(
+        """
+submission_101:
+  :submitters:
+  - :name: José Núñez
+    :sid: '900'
+    :email: jose@example.org
+  :created_at: 2026-11-01 10:00:00.0 Z
+submission_102:
+  :submitters:
+  - :name: José Núñez
+    :sid: '900'
+    :email: jose@example.org
+  :created_at: 2026-11-02 10:00:00.0 Z
+submission_103: !ruby/hash:ActiveSupport::HashWithIndifferentAccess
+  :submitters:
+  - :name: Ann
+  - :name: Ben
+""",
+        encoding="utf-8",
+    )
+    source = {
+        "folder": lambda: export,
+        "zip": lambda: as_zip(export, tmp_path / "flat"),
+        "zip with a folder": lambda: as_zip(export.parent, tmp_path / "deep"),
+    }[form]()
+    everything = collect(source)
+    got = {s.student: s for s in everything if not s.duplicate}
+    assert got["José Núñez"].source == b"n = 102" and got["José Núñez"].id == "900"
+    assert got["José Núñez"].flags == ["2 submissions; the newest is graded"]
+    assert got["Ann, Ben"].source == b"n = 103"
+    assert [s.source for s in everything if s.duplicate] == [b"n = 101"]
+
+
+def test_names_of_a_canvas_export(tmp_path):
+    export = tmp_path / "submissions"
+    export.mkdir()
+    files = {
+        "doejane_1234_98761_rewards.py": "v = 1",
+        "doejane_1234_98799_rewards-1.py": "v = 2",
+        "núñezjosé_LATE_1235_98765_rewards.py": "v = 3",
+        "doejane_7777_98800_rewards.py": "v = 4",
+    }
+    for name, text in files.items():
+        (export / name).write_text(text)
+    everything = collect(export)
+    got = {(s.student, s.id): s for s in everything if not s.duplicate}
+    assert got["doejane", "1234"].source == b"v = 2"
+    assert got["doejane (7777)", "7777"].source == b"v = 4"  # a namesake, not a duplicate
+    assert got["núñezjosé", "1235"].flags == ["late"]
+    assert [s.source for s in everything if s.duplicate] == [b"v = 1"]
+
+
+def test_names_of_a_moodle_export(tmp_path):
+    put(tmp_path, "Zoë O'Neil_501_assignsubmission_file_", "v = 1")
+    (tmp_path / "Li Wei_502_assignsubmission_file_rewards.py").write_text("v = 2")
+    got = found(tmp_path)
+    assert got["Zoë O'Neil"].id == "501" and got["Li Wei"].source == b"v = 2"
+
+
+def test_nothing_to_grade_is_one_line(tmp_path):
+    with pytest.raises(Rejected, match="there is no submission"):
+        collect(tmp_path)
+    with pytest.raises(Rejected, match="no folder and no zip"):
+        collect(tmp_path / "missing")
+    (tmp_path / "x.zip").write_text("no zip")
+    with pytest.raises(Rejected, match="not a zip file that can be read"):
+        collect(tmp_path / "x.zip")

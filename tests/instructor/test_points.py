@@ -1,0 +1,62 @@
+"""The rubric, and points worked out by hand; likeness and the names of feedback files."""
+
+import pytest
+
+from instructor.grading.command import RUBRIC
+from instructor.grading.feedback import file_names
+from instructor.grading.likeness import fingerprint, likeness
+from instructor.grading.points import read_rubric, score
+from instructor.grading.submission import GraderError
+from instructor.proof import attacks
+
+
+def tests_of(**passed):
+    return [
+        {"function": "kl_penalty_forward", "case": case, "passed": ok, "message": ""}
+        for case, ok in passed.items()
+    ]
+
+
+def test_points_by_hand():
+    rubric = read_rubric(RUBRIC)
+    core = {"pulls_the_policy_back": True, "belongs_to_its_divergence": True}
+    others = {"sums_over_tokens": True, "ignores_padding": False}
+    points = score(tests_of(**core, **others), rubric)
+    assert points["kl_penalty_forward"] == 15 and points["kl_penalty_backward"] == 0  # 3 of 4 cases
+    core["pulls_the_policy_back"] = False
+    points = score(tests_of(**core, **others, x=True, y=True), rubric)
+    assert points["kl_penalty_forward"] == 5  # four of six, yet a quarter at most
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("exercises: {nothing: {points: 1}}", "no exercise nothing"),
+        ("exercises: {shaped_reward: {points: 1, core: [x]}}", "has no case x"),
+        ("exercises: {shaped_reward: {points: -1}}", "must be a number from 0"),
+        ("exercises: [", "is not of the form"),
+        ("", "is not of the form"),
+        ("exercises: {}\nwithout_core: 2\nhidden_seeds: 1", "without_core lies in"),
+    ],
+)
+def test_a_wrong_rubric_is_one_line(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(GraderError, match=message) as error:
+        read_rubric(tmp_path / "r.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_likeness_sees_through_names_and_comments():
+    a = "def shaped_reward(scores, completions, prompts=None):\n" + "".join(
+        f"    x{i} = [s * {i} for s in scores]\n" for i in range(9)
+    )
+    b = a.replace("x", "total").replace("scores]", "scores]  # mine")
+    assert likeness(*map(fingerprint, (a, b))) == 1
+    assert likeness(*map(fingerprint, (a, attacks.SOLUTION))) < 0.5
+    assert fingerprint("def broken(:") == {}
+
+
+def test_file_names_are_safe_and_different():
+    names = file_names(["Ann/../x", "Ann .. x", "ANN_.._x", "…", ""])
+    assert len({name.casefold() for name in names.values()}) == 5
+    assert not any("/" in name or name.startswith(".") for name in names.values())

@@ -1,0 +1,86 @@
+"""The solution, by hand and against exact gradients."""
+
+import doctest
+import math
+
+import pytest
+import torch
+
+import grpo_from_scratch
+import kl_lab
+import rewards_solution
+import sentiment
+from engine import metrics, report
+from engine.common import ROOT
+from engine.student import print_checklist
+from instructor.grading import gradebook, points
+
+Q = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -1.0, -9.0]])
+P = torch.tensor([[-1.5, -1.0, -0.5], [-1.0, -4.0, -1.0]])
+MASK = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def test_forward_penalty_by_hand():
+    # q − p: (0.5 − 1.0 + 0.0) and (−2.0 + 3.0), the last token of the second row is padding
+    got = rewards_solution.kl_penalty_forward(Q, P, MASK, kl_coef=0.1)
+    assert got.tolist() == pytest.approx([-0.05, 0.1], abs=1e-6)
+    got = rewards_solution.kl_penalty_forward([-1.0, -2.0], [-3.0, -1.5], None, 0.1)
+    assert got.tolist() == pytest.approx([0.2, -0.05], abs=1e-6)
+
+
+def test_backward_penalty_by_hand():
+    # 1 − r, r = exp(p − q) cut at 10: (1 − e^−0.5) + (1 − e) + 0 and (1 − e²) + (1 − e^−3)
+    got = rewards_solution.kl_penalty_backward(Q, P, MASK, kl_coef=0.1)
+    want = [0.1 * (0.3934693403 - 1.7182818285), 0.1 * (-6.3890560989 + 0.9502129316)]
+    assert got.tolist() == pytest.approx(want, abs=1e-5)
+    got = rewards_solution.kl_penalty_backward([-20.0], [-1.0], None, kl_coef=1.0)
+    assert got.tolist() == pytest.approx([-9.0], abs=1e-4)  # r is cut at 10
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_penalties_are_the_exact_gradient(name):
+    """Σ_x q(x) c(x) ∇log q(x) against the gradient of the divergence by autograd."""
+    torch.manual_seed(0)
+    logits = (0.5 * torch.randn(8, dtype=torch.float64)).requires_grad_()
+    p = (0.5 * torch.randn(8, dtype=torch.float64)).log_softmax(0)
+    q = logits.log_softmax(0)
+    mask = torch.ones(8, 1, dtype=torch.bool)
+    penalty = getattr(rewards_solution, f"kl_penalty_{name}")
+    cost = penalty(q.detach().float()[:, None], p.float()[:, None], mask, kl_coef=1.0)
+    got = torch.autograd.grad((q.exp().detach() * cost * q).sum(), logits)[0]
+    q = logits.log_softmax(0)
+    forward, backward = (q.exp() * (q - p)).sum(), (p.exp() * (p - q)).sum()
+    want = torch.autograd.grad(forward if name == "forward" else backward, logits)[0]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_exponential_shaping_by_hand(monkeypatch):
+    monkeypatch.setattr(rewards_solution, "get_sentiment_scores", lambda texts: [0.0, 0.5, 1.0])
+    shaped = rewards_solution.shaped_reward_exponential(["", "", ""])
+    assert shaped == pytest.approx([math.exp(s) - 1 for s in (0.0, 0.5, 1.0)], abs=1e-9)
+    shaped = rewards_solution.shaped_reward_exponential(["", "", ""], temperature=0.5)
+    assert shaped == pytest.approx([0.0, 1.7182818285, 6.3890560989], abs=1e-9)  # exp(2 s) − 1
+
+
+MODULES = (
+    rewards_solution,
+    sentiment,
+    kl_lab,
+    grpo_from_scratch,
+    metrics,
+    report,
+    gradebook,
+    points,
+)
+
+
+def test_docstring_examples(classifier):
+    for module in MODULES:
+        result = doctest.testmod(module)
+        assert result.attempted > 0 and result.failed == 0
+
+
+def test_the_checklist_of_the_solution_is_all_done(capsys):
+    print_checklist(ROOT / "rewards_solution.py")
+    lines = capsys.readouterr().out.splitlines()[:7]
+    assert all(line.startswith("done ") for line in lines)
