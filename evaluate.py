@@ -107,14 +107,27 @@ def evaluate_model(
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    from engine.metrics import repetition, summarise
+    from engine.metrics import summarise
 
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
     prefixed = [prefix + prompt for prompt in repeated]
     ids = _sample_ids(
         model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size, tick
     )
-    samples = [
+    samples = _describe(repeated, ids, tokenizer)
+    _add_scores(samples, judge)
+    prompt_ids = tokenizer(prefixed)["input_ids"], tokenizer(repeated)["input_ids"]
+    models = (model, ref_model, tokenizer)
+    _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
+    return {"metrics": summarise(samples), "samples": samples}
+
+
+def _describe(prompts, ids, tokenizer):
+    """The samples as dicts, with what their token ids tell."""
+    from engine.metrics import repetition
+
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [
         {
             "prompt": prompt,
             "completion": text,
@@ -124,15 +137,8 @@ def evaluate_model(
             "repetition_4": repetition(row, 4),
             "truncated": tokenizer.eos_token_id not in row,
         }
-        for prompt, text, row in zip(
-            repeated, tokenizer.batch_decode(ids, skip_special_tokens=True), ids
-        )
+        for prompt, text, row in zip(prompts, texts, ids)
     ]
-    _add_scores(samples, judge)
-    prompt_ids = tokenizer(prefixed)["input_ids"], tokenizer(repeated)["input_ids"]
-    models = (model, ref_model, tokenizer)
-    _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
-    return {"metrics": summarise(samples), "samples": samples}
 
 
 def _add_scores(samples, judge):

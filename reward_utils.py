@@ -31,6 +31,8 @@ KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the f
 
 
 def _linear(rewards, completions, prompts, scores):
+    if scores is not None:
+        return scores
     return call_student(rewards.sentiment_reward, completions, prompts=prompts)
 
 
@@ -113,23 +115,6 @@ def make_reward_function(
     if kl_type != "none" and penalty_function is None:
         raise UserError(f"There is no function kl_penalty_{kl_type} in the rewards file.")
 
-    def shaped_scores(prompts, completions):
-        counts = get_hackable_scores(completions) if hackable_reward else None
-        if hackable_reward and reward_shaping == "linear":
-            return torch.tensor(counts)
-        return shape_scores(rewards, reward_shaping, completions, prompts, counts)
-
-    def kl_penalty(prompts, completions, completion_ids, sampled_log_probs, log_metric):
-        policy, ref, mask = log_probs(prompts, completion_ids, sampled_log_probs)
-        returned = call_student(penalty_function, policy, ref, mask, kl_coef=kl_coef)
-        penalty = check_rewards(returned, completions, name_of(penalty_function), mask.device)
-        values = kl_values(policy, ref, mask)
-        log_metric("kl_penalty", penalty.mean().item())
-        log_metric("kl_policy_ref", values["forward"].mean().item())
-        log_metric("kl_ref_policy", values["backward"].mean().item())
-        log_metric("kl_clipped_share", values["clipped"])
-        return penalty
-
     def reward(
         prompts,
         completions,
@@ -138,16 +123,37 @@ def make_reward_function(
         sampled_log_probs=None,  # of this project's own rollout
         **kwargs,
     ):
-        shaped = shaped_scores(prompts, completions)
+        counts = get_hackable_scores(completions) if hackable_reward else None
+        shaped = shape_scores(rewards, reward_shaping, completions, prompts, counts)
         log_metric("score", shaped.mean().item())
         total = -shaped if negate_reward else shaped
         if kl_type != "none":
-            total = total - kl_penalty(
-                prompts, completions, completion_ids, sampled_log_probs, log_metric
-            )
+            both = log_probs(prompts, completion_ids, sampled_log_probs)
+            total = total - kl_penalty(penalty_function, kl_coef, completions, *both, log_metric)
         return total.tolist()
 
     return reward
+
+
+def kl_penalty(function, kl_coef, completions, policy, ref, mask, log_metric):
+    """The student's penalty of each completion, (N,) float32; reports it and both KL values.
+
+    Args:
+        function: the student's penalty function.
+        policy, ref, mask: (N, T) per-token log-probabilities and which of them are real.
+        log_metric: callable(name, value).
+
+    Raises:
+        UserError: the function failed or returned something else.
+    """
+    returned = call_student(function, policy, ref, mask, kl_coef=kl_coef)
+    penalty = check_rewards(returned, completions, name_of(function), mask.device)
+    values = kl_values(policy, ref, mask)
+    log_metric("kl_penalty", penalty.mean().item())
+    log_metric("kl_policy_ref", values["forward"].mean().item())
+    log_metric("kl_ref_policy", values["backward"].mean().item())
+    log_metric("kl_clipped_share", values["clipped"])
+    return penalty
 
 
 def shape_scores(rewards, reward_shaping, completions, prompts, counts=None):

@@ -1,22 +1,31 @@
-"""How fast completions can be sampled: what `models.generate` was chosen from.
+"""How fast completions can be sampled: what `generate` in `engine/sampling.py` was chosen from.
 
     python benchmarks/rollout.py                   # bundled model, 64 x 32 tokens
     python benchmarks/rollout.py --model FOLDER
 
 Every way samples from the unrestricted distribution of the policy. They take turns, so that a
-machine whose speed drifts slows all; ratios are taken turn by turn. The first call of each, which
+machine whose speed changes slows all; ratios are taken turn by turn. The first call of each, which
 compiles where there is something to compile, is shown apart.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.common import (  # noqa: E402
+    ROOT,
+    UserError,
+    first_line,
+    make_console,
+    quiet_libraries,
+    write_json,
+)
+from engine.options import OneLineParser, at_least  # noqa: E402
+
+OURS = "generate of engine.sampling"
 
 
 def ways(model, tokenizer, prompt_ids, length):
@@ -24,9 +33,10 @@ def ways(model, tokenizer, prompt_ids, length):
     import torch
     from transformers import DynamicCache, GenerationConfig, StaticCache
 
-    import models
+    from engine.sampling import generate
+    from engine.scoring import pad
 
-    ids, mask = models.pad_left(prompt_ids, tokenizer.pad_token_id, model.device)
+    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", model.device)
     settings = {
         "do_sample": True,
         "top_k": 0,
@@ -42,30 +52,6 @@ def ways(model, tokenizer, prompt_ids, length):
     def continuous():
         return model.generate_batch(prompt_ids, generation_config=GenerationConfig(**settings))
 
-    @torch.no_grad()
-    def loop(forward, cache, multinomial=False):
-        """Like `models.generate`, with the cache and the draw to choose; it keeps nothing."""
-        tokens, seen = ids, mask
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        for _ in range(length):
-            logits = forward(
-                input_ids=tokens,
-                attention_mask=seen,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            probs = logits.double().softmax(-1)
-            if multinomial:
-                tokens = probs.multinomial(1)
-            else:
-                cdf = probs.cumsum(-1)
-                uniform = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device)
-                tokens = torch.searchsorted(cdf, uniform * cdf[:, -1:]).clamp(max=cdf.shape[1] - 1)
-            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-
     def dynamic():
         return DynamicCache(config=model.config)
 
@@ -74,14 +60,42 @@ def ways(model, tokenizer, prompt_ids, length):
 
     compiled = torch.compile(model, dynamic=True)
     return {
-        "models.generate": lambda: models.generate(model, tokenizer, prompt_ids, length),
-        "the loop, static cache": lambda: loop(model, static()),
-        "the loop, static cache, compiled": lambda: loop(compiled, static()),
-        "the loop, torch.multinomial": lambda: loop(model, dynamic(), multinomial=True),
+        OURS: lambda: generate(model, tokenizer, prompt_ids, length),
+        "the loop, static cache": lambda: loop(model, ids, mask, length, static()),
+        "the loop, static cache, compiled": lambda: loop(compiled, ids, mask, length, static()),
+        "the loop, torch.multinomial": lambda: loop(
+            model, ids, mask, length, dynamic(), multinomial=True
+        ),
         "transformers generate": transformers(),
         "transformers generate, static cache": transformers(cache_implementation="static"),
         "transformers continuous batching": continuous,
     }
+
+
+def loop(forward, ids, mask, length, cache, multinomial=False):
+    """Like `engine.sampling.generate`, with the cache and the draw to choose; it keeps nothing."""
+    import torch
+
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        for _ in range(length):
+            logits = forward(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+            probs = logits.double().softmax(-1)
+            if multinomial:
+                ids = probs.multinomial(1)
+            else:
+                cdf = probs.cumsum(-1)
+                uniform = torch.rand(len(cdf), 1, dtype=cdf.dtype, device=cdf.device)
+                ids = torch.searchsorted(cdf, uniform * cdf[:, -1:]).clamp(max=cdf.shape[1] - 1)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            positions = positions[:, -1:] + 1
 
 
 def seconds(way):
@@ -97,20 +111,18 @@ def seconds(way):
 def measure(args):
     """{way: {"first": seconds, "turns": [seconds], "error": text or None}}"""
     import data
-    import models
-    from monitor import quiet_libraries
+    from engine.policy import load_model, tune_cpu
 
-    quiet_libraries()
-    models.tune_cpu()
-    model, tokenizer = models.load_model(args.model)
-    prompts = [prompt for prompt in data.TRAIN_PROMPTS[: args.batch_size // 8] for _ in range(8)]
+    tune_cpu()
+    model, tokenizer = load_model(args.model)
+    prompts = [data.TRAIN_PROMPTS[i // 8] for i in range(args.batch_size)]
     results, running = {}, {}
     for name, way in ways(model, tokenizer, tokenizer(prompts)["input_ids"], args.length).items():
         try:
             results[name] = {"first": seconds(way), "turns": [], "error": None}
             running[name] = way
-        except Exception as error:  # a way that this machine or this model cannot go
-            results[name] = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        except Exception as error:  # this machine or this model cannot do it this way
+            results[name] = {"error": f"{type(error).__name__}: {first_line(error)}"}
     for _ in range(args.turns):
         for name, way in running.items():
             results[name]["turns"].append(seconds(way))
@@ -118,11 +130,10 @@ def measure(args):
 
 
 def show(results):
+    """Print the table: median seconds of each way, and how many times as long as ours."""
     from rich.table import Table
 
-    from monitor import make_console
-
-    ours = results["models.generate"]["turns"]
+    ours = results[OURS]["turns"]
     table = Table("sampled by", "median, s", "ours ×", "first call, s", box=None)
     for name, result in results.items():
         if result["error"]:
@@ -134,19 +145,25 @@ def show(results):
     make_console().print(table)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(argv=None):
+    parser = OneLineParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--model", default=str(ROOT / "tiny" / "gpt2"), help="folder or Hub name")
-    add("--batch_size", type=int, default=64, help="completions")
-    add("--length", type=int, default=32, help="tokens per completion")
-    add("--turns", type=int, default=7)
-    add("--json", metavar="FILE", help="write every figure")
-    args = parser.parse_args()
-    results = measure(args)
-    show(results)
-    if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
+    tiny = str(ROOT / "tiny" / "gpt2")
+    add("--model", default=tiny, help="a folder or Hub name; default the bundled GPT-2")
+    count = at_least(1, int)
+    add("--batch_size", type=count, default=64, help="completions; default 64")
+    add("--length", type=count, default=32, help="tokens per completion; default 32")
+    add("--turns", type=count, default=7, help="calls of each way; default 7")
+    add("--json", metavar="FILE", help="write every figure to this file")
+    args = parser.parse_args(argv)
+    quiet_libraries()
+    try:
+        results = measure(args)
+        show(results)
+        if args.json:
+            write_json(args.json, results)
+    except (UserError, OSError) as error:
+        sys.exit(f"rollout.py: {error}")
 
 
 if __name__ == "__main__":

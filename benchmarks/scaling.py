@@ -112,7 +112,12 @@ def main(argv=None):
     parser = time_steps.make_parser(__doc__.split("\n")[0])
     add = parser.add_argument
     add("what", choices=("models", "completions"), help="what grows from run to run")
-    add("--repeats", type=at_least(1, int), default=5, help="runs for each number of completions")
+    add(
+        "--repeats",
+        type=at_least(1, int),
+        default=5,
+        help="runs for each number of completions; default 5",
+    )
     add("--json", metavar="FILE", help="write every figure to this file")
     add("--plot", metavar="FILE.png", help="draw the picture of docs/speed.md (completions only)")
     args = parser.parse_args(argv)

@@ -149,7 +149,7 @@ def plot(result, path):
 def main(argv=None):
     parser = time_steps.make_parser(__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--pairs", type=at_least(1, int), default=5, help="runs of each side")
+    add("--pairs", type=at_least(1, int), default=5, help="runs of each side; default 5")
     add("--json", metavar="FILE", help="write every figure to this file")
     add("--plot", metavar="FILE.png", help="draw the picture of docs/speed.md")
     args = parser.parse_args(argv)

@@ -207,17 +207,41 @@ def make_parser(description):
     """A parser with the flags that `time_steps.py`, `speed.py` and `scaling.py` share."""
     parser = OneLineParser(description=description)
     add = parser.add_argument
-    add("--model", default=TINY, help="folder or Hub name of the policy; the bundled GPT-2")
-    add("--batch_size", type=at_least(8, int), default=64, help="completions per step")
-    add("--steps", type=at_least(1, int), default=10, help="steps that are counted in a run")
-    add("--seed", type=at_least(0, int), default=0, help="seed of the trainings")
+    add(
+        "--model",
+        default=TINY,
+        help="folder or Hub name of the policy; by default the bundled GPT-2",
+    )
+    add(
+        "--batch_size",
+        type=at_least(8, int),
+        default=64,
+        help="completions per step; default 64",
+    )
+    add(
+        "--steps",
+        type=at_least(1, int),
+        default=10,
+        help="steps that are counted in a run; default 10",
+    )
+    add(
+        "--seed",
+        type=at_least(0, int),
+        default=0,
+        help="seed of the trainings; default 0",
+    )
     return parser
 
 
 def main(argv=None):
     parser = make_parser(__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--side", choices=("stock", "ours"), default="ours", help="whose trainer")
+    add(
+        "--side",
+        choices=("stock", "ours"),
+        default="ours",
+        help="whose trainer; default ours",
+    )
     add("--kl", action="store_true", help="with a KL penalty")
     add("--use_peft", action="store_true", help="train a small LoRA adapter instead of all weights")
     args = parser.parse_args(argv)

@@ -2,7 +2,6 @@
 
 import ast
 import os
-from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -10,15 +9,15 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import pytest
 import torch
 
-import monitor
-import reward_utils
-from models import UserError, load_model
+from engine.common import UserError, quiet_libraries
+from engine.options import PRESETS
+from engine.policy import load_model
+from engine.student import exercises, load_rewards, rewards_file
 from sentiment import load_sentiment_model
-from train import PRESETS
 
 TINY = PRESETS["tiny"]
 SAID = pytest.StashKey()
-HAS_SOLUTION = (Path(reward_utils.__file__).parent / "rewards_solution.py").exists()
+HAS_SOLUTION = rewards_file(use_solution=True).exists()
 
 
 def pytest_addoption(parser):
@@ -26,7 +25,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    monitor.quiet_libraries()
+    quiet_libraries()
 
 
 def pytest_generate_tests(metafunc):
@@ -60,6 +59,8 @@ def pytest_runtest_call(item):
         todo = str(error.__cause__)
     student = item.config.getoption("--student") or not HAS_SOLUTION
     said = item.config.stash.setdefault(SAID, set())
+    if item.get_closest_marker("bonus"):
+        pytest.skip(f"{todo} (the bonus is optional)")
     if student and "rewards" in getattr(item, "fixturenames", ()) and todo not in said:
         said.add(todo)  # one red test for each exercise, not one for each of its cases
         pytest.fail(f"to do: {todo}", pytrace=False)
@@ -69,30 +70,29 @@ def pytest_runtest_call(item):
 @pytest.fixture
 def solution():
     """The solution; without it, as in a student's copy, the student's file."""
-    return reward_utils.load_rewards(use_solution=HAS_SOLUTION)
+    return load_rewards(rewards_file(HAS_SOLUTION))
 
 
 @pytest.fixture
 def rewards(request, classifier):
     """The functions under test: those of the solution, and those of the student."""
-    return reward_utils.load_rewards(use_solution=request.param == "solution")
+    return load_rewards(rewards_file(request.param == "solution"))
 
 
 @pytest.fixture
-def unsolved(tmp_path, monkeypatch):
-    """Folder with a rewards.py as on the first day, whatever the student has done since."""
-    source = Path(reward_utils.__file__).with_name("rewards.py")
+def unsolved(tmp_path):
+    """A rewards.py as on the first day, whatever the student has done since."""
+    source = rewards_file()
     tree = ast.parse(source.read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name != "sentiment_reward":
-            label = reward_utils.exercises(source)[node.name]
+            label = exercises(source)[node.name]
             todo = f'raise NotImplementedError("{label}: implement {node.name}")'
             node.body = [node.body[0], *ast.parse(todo).body]
     folder = tmp_path / "unsolved"
     folder.mkdir()
     (folder / "rewards.py").write_text(ast.unparse(tree), encoding="utf-8")
-    monkeypatch.setattr(reward_utils, "__file__", str(folder / "reward_utils.py"))
-    return folder
+    return folder / "rewards.py"
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import trl.trainer.grpo_trainer  # noqa: F401  # the longest import, before the first fork
 
+from engine.student import rewards_file
 from train import train
 
+# A student's copy has no solution, and perhaps no penalty yet.
+HAS_SOLUTION = rewards_file(use_solution=True).exists()
+SOLVED = {"use_solution": True, "kl_type": "forward"} if HAS_SOLUTION else {}
 OPTIONS = {
     "preset": "tiny",
-    "use_solution": True,
-    "kl_type": "forward",
+    **SOLVED,
     "batch_size": 4,
     "num_generations": 2,
     "max_completion_length": 4,

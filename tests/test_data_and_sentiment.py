@@ -3,7 +3,9 @@ import torch
 
 import data
 import sentiment
-from models import UserError
+from engine.common import ROOT, UserError
+from engine.options import PRESETS
+from sentiment import get_sentiment_scores, label_values, load_judge
 
 
 def test_prompts_are_many_and_disjoint():
@@ -23,6 +25,12 @@ def test_prompts_of_a_file(tmp_path):
     lines = tmp_path / "prompts.jsonl"
     lines.write_text('{"prompt": "One"}\n{"prompt": "Two", "id": 2}\n')
     assert data.get_train_dataset(lines)["prompt"][:] == ["One", "Two"]
+
+
+def test_a_prompt_may_hold_every_character(tmp_path):
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "One\u2028more\x85time"}\n{"prompt": "Two"}\n', encoding="utf-8")
+    assert data.read_prompts(lines) == ["One\u2028more\x85time", "Two"]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +129,6 @@ def test_a_classifier_without_five_labels_is_refused(tmp_path, classifier):
 
 
 def test_the_bundled_models_are_small():
-    from train import ROOT
-
     files = [f for f in (ROOT / "tiny").rglob("*") if f.is_file()]
     assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".txt"}
     assert 1e6 < sum(f.stat().st_size for f in files) <= 20e6
@@ -137,3 +143,19 @@ def test_prompts_are_arranged_for_the_whole_run():
     assert long[:5] != long[5:10]  # each pass is shuffled anew
     assert data.arrange(dataset, 7, seed=1)["prompt"] == long[:7]  # a longer run begins alike
     assert data.arrange(dataset, 13, seed=2)["prompt"] != long
+
+
+def test_vader_hears_negation():
+    good, bad, neutral = load_judge()(["a good film.", "not a good film.", "a film."])
+    assert bad < neutral == 0.5 < good
+
+
+def test_a_classifier_as_judge(classifier):
+    texts = ["a great film", "a bad film", ""]
+    judge = load_judge(PRESETS["tiny"]["sentiment_model"])
+    assert judge(texts) == pytest.approx(get_sentiment_scores(texts), abs=1e-5)
+
+
+def test_labels_that_say_nothing_are_refused():
+    with pytest.raises(UserError, match="the labels sports, politics; stars, or positive"):
+        label_values(["sports", "politics"], "topics")

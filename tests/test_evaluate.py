@@ -7,8 +7,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import evaluate
+from engine import report
+from engine.options import PRESETS
 from evaluate import evaluate_model
-from train import PRESETS
 
 TINY = PRESETS["tiny"]
 
@@ -180,10 +181,72 @@ def test_settings_are_those_of_the_first_model_that_has_any(tmp_path):
     options = {"sentiment_model": "own", "max_completion_length": 20, "temperature": 0.7}
     (tmp_path / "run" / "run.json").write_text(json.dumps({"options": options}))
     want = {"sentiment_model": "own", "max_new_tokens": 20, "temperature": 0.7}
-    assert evaluate.run_settings(str(tmp_path / "run" / "final"), TINY["model_name"]) == want
-    lone = evaluate.run_settings(str(tmp_path / "elsewhere"), TINY["model_name"])
+    assert report.run_settings(str(tmp_path / "run" / "final"), TINY["model_name"]) == want
+    lone = report.run_settings(str(tmp_path / "elsewhere"), TINY["model_name"])
     assert lone == {
         "sentiment_model": TINY["sentiment_model"],
         "max_new_tokens": 48,
         "temperature": 1.0,
     }
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--num_samples", "0"], "--num_samples: 0 is not 1 or more"),
+        (["--max_new_tokens", "0"], "--max_new_tokens: 0 is not 1 or more"),
+        (["--temperature", "0"], "--temperature: 0 is not 0.01 or more"),
+        (["--temperature", "nan"], "--temperature: nan is not 0.01 or more"),
+        (["--num_samples", "many"], "invalid int value: 'many'"),
+        (["--seed", "-1"], "--seed: -1 is not 0 or more"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit) as error:
+        evaluate.main(["evaluate", TINY["model_name"], *arguments])
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "prompt, tokens, message",
+    [
+        ("It was", "127", "with 127 new ones it exceeds the model's context of 128"),
+        ("long " * 200, "4", "has 200 tokens; with 4 new ones"),
+    ],
+)
+def test_what_does_not_fit_into_the_context_is_one_line(tmp_path, prompt, tokens, message):
+    (tmp_path / "p.txt").write_text(prompt + "\n")
+    arguments = ["evaluate", TINY["model_name"], "--num_samples", "1", "--max_new_tokens", tokens]
+    with pytest.raises(SystemExit, match=message) as error:
+        evaluate.main([*arguments, "--prompts", str(tmp_path / "p.txt")])
+    assert "\n" not in error.value.code
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"options": 3}', "\xff"])
+def test_a_damaged_manifest_is_one_line(tmp_path, content):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    (tmp_path / "run" / "run.json").write_text(content, encoding="latin-1")
+    for arguments in (
+        ["evaluate", str(tmp_path / "run" / "final")],
+        ["report", str(tmp_path / "run")],
+    ):
+        with pytest.raises(SystemExit, match="run.json is damaged") as error:
+            evaluate.main(arguments)
+        assert "\n" not in error.value.code
+
+
+def test_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, classifier):
+    (tmp_path / "p.txt").write_text("It was\n")
+    name, file = TINY["model_name"], tmp_path / "estimates.json"
+    arguments = ["compare", name, name, "--num_samples", "2", "--max_new_tokens", "4"]
+    evaluate.main([*arguments, "--prompts", str(tmp_path / "p.txt"), "--json", str(file)])
+    shown = capsys.readouterr().out
+    assert "one prompt only" in shown and "One prompt is too little for a verdict" in shown
+    assert "nan" not in shown and "rose" not in shown
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    estimates = json.loads(file.read_text(), parse_constant=refuse)
+    assert estimates["difference"]["sentiment"] == {"mean": 0.0, "low": None, "high": None}

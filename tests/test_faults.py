@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoints
-import monitor
+from engine import checkpoints
+from engine.common import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "tiny", "--batch_size", "4", "--num_generations", "2"]
@@ -44,7 +44,7 @@ def wait_for_steps(process, folder, steps):
 
 def metrics_of(folder):
     """The rows of metrics.jsonl without their times."""
-    rows = monitor.read_jsonl(Path(folder) / "metrics.jsonl")
+    rows = read_jsonl(Path(folder) / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "step_time"} for row in rows]
 
 
@@ -87,13 +87,13 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     run.send_signal(number)
     shown, said = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert "Stopping after this step" in shown
-    assert f"--resume --output_dir {tmp_path / 'run'} goes on" in said and said.count("\n") == 1
+    assert "Will save after this step and stop" in shown
+    assert f"--resume --output_dir {tmp_path / 'run'} continues" in said and said.count("\n") == 1
     step = metrics_of(tmp_path / "run")[-1]["step"]
     assert checkpoints.newest_good(tmp_path / "run")[0].name == f"checkpoint-{step}"
     resumed = start("--resume", "--output_dir", tmp_path / "run")
     shown, said = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0 and f"Going on from checkpoint-{step}" in shown, said
+    assert resumed.returncode == 0 and f"Continuing from checkpoint-{step}" in shown, said
     assert whole.wait(timeout=120) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
@@ -110,73 +110,10 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path):
     assert run.returncode != 0 and "Traceback" not in said
 
 
-# Checkpoints.
-
-
 @pytest.fixture
-def saved(tmp_path):
-    """A run folder with two sealed checkpoints."""
-    for step in (4, 8):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        (folder / "model.safetensors").write_bytes(bytes([step]) * 1000)
-        (folder / "trainer_state.json").write_text("{}")
-        checkpoints.seal(folder)
-    return tmp_path
-
-
-def test_the_newest_sealed_checkpoint_is_taken(saved):
-    (saved / "checkpoint-x").mkdir()
-    assert checkpoints.newest_good(saved) == (saved / "checkpoint-8", {})
-
-
-def unseal(folder):
-    (folder / checkpoints.SEAL).unlink()
-
-
-def flip_a_bit(folder):
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[500] ^= 1
-    (folder / "model.safetensors").write_bytes(data)
-
-
-DAMAGE = {
-    "was not written to its end": unseal,
-    "model.safetensors is damaged": flip_a_bit,
-    "trainer_state.json is missing": lambda folder: (folder / "trainer_state.json").unlink(),
-    "sealed.json is damaged": lambda folder: os.truncate(folder / checkpoints.SEAL, 20),
-}
-
-
-@pytest.mark.parametrize("problem", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over(saved, problem):
-    DAMAGE[problem](saved / "checkpoint-8")
-    good, problems = checkpoints.newest_good(saved)
-    assert good == saved / "checkpoint-4" and problems == {"checkpoint-8": problem}
-
-
-def test_without_a_good_checkpoint_there_is_none(saved):
-    for step in (4, 8):
-        unseal(saved / f"checkpoint-{step}")
-    assert checkpoints.newest_good(saved)[0] is None
-
-
-def test_sealing_again_replaces_the_seal(saved):
-    (saved / "checkpoint-8" / "model.safetensors").write_bytes(b"new")
-    checkpoints.seal(saved / "checkpoint-8")
-    assert checkpoints.problem_of(saved / "checkpoint-8") == ""
-
-
-# Rewards that fail in mid-run.
-
-
-@pytest.fixture
-def rewards_file(tmp_path, monkeypatch):
+def rewards_file(tmp_path):
     """Writes the rewards.py of a run, and trains four steps with it."""
-    import reward_utils
     import train
-
-    monkeypatch.setattr(reward_utils, "__file__", str(tmp_path / "reward_utils.py"))
 
     def run(body):
         source = (
@@ -184,6 +121,7 @@ def rewards_file(tmp_path, monkeypatch):
         )
         (tmp_path / "rewards.py").write_text(source)
         arguments = [*TINY, "--max_steps", "6", "--save_steps", "1", "--eval_steps", "100"]
+        arguments += ["--rewards", str(tmp_path / "rewards.py")]
         with pytest.raises(SystemExit) as error:
             train.main([*arguments, "--output_dir", str(tmp_path / "out")])
         message = error.value.code
@@ -220,9 +158,9 @@ def test_a_reward_that_fails_in_mid_run(rewards_file, tmp_path, classifier, bad,
 
 
 def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
-    import reward_utils
+    from engine import student
 
-    monkeypatch.setattr(reward_utils, "TIME_LIMIT", 0.5)
+    monkeypatch.setattr(student, "TIME_LIMIT", 0.5)
     body = """
     global calls
     calls += 1
@@ -238,15 +176,13 @@ def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
     assert "an endless loop?" in message and "checkpoint-2 is kept" in message
 
 
-# Machines that give no more.
-
-
 def in_a_small_disk(folder, options, *arguments):
     """train.py with a file system of its own mounted at `folder`; the state it leaves."""
     probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
     if probe.returncode:
         pytest.skip("no private mounts for this user")
-    look = "import checkpoints, json, sys; from pathlib import Path; folder = Path(sys.argv[1]); "
+    look = "import json, sys; from engine import checkpoints; from pathlib import Path; "
+    look += "folder = Path(sys.argv[1]); "
     look += "good = checkpoints.newest_good(folder)[0]; "
     look += "print(json.dumps({'good': good and good.name, "
     look += "'files': sorted(p.name for p in folder.iterdir()) if folder.exists() else []}))"
@@ -297,9 +233,6 @@ def test_too_little_memory_is_one_line(tmp_path):
     assert "out of memory. Try --batch_size 2048" in said
 
 
-# Networks that fail.
-
-
 @pytest.fixture
 def silent_server():
     """Takes connections and never answers; its address."""
@@ -337,12 +270,9 @@ def test_training_goes_on_without_weights_and_biases(tmp_path):
     process = start(*arguments, env=environment)
     shown, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
-    assert "The run is kept offline" in shown
+    assert "The figures are kept on this disk" in shown
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert (tmp_path / "out" / "final" / "model.safetensors").exists()
-
-
-# More than one process.
 
 
 @pytest.mark.slow
@@ -391,21 +321,7 @@ def test_two_processes_train_what_one_does(tmp_path):
         timeout=300,
         cwd=ROOT,
     )
-    assert resumed.returncode == 0 and "Going on from checkpoint-4" in resumed.stdout
-
-
-def test_processes_sample_their_parts_of_one_batch(policy):
-    from models import generate
-
-    model, tokenizer = policy
-    prompts = tokenizer(["It was", "The plot", "I", "My friends and I"])["input_ids"]
-
-    def sample(prompts, part):
-        torch.manual_seed(3)
-        return generate(model, tokenizer, prompts, 6, part=part)[0]
-
-    parts = sample(prompts[:2], (0, 2)) + sample(prompts[2:], (1, 2))
-    assert parts == sample(prompts, (0, 1))
+    assert resumed.returncode == 0 and "Continuing from checkpoint-4" in resumed.stdout
 
 
 @pytest.mark.slow

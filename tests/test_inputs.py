@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 import data
 import train
-from models import UserError
-from reward_utils import check_rewards, kl_values, load_rewards, make_reward_function
+from engine.common import UserError
+from engine.options import resolve_options
+from engine.scoring import kl_values
+from engine.student import check_rewards, load_rewards
+from reward_utils import make_reward_function
 from sentiment import get_hackable_scores, get_sentiment_scores
 
 QUICK = settings(
@@ -130,10 +133,10 @@ def test_a_hundred_thousand_prompts(tmp_path, policy):
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"Film number {i} was\n\n" for i in range(100_000)), encoding="utf-8")
     model, tokenizer = policy
-    options = train.resolve_options({"preset": "tiny"})
+    options = resolve_options({"preset": "tiny"})
     started = time.perf_counter()
     dataset = data.get_train_dataset(str(file))
-    train.check_prompt_lengths(dataset["prompt"][:], tokenizer, model, options)
+    train.tokenize_prompts(dataset["prompt"][:], tokenizer, model, options)
     arranged = data.arrange(dataset, 480, seed=0)
     assert len(dataset) == 100_000 and len(set(arranged["prompt"])) == 480
     assert time.perf_counter() - started < 30
@@ -154,12 +157,12 @@ def test_a_prompt_of_ten_kilobytes_is_named(tmp_path, policy):
     file = tmp_path / "prompts.txt"
     file.write_text("It was\n" + "long " * 2000 + "\n", encoding="utf-8")
     model, tokenizer = policy
-    options = train.resolve_options({"preset": "tiny"})
+    options = resolve_options({"preset": "tiny"})
     prompts = data.get_train_dataset(str(file))["prompt"][:]
     with pytest.raises(
         UserError, match=r"'long long .*…' has 2000 tokens.*context of 128"
     ) as error:
-        train.check_prompt_lengths(prompts, tokenizer, model, options)
+        train.tokenize_prompts(prompts, tokenizer, model, options)
     assert len(str(error.value)) < 250
 
 
@@ -172,10 +175,7 @@ def test_more_prompts_in_a_step_than_there_are(tmp_path):
     assert trainer.state.global_step == 2
 
 
-def test_the_students_file_is_read_as_utf_8(tmp_path, monkeypatch):
-    import reward_utils
-
-    monkeypatch.setattr(reward_utils, "__file__", str(tmp_path / "reward_utils.py"))
+def test_the_students_file_is_read_as_utf_8(tmp_path):
     (tmp_path / "rewards.py").write_bytes(b"x = '\xff'\n")
     with pytest.raises(UserError, match="rewards.py cannot be imported"):
-        load_rewards()
+        load_rewards(tmp_path / "rewards.py")

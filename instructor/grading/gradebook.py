@@ -35,31 +35,31 @@ def number(value):
     return "" if value is None else f"{value:g}"
 
 
-def csv_text(lines):
+def csv_text(rows):
     """Lists of cells as the text of a CSV file."""
     buffer = io.StringIO()
-    csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(lines)
+    csv.writer(buffer, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(rows)
     return buffer.getvalue()
 
 
-def write_csv(path, lines):
+def write_csv(path, rows):
     """Write lists of values as a CSV file, each value made harmless by `cell`."""
-    write_whole(path, csv_text([[cell(value) for value in line] for line in lines]))
+    write_whole(path, csv_text([[cell(value) for value in row] for row in rows]))
 
 
 def write_grades(path, results):
-    """grades.csv: one line per hand-in, one column per case."""
+    """grades.csv: one row per hand-in, one column per case."""
     tests = [f"{name}.{case.__name__}" for name, case in every_case()]
     header = ["student", "status", "score", "max", *tests, "flags", "seconds", "sandbox", "path"]
-    lines = [header]
+    rows = [header]
     for result in results:
         passed = {f"{test['function']}.{test['case']}": test["passed"] for test in result["tests"]}
-        line = [result["student"], result["status"]]
-        line += [number(result["score"]), number(result["max"])]
-        line += [int(passed[test]) if test in passed else "" for test in tests]
-        line += ["; ".join(result["flags"]), result["seconds"], result["sandbox"], result["path"]]
-        lines.append(line)
-    write_csv(path, lines)
+        row = [result["student"], result["status"]]
+        row += [number(result["score"]), number(result["max"])]
+        row += [int(passed[test]) if test in passed else "" for test in tests]
+        row += ["; ".join(result["flags"]), result["seconds"], result["sandbox"], result["path"]]
+        rows.append(row)
+    write_csv(path, rows)
 
 
 def points_columns(kind, header, column):

@@ -42,9 +42,7 @@ def people_of(kind, header, rows):
     for i, row in enumerate(rows):
         name = cell(row, "student", "full name", "name", "student name")
         name = name or f"{cell(row, 'first name')} {cell(row, 'last name')}".strip()
-        if kind == "canvas" and (
-            not cell(row, "id") or name.strip().startswith("Points Possible")
-        ):
+        if kind == "canvas" and (not cell(row, "id") or name.strip().startswith("Points Possible")):
             continue
         identifier = re.sub(r"^\D+", "", cell(row, "identifier")) if kind == "moodle" else ""
         ids = {cell(row, "id"), cell(row, "sid"), identifier, cell(row, "sis login id")}

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from engine.common import ROOT
+from instructor.grading.gradescope import torch_version
 from instructor.handout import student_copy
 from instructor.handout.pages import dead_references, student_page
 from instructor.handout.student_copy import find_leaks, main, released_files, run_tests
@@ -84,6 +85,11 @@ def test_what_is_withheld_is_not_in_the_copy(copied):
     assert {path for path in names if "solution" in path or "instructor" in path} == set()
     assert not {"CONTRIBUTING.md", "exercise_solved.ipynb"} & names
     assert released_files() == sorted(set(released_files()))
+
+
+def test_the_workflow_installs_the_torch_of_the_requirements(copied):
+    workflow = (copied / ".github" / "workflows" / "classroom.yml").read_text(encoding="utf-8")
+    assert f"torch=={torch_version()} " in workflow
 
 
 @pytest.mark.slow

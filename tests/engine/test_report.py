@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import pytest
 
 import evaluate
-import report
-from models import UserError
-from train import PRESETS
+from engine import report
+from engine.common import UserError
+from engine.options import PRESETS
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_pictures_show_every_run(run_folder):
     curves = report.plot_curves([run, run])
     assert [len(axes.lines) for axes in curves.axes] == [2, 2, 2, 2]
     best = [{"n": 1, "sentiment": 0.5, "kl": 0.0}]
-    (axes,) = report.plot_frontier([run], best).axes
+    (axes,) = report.plot_frontier([run], [("best of n", best)]).axes
     assert axes.lines[0].get_xdata().tolist() == [0.0, 1.0, 12.5]
 
 
@@ -99,7 +99,7 @@ def test_the_report_is_one_file_that_loads_nothing(run_folder, tmp_path):
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "i" not in page.tags and "b" not in page.tags  # names and texts are escaped
     assert "&lt;i&gt;30 &amp; 2&lt;/i&gt;" in text
-    assert re.search(r"<td>0\.800.*<td>12\.5", text)
+    assert re.search(r"<td>0\.800.*<td>12\.50", text)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
@@ -144,3 +144,42 @@ def test_a_run_without_validation_says_so(run_folder):
     (run_folder / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="has no validation yet"):
         report.read_run(run_folder)
+
+
+def test_runs_with_different_bases_get_a_baseline_each(run_folder, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    shutil.copytree(run_folder, other)
+    manifest = json.loads((other / "run.json").read_text())
+    manifest["options"]["model_name"] = "another/base"
+    (other / "run.json").write_text(json.dumps(manifest))
+    points = {"another/base": 0.9}
+    asked = []
+
+    def baseline(run):
+        asked.append(run["manifest"]["options"]["model_name"])
+        level = points.get(asked[-1], 0.4)
+        return [{"n": 1, "sentiment": level, "kl": 0.0}, {"n": 2, "sentiment": level, "kl": 0.2}]
+
+    drawn = {}
+    plot = report.plot_frontier
+
+    def recorded(runs, baselines):
+        drawn.update(baselines)
+        return plot(runs, baselines)
+
+    monkeypatch.setattr(evaluate, "best_of_n_baseline", baseline)
+    monkeypatch.setattr(report, "plot_frontier", recorded)
+    evaluate.main(
+        ["frontier", str(run_folder), str(other), str(run_folder), "--out", str(tmp_path / "f.png")]
+    )
+    assert asked == [PRESETS["tiny"]["model_name"], "another/base"]
+    levels = {title: rows[0]["sentiment"] for title, rows in drawn.items()}
+    assert len(levels) == 2 and sorted(levels.values()) == [0.4, 0.9]
+    assert any("another/base" in title and value == 0.9 for title, value in levels.items())
+    report.write_report([report.read_run(f) for f in (run_folder, other)], [], tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("before training, ") == 2
+
+
+def test_a_picture_of_an_unknown_kind_is_one_line(run_folder, tmp_path):
+    with pytest.raises(SystemExit, match="Cannot write a picture of the kind '.doc'"):
+        evaluate.main(["curves", str(run_folder), "--out", str(tmp_path / "x.doc")])

@@ -1,0 +1,58 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from engine import common
+
+
+def test_rows_beyond_a_checkpoint_are_dropped(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4')  # the last was cut off
+    common.keep_rows(file, lambda row: row["step"] <= 2)
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+SEPARATORS = "a\u2028b\u2029c\u0085d\x0be\x1cf"
+
+
+def test_json_lines_may_hold_every_character(tmp_path):
+    """Python's splitlines() takes six characters for line ends that JSON leaves as they are."""
+    file = tmp_path / "completions.jsonl"
+    rows = [{"step": 1, "completion": SEPARATORS}, {"step": 2, "completion": "plain\n"}]
+    common.append_jsonl(file, rows)
+    assert common.read_jsonl(file) == rows
+    common.keep_rows(file, lambda row: row["step"] <= 1)
+    assert common.read_jsonl(file) == rows[:1]
+
+
+def test_a_line_that_was_cut_off_is_no_row(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1}\n{"step": 2')
+    assert common.read_jsonl(file) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, sync):
+    file = tmp_path / "f.json"
+    common.write_json(file, {"é": 1}, sync)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"é": 1}
+    with pytest.raises(RuntimeError):
+        with common.whole_file(file, sync) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert json.loads(file.read_text(encoding="utf-8")) == {"é": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_sha256_of_bytes_and_of_a_file(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    want = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4
+    assert common.sha256(b"abc") == common.sha256(tmp_path / "f") == want
+
+
+def test_common_and_options_need_no_torch():
+    code = "import sys; from engine import common, options, policy, tables; "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=common.ROOT).returncode == 0

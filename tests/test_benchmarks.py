@@ -1,0 +1,155 @@
+"""The programs in benchmarks/: their help, their arithmetic, and one run of a few steps."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from engine.common import ROOT, UserError, append_jsonl, write_json
+from engine.metrics import METRICS
+
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
+
+
+@pytest.fixture
+def ladder(monkeypatch, tmp_path):
+    """benchmarks/ladder.py as a module, with its runs in a folder of the test."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import ladder
+
+    monkeypatch.setattr(ladder, "RUNS", tmp_path / "runs")
+    return ladder
+
+
+def finish(ladder, rung, seed, sentiment):
+    """Pretend that a run of the ladder is finished."""
+    folder = ladder.folder(rung, seed)
+    folder.mkdir(parents=True)
+    figures = {name: {"mean": 0.5} for name in METRICS}
+    trained = {**figures, "sentiment": {"mean": sentiment}, "perplexity": {"mean": 1050.4}}
+    write_json(folder / "compare.json", {"base": figures, "trained": trained})
+    write_json(folder / "run.json", {"seconds": 60.0 + seed})
+    rows = [("The end", f" was *fun* {i}", i / 10) for i in range(5)]
+    append_jsonl(
+        folder / "completions.jsonl",
+        [{"step": 60, "prompt": p, "completion": c, "sentiment": s} for p, c, s in rows],
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_says_what_it_does_and_needs_no_torch(script):
+    command = [sys.executable, "-X", "importtime", str(BENCHMARKS / script), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: {script}")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported and not {"torch", "transformers", "trl"} & imported
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("flag", ["--no_such_flag", "--batch_size=0", "--seeds=-1"])
+def test_a_wrong_flag_is_one_line(script, flag):
+    command = [sys.executable, str(BENCHMARKS / script), flag]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_medians_of_the_phases(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import time_steps
+
+    nothing = dict.fromkeys(time_steps.PHASES, 0.0)
+    marks = [(10.0, nothing), (11.0, {**nothing, "rollout": 0.4, "score": 0.1})]
+    marks += [(13.0, {**nothing, "rollout": 0.8, "score": 0.3})]
+    marks += [(16.0, {**nothing, "rollout": 2.0, "score": 0.4})]
+    # steps of 1, 2, 3 s; rollouts of 0.4, 0.4, 1.2 s; scores of 0.1, 0.2, 0.1 s
+    want = {"step": 2.0, "rollout": 0.4, "score": 0.1, "rest": 1.5}
+    assert time_steps.medians(marks) == pytest.approx({**nothing, **want})
+
+
+def test_the_clock_counts_an_inner_phase_once(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import time_steps
+
+    now = iter([0.0, 1.0, 4.0, 6.0])  # outer begins, inner begins, inner ends, outer ends
+    monkeypatch.setattr(time_steps.time, "perf_counter", lambda: next(now))
+    owner, clock = type("Owner", (), {})(), time_steps.Clock()
+    owner.inner = lambda: "value"
+    owner.outer = lambda: owner.inner()
+    clock.wrap(owner, "inner", "score")
+    clock.wrap(owner, "outer", "rollout")
+    assert owner.outer() == "value"
+    assert clock.totals["score"] == 3.0 and clock.totals["rollout"] == 3.0
+
+
+def test_the_tables_of_the_ladder(ladder):
+    finish(ladder, "linear", 0, 0.9)
+    finish(ladder, "linear", 1, 0.8)
+    finish(ladder, "lora", 0, 0.7)
+    names = ("sentiment", "perplexity", "win_rate")
+    middle = "1,050<br>(1,050–1,050) | 50.0%<br>(50.0–50.0%)"
+    assert ladder.table([0, 1], names, with_seconds=True).splitlines() == [
+        "| run | sentiment | ref. perplexity | win rate | seconds |",
+        "|---|---|---|---|---|",
+        "| base model | 0.500 | 0.500 | 50.0% | |",
+        f"| no flags | 0.850<br>(0.800–0.900) | {middle} | 60.5<br>(60.0–61.0) |",
+        "| `--use_peft --learning_rate 1e-3`, 1 of 2 seeds | 0.700 | 1,050 | 50.0% | 60.0 |",
+    ]
+
+
+def test_the_samples_of_the_ladder(ladder):
+    finish(ladder, "linear", 0, 0.9)
+    assert ladder.samples_page([0]).splitlines()[5:] == [
+        "## no flags",
+        "",
+        r"- 0.00: The end was \*fun\* 0",
+        r"- 0.20: The end was \*fun\* 2",
+        r"- 0.40: The end was \*fun\* 4",
+    ]
+
+
+def test_what_people_wrote_stays_in_the_results(ladder, monkeypatch, tmp_path):
+    monkeypatch.setattr(ladder, "draw", lambda seeds, path: path.touch())
+    with pytest.raises(UserError, match="no run in .* is finished"):
+        ladder.write([0], 1, tmp_path / "out")
+    finish(ladder, "linear", 0, 0.9)
+    ladder.write([0], 1, tmp_path / "out")
+    page = tmp_path / "out" / "results.md"
+    first = page.read_text(encoding="utf-8")
+    page.write_text(f"# By people\n\n{first}", encoding="utf-8")
+    ladder.write([0], 1, tmp_path / "out")
+    assert page.read_text(encoding="utf-8") == f"# By people\n\n{first}"
+
+
+def test_the_results_have_the_tables_that_the_ladder_writes(ladder):
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert text.count(ladder.MARK) == 1
+    for names, seconds in ((ladder.REACHED, False), (ladder.TEXTS, True)):
+        assert ladder.table([0], names, seconds).splitlines()[0] in text
+    below = text.partition(ladder.MARK)[2]
+    assert all(below.count(f"| {ladder.name_of(rung)} |") == 2 for rung in ladder.LADDER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["ours", "stock"])
+def test_a_few_steps_are_timed(tmp_path, unsolved, side):
+    """In a student's copy: the solution is missing, and what is not written is one line."""
+    copy = tmp_path / "copy"
+    ignored = (".*", "outputs*", "__pycache__", "tests", "rewards_solution.py")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*ignored))
+    shutil.copy(unsolved, copy)
+    command = [sys.executable, str(copy / "benchmarks" / "time_steps.py"), f"--side={side}"]
+    command += ["--steps=1", "--batch_size=8"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["step"] > result["rollout"] > 0 and result["peak_gb"] > 0.1
+    assert len(result["memory_gb"]) == 4  # one step, and three to warm up
+    if side == "ours":
+        done = subprocess.run([*command, "--kl"], capture_output=True, text=True, env=environment)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1
+        assert "Exercise 3b: implement kl_penalty_forward" in done.stderr

@@ -1,0 +1,195 @@
+"""What the pages say is true of the program: options, files, links, commands, tests, headings.
+
+In a student's copy CONTRIBUTING.md and everything of the instructor's are missing; the README is a
+shorter one there.
+"""
+
+import contextlib
+import functools
+import io
+import re
+import runpy
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from engine.common import ROOT
+from engine.options import FIELDS, PRESETS
+from engine.tables import validation_header
+
+PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
+FOR_STUDENTS = sorted({*PAGES} - {"CONTRIBUTING.md"})
+WITHHELD = ("rewards_solution.py", "CONTRIBUTING.md", "exercise_solved.ipynb", "instructor/")
+LINK = re.compile(r"\]\(([^)\s#]*)(#[^)\s]*)?\)")
+FILE = re.compile(r"(?<![\w./-])(?:[\w.-]+/)*[\w-]+\.(?:py|md|ipynb|yaml|toml|txt)(?![\w/])")
+FOLDER = re.compile(r"`((?:[\w-]+/)+)`")
+COMMAND = re.compile(r"python (-m )?([\w./]+)((?: [^\n`#&|]*)?)")
+
+
+def read(name):
+    """The text of a page of this copy."""
+    if not (ROOT / name).exists():
+        pytest.skip(f"{name} is not part of a student's copy")
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_of(text):
+    """What stands in the blocks of code and in the backticks of a page, one part a line."""
+    block = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
+    return "\n".join([*block.findall(text), *re.findall(r"`([^`\n]+)`", block.sub("", text))])
+
+
+def anchors(text):
+    """The anchors that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def option_row(name, field):
+    """The row of an option in docs/options.md."""
+    text, choices = field.metadata["help"], field.metadata["choices"]
+    text += f". One of: {', '.join(choices)}" if choices else ""
+    off = field.default is None or field.default is False
+    return f"| `--{name}` | {text}{'' if off else f'. Default: `{field.default}`'} |"
+
+
+def test_the_readme_is_short():
+    assert len(read("README.md").splitlines()) <= 200
+
+
+def test_the_option_table_is_that_of_the_program():
+    rows = re.findall(r"^\| `--.*", read("docs/options.md"), re.MULTILINE)
+    assert rows == [option_row(name, field) for name, field in FIELDS.items()]
+
+
+def test_every_preset_is_described():
+    text = read("docs/options.md")
+    assert all(f"- **`{name}`**" in text for name in PRESETS)
+
+
+def test_the_validation_table_has_the_columns_of_the_program():
+    assert validation_header() in read("README.md").splitlines()
+
+
+def test_requirements_are_exact():
+    lines = read("requirements.txt").splitlines()
+    packages = [line for line in lines if line and not line.startswith("#")]
+    assert packages and all(re.fullmatch(r"[a-z_]+==[\d.]+", line, re.I) for line in packages)
+
+
+def test_every_test_that_a_fault_names_is_one_that_students_get():
+    files = [p for p in (ROOT / "tests").rglob("*.py") if "instructor" not in p.parts]
+    source = "".join(path.read_text(encoding="utf-8") for path in files)
+    named = re.findall(r"`(test_\w+)(…|\.py)?`", read("docs/faults.md") + read("docs/processes.md"))
+    assert len(named) > 15
+    for name, rest in named:
+        if rest == ".py":
+            assert f"{name}.py" in {path.name for path in files}
+        else:
+            assert f"def {name}{'' if rest else '('}" in source, name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    for target, anchor in LINK.findall(read(page)):
+        if "://" in target:
+            continue
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), anchor
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_folder_that_a_page_names_exists(page):
+    text = read(page)
+    files = [f"/{p.relative_to(ROOT).as_posix()}" for p in ROOT.rglob("*") if p.is_file()]
+    for name in FILE.findall(code_of(text)):
+        assert any(path.endswith(f"/{name}") for path in files), name
+    for name in FOLDER.findall(text):
+        assert (ROOT / name).is_dir() or name.startswith("outputs/"), name
+
+
+def test_every_program_of_the_root_folder_and_every_folder_is_in_the_readme():
+    text = read("README.md")
+    rooms = {p.name for p in ROOT.glob("*.py")}
+    tracked = ("benchmarks", "docs", "engine", "instructor", "launch", "tests", "tiny")
+    rooms |= {f"{name}/" for name in tracked if (ROOT / name).exists()}
+    assert all(name in text for name in rooms)
+
+
+@pytest.mark.parametrize("page", FOR_STUDENTS)
+def test_what_students_do_not_get_is_named_only_where_they_do_not_read(page):
+    text = read(page)
+    if page == "README.md":
+        text = text[text.index("## What you will see") :]
+        text = re.sub(r"(?ms)^## For instructors\n.*?(?=^## )", "", text)
+    named = code_of(text) + "".join(target for target, _ in LINK.findall(text))
+    assert not [name for name in WITHHELD if name in named]
+
+
+@functools.cache
+def help_of(path, *subcommand):
+    """What a program of this repository prints when asked for help."""
+    out, before = io.StringIO(), (sys.argv, list(sys.path))
+    sys.argv = [path.name, *subcommand, "--help"]
+    sys.path.insert(0, str(path.parent))  # as Python does for a program
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            runpy.run_path(str(path), run_name="__main__")
+    finally:
+        sys.argv, sys.path[:] = before
+    return out.getvalue()
+
+
+def commands(text):
+    """(file, its words) of every `python …` and `accelerate launch …` in the code of a page."""
+    code = code_of(text).replace("\\\n", " ")
+    for module, program, rest in COMMAND.findall(code):
+        if module:
+            path = ROOT / f"{program.replace('.', '/')}.py"
+            yield (None if program == "pytest" else path), rest.split()
+        else:
+            yield ROOT / program, rest.split()
+    for config, program, rest in re.findall(
+        r"accelerate launch --config_file (\S+) (\S+\.py)([^\n`#]*)", code
+    ):
+        assert (ROOT / config).exists()
+        yield ROOT / program, rest.split()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_can_be_given(page):
+    for path, words in commands(read(page)):
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if path is None:  # pytest
+            assert flags <= {"--student"}
+            continue
+        assert path.is_file(), path
+        if flags:
+            asked = words[:1] if path.name in ("evaluate.py", "scaling.py") else []
+            known = set(re.findall(r"--\w+", help_of(path, *asked)))
+            assert flags <= known, (path.name, flags - known)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_and_every_marker_exists(page):
+    text = read(page)
+    programs = [ROOT / "engine" / "options.py", *(ROOT / "benchmarks").glob("*.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in programs)
+    known = {*FIELDS, *re.findall(r'"--(\w+)"', source)}
+    others = {"help", "student", "config_file", "check"}  # of all, pytest, accelerate, ruff
+    code = "\n".join(line for line in code_of(text).splitlines() if "instructor" not in line)
+    assert set(re.findall(r"(?<![\w-])--(\w+)", code)) <= known | others
+    markers = tomllib.loads(read("pyproject.toml"))["tool"]["pytest"]["ini_options"]["markers"]
+    named = set(re.findall(r"-m (exercise\w+|slow|bonus)", code))
+    assert named <= {marker.partition(":")[0] for marker in markers}
+
+
+def test_pictures_are_shown():
+    shown = {
+        target for page in FOR_STUDENTS for target in re.findall(r"!\[.+\]\((.+)\)", read(page))
+    }
+    assert {Path(name).name for name in shown} == {p.name for p in (ROOT / "docs").glob("*.png")}

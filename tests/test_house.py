@@ -1,0 +1,102 @@
+"""The shape of the repository: imports point one way, files and functions stay small."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from engine.common import ROOT
+
+SKIPPED = {".venv", "outputs", "wandb"}
+FILES = [
+    path
+    for path in sorted(ROOT.rglob("*.py"))
+    if not SKIPPED & set(path.relative_to(ROOT).parts)
+    and not any(part.startswith((".", "outputs")) for part in path.relative_to(ROOT).parts)
+]
+HERE = {path.stem for path in ROOT.glob("*.py")} | {"engine", "instructor", "benchmarks", "tests"}
+# What the files of a place may import of this repository. Root modules may import the engine and
+# each other; the instructor's tools and the benchmarks all of that, and nothing imports them.
+ALLOWED = {
+    "engine": {"engine"},
+    "instructor": HERE - {"benchmarks", "tests"},
+    "benchmarks": HERE - {"instructor", "tests"},
+}
+
+
+def place_of(path):
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if len(parts) > 1 else "."
+
+
+def imports_of(path):
+    """Names of the modules of this repository that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name.split(".")[0] in HERE}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_one_way(path):
+    place = place_of(path)
+    if place == "tests":
+        return
+    allowed = ALLOWED.get(place, HERE - {"instructor", "benchmarks", "tests"})
+    assert {name.split(".")[0] for name in imports_of(path)} <= allowed
+
+
+def test_no_import_runs_in_a_circle():
+    """Imports inside functions count too."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in FILES
+        if place_of(path) != "tests"
+    }
+    graph = {
+        name: {other for other in imports_of(path) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    while free := {name for name, others in graph.items() if not others}:
+        graph = {name: others - free for name, others in graph.items() if name not in free}
+    assert graph == {}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_functions_stay_small(path):
+    source = path.read_text(encoding="utf-8")
+    limit = 350 if path == ROOT / "train.py" else 400
+    assert len(source.splitlines()) < limit
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("parse_"):
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_the_checks_above_see_something():
+    names = {path.relative_to(ROOT).as_posix() for path in FILES}
+    assert {"train.py", "engine/common.py"} <= names and len(names) > 40
+    assert "engine.common" in imports_of(ROOT / "data.py")
+
+
+COMMANDS = [["train.py"], ["kl_lab.py"], ["grpo_from_scratch.py"], ["evaluate.py"]]
+COMMANDS += [["evaluate.py", name] for name in ("evaluate", "compare", "prompting")]
+COMMANDS += [["evaluate.py", name] for name in ("curves", "frontier", "report")]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_says_what_a_command_does_and_does_nothing(command, tmp_path):
+    script, *more = command
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / script, *more, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("usage:") and list(tmp_path.iterdir()) == []
+    if script in ("train.py", "evaluate.py"):
+        assert "| torch\n" not in done.stderr.replace(" ", "").replace("|torch\n", "| torch\n")
