@@ -1,8 +1,6 @@
 """The shape of the repository: imports point one way, files and functions stay small."""
 
 import ast
-import subprocess
-import sys
 
 import pytest
 
@@ -80,23 +78,3 @@ def test_the_checks_above_see_something():
     names = {path.relative_to(ROOT).as_posix() for path in FILES}
     assert {"train.py", "engine/common.py"} <= names and len(names) > 40
     assert "engine.common" in imports_of(ROOT / "data.py")
-
-
-COMMANDS = [["train.py"], ["kl_lab.py"], ["grpo_from_scratch.py"], ["evaluate.py"]]
-COMMANDS += [["evaluate.py", name] for name in ("evaluate", "compare", "prompting")]
-COMMANDS += [["evaluate.py", name] for name in ("curves", "frontier", "report")]
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_says_what_a_command_does_and_does_nothing(command, tmp_path):
-    script, *more = command
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", ROOT / script, *more, "--help"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith("usage:") and list(tmp_path.iterdir()) == []
-    if script in ("train.py", "evaluate.py"):
-        assert "| torch\n" not in done.stderr.replace(" ", "").replace("|torch\n", "| torch\n")

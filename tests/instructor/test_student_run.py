@@ -1,0 +1,40 @@
+"""What a student sees of `pytest --student`: in a copy of the repository with their own file."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from engine.common import ROOT
+from instructor.proof.mutants import with_body
+
+SOLUTION = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+TODO = 'raise NotImplementedError("{}: implement {}")'
+
+
+def student_tests(folder, source):
+    """(exit status, output) of `pytest --student` with this rewards.py."""
+    ignored = shutil.ignore_patterns(".*", "outputs*", "__pycache__", "instructor", "*.ipynb")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    (folder / "rewards.py").write_text(source, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "--student", "-rs", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.slow
+def test_all_exercises_without_the_bonus_are_green(tmp_path):
+    source = with_body(SOLUTION, "my_custom_reward", TODO.format("Bonus", "my_custom_reward"))
+    status, shown = student_tests(tmp_path / "copy", source)
+    assert status == 0, shown
+    assert "the bonus is optional" in shown and "failed" not in shown
+
+
+@pytest.mark.slow
+def test_an_exercise_that_is_left_is_red(tmp_path):
+    todo = TODO.format("Exercise 3b", "kl_penalty_forward")
+    source = with_body(SOLUTION, "kl_penalty_forward", todo)
+    status, shown = student_tests(tmp_path / "copy", source)
+    assert status == 1 and "to do: Exercise 3b: implement kl_penalty_forward" in shown
+    assert shown.count("to do: Exercise") >= 1 and "1 failed" in shown
