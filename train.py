@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.common import ROOT, UserError, make_console, quiet_libraries, short_path, write_json
+from engine.common import (
+    ROOT,
+    UserError,
+    first_line,
+    make_console,
+    quiet_libraries,
+    short_path,
+    write_json,
+)
 from engine.options import FIELDS, PRESETS, parse_arguments, resolve_options
 
 __all__ = ["FIELDS", "PRESETS", "ROOT", "main", "short_path", "train"]
@@ -272,7 +280,7 @@ def make_trainer(options, parts, device, callbacks):
         rollout_func=make_rollout(options, parts) if options.generation == "own" else None,
         callbacks=callbacks,
     )
-    trainer.remove_callback(PrinterCallback)  # a dict per step
+    trainer.remove_callback(PrinterCallback)  # it prints a dict at every step
     return trainer
 
 
@@ -324,10 +332,7 @@ def main(argv=None):
             sys.exit(1)  # of several processes the first one says it
         if isinstance(error, UserError):
             sys.exit(f"train.py: {error}")
-        sys.exit(
-            f"train.py: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            " (--debug shows where)"
-        )
+        sys.exit(f"train.py: {type(error).__name__}: {first_line(error)} (--debug shows where)")
 
 
 if __name__ == "__main__":

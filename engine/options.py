@@ -58,9 +58,7 @@ class Options:
     reward_shaping: str = option(
         "linear", "how the score is shaped into the reward; none means linear", REWARD_SHAPINGS
     )
-    kl_type: str = option(
-        "none", "which of your KL penalties to use", ("none", "forward", "backward")
-    )
+    kl_type: str = option("none", "which of your KL penalties to use", KL_TYPES)
     kl_coef: float = option(0.1, "strength of your KL penalty: reward per nat", minimum=0)
     beta: float = option(0.0, "strength of TRL's own KL term, which is part of the loss", minimum=0)
     hackable_reward: bool = option(

@@ -134,8 +134,12 @@ def test_bootstrap_interval_of_a_mean():
 
 
 def test_one_prompt_has_no_interval():
-    got = metrics.compare_samples([sample()], [sample()])["base"]["sentiment"]
-    assert got == {"mean": 0.5, "low": None, "high": None}
+    estimates = metrics.compare_samples([sample()] * 2, [sample()] * 2)
+    for side in ("base", "trained", "difference"):
+        for name, estimate in estimates[side].items():
+            if (side, name) != ("base", "win_rate"):  # one half by definition
+                assert estimate["low"] is None and estimate["high"] is None, (side, name)
+    assert estimates["base"]["sentiment"] == {"mean": 0.5, "low": None, "high": None}
 
 
 def test_self_bleu_of_copies_and_of_strangers():
