@@ -14,17 +14,18 @@ writes real words if two things are done: the training ends with sentences made 
 only, and each of these words is one token.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from engine.common import ROOT
+
+from engine.common import ROOT  # noqa: E402
+from engine.options import OneLineParser  # noqa: E402
 
 
 def make_parser():
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = OneLineParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=["gpt2", "sentiment"], help="the model to build")
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
     parser.add_argument(
