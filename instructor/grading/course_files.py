@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from engine.common import write_whole
-from instructor.grading.exercises import every_case
+from instructor.exercises import every_case
 from instructor.grading.feedback import feedback, file_names, gradescope, summary_line
 from instructor.grading.gradebook import number, write_grades, write_roster
 from instructor.grading.journal import journal_line

@@ -7,7 +7,7 @@ with seeds that nobody has seen.
 import dataclasses
 import random
 
-from instructor.grading.exercises import CASES, Ask, Wrong, every_case, report
+from instructor.exercises import CASES, Ask, Wrong, every_case, report
 from instructor.grading.process import OUTPUT_SHOWN, Child, clean
 from instructor.grading.remote import remote
 

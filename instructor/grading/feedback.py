@@ -7,7 +7,7 @@ import collections
 import html
 import re
 
-from instructor.grading.exercises import CASES
+from instructor.exercises import CASES
 from instructor.grading.gradebook import number
 
 

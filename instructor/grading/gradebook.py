@@ -10,7 +10,7 @@ import io
 import re
 
 from engine.common import write_whole
-from instructor.grading.exercises import every_case
+from instructor.exercises import every_case
 
 
 def cell(value):

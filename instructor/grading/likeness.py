@@ -4,7 +4,7 @@ import ast
 import collections
 
 from engine.common import ROOT
-from instructor.grading.exercises import CASES
+from instructor.exercises import CASES
 
 HARMLESS_IMPORTS = {
     *("math", "torch", "numpy", "re", "collections", "itertools", "functools", "statistics"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from engine.common import first_line
-from instructor.grading.exercises import CASES
+from instructor.exercises import CASES
 from instructor.grading.submission import GraderError
 
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from engine.common import ROOT
-from instructor.grading.exercises import Wrong
+from instructor.exercises import Wrong
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
 

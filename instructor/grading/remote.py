@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from instructor.grading.exercises import Wrong
+from instructor.exercises import Wrong, encode
 from instructor.grading.process import clean
 
 
@@ -19,12 +19,6 @@ def remote(child, name, journal):
 
     function.__name__ = name
     return function
-
-
-def encode(value):
-    if isinstance(value, torch.Tensor):
-        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
-    return value
 
 
 def decode(answer, name):

@@ -1,6 +1,6 @@
 """What a reward is worth: train the bundled model a few steps with it (`grade.py --train`)."""
 
-from instructor.grading.exercises import Wrong
+from instructor.exercises import Wrong
 from instructor.grading.process import Child
 from instructor.grading.submission import GraderError
 from instructor.grading.trained_models import load_weights, measure

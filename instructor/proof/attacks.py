@@ -10,8 +10,7 @@ import re
 import textwrap
 
 from engine.common import ROOT
-from instructor.grading.exercises import CASES, Ask, report
-from instructor.grading.remote import encode
+from instructor.exercises import CASES, Ask, encode, report
 from instructor.handout.rewards_file import student_text
 from instructor.proof.mutants import load, with_body
 from instructor.proof.right import VALID

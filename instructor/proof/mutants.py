@@ -37,7 +37,7 @@ def load(source, name):
 
 def reports(function, body, models):
     """{case: what the student reads} for the cases that one body fails."""
-    from instructor.grading.exercises import CASES, Ask, report
+    from instructor.exercises import CASES, Ask, report
 
     source = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
     answer = getattr(load(with_body(source, function, body), "rewards.py"), function)

@@ -2,6 +2,8 @@
 
 import sys
 
+import torch
+
 from engine.common import ROOT
 
 if str(ROOT / "tests") not in sys.path:
@@ -9,9 +11,16 @@ if str(ROOT / "tests") not in sys.path:
 
 from cases import CASES, Ask, Wrong, report  # noqa: E402
 
-__all__ = ["CASES", "Ask", "Wrong", "report", "every_case"]
+__all__ = ["CASES", "Ask", "Wrong", "encode", "every_case", "report"]
 
 
 def every_case():
     """Every case of every exercise as (function name, case), in order."""
     return [(name, case) for name, (_, cases) in CASES.items() for case in cases]
+
+
+def encode(value):
+    """An argument of a question as JSON: tensors as nested lists with their type."""
+    if isinstance(value, torch.Tensor):
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    return value
