@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.common import (
+    MANIFEST,
     ROOT,
     UserError,
     first_line,
@@ -50,7 +51,7 @@ def train(**given):
     from engine.checkpoints import Safeguard
     from engine.policy import best_device, tune_cpu
     from engine.preflight import require_whole_weights
-    from engine.run_folder import MANIFEST, guarded, manifest, prepare, save_final
+    from engine.run_folder import guarded, manifest, prepare, save_final
     from engine.tables import summarise_run
 
     require_whole_weights()

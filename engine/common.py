@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
+MANIFEST = "run.json"  # of a run's folder: its options, versions and results
 
 
 class UserError(Exception):

@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from engine.common import ROOT, UserError, first_line
+from engine.common import MANIFEST, ROOT, UserError, first_line
 
 PRESETS = {
     "tiny": {
@@ -134,7 +134,7 @@ def recorded_options(given):
     """
     folder = Path(given.get("output_dir", FIELDS["output_dir"].default))
     try:
-        recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["options"]
+        recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["options"]
         # A run of an older version may lack an option that is new since; then it had the default.
         recorded = {name: recorded.get(name, FIELDS[name].default) for name in FIELDS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,7 +12,15 @@ import json
 import math
 from pathlib import Path
 
-from engine.common import UserError, first_line, read_jsonl, short_path, whole_file, write_whole
+from engine.common import (
+    MANIFEST,
+    UserError,
+    first_line,
+    read_jsonl,
+    short_path,
+    whole_file,
+    write_whole,
+)
 from engine.metrics import METRICS
 from engine.options import FIELDS, NLPTOWN
 
@@ -59,7 +67,7 @@ def read_manifest(folder):
         UserError: there is none, or it is damaged.
     """
     try:
-        manifest = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+        manifest = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
         defaults = {name: field.default for name, field in FIELDS.items()}
         return {**manifest, "options": {**defaults, **manifest["options"]}}
     except OSError as error:
@@ -68,7 +76,7 @@ def read_manifest(folder):
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{Path(folder) / 'run.json'} is damaged ({type(error).__name__}: {first_line(error)})."
+            f"{Path(folder) / MANIFEST} is damaged ({type(error).__name__}: {first_line(error)})."
         ) from error
 
 
@@ -82,7 +90,7 @@ def run_settings(*model_names):
         UserError: the run's run.json is damaged.
     """
     folders = [Path(name).resolve().parent for name in model_names]
-    runs = [folder for folder in folders if (folder / "run.json").exists()]
+    runs = [folder for folder in folders if (folder / MANIFEST).exists()]
     options = read_manifest(runs[0])["options"] if runs else {}
     neighbours = [folder / "sentiment" for folder in folders if (folder / "sentiment").is_dir()]
     return {

@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 from engine.checkpoints import newest_good
-from engine.common import ROOT, UserError, write_json
+from engine.common import MANIFEST, ROOT, UserError, write_json
 
-MANIFEST = "run.json"
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
 CONTENTS = ("final", "checkpoint-*", "metrics.jsonl", "completions.jsonl", MANIFEST)
