@@ -4,6 +4,7 @@
     python evaluate.py compare BASE TRAINED
     python evaluate.py prompting BASE TRAINED --prefix "Positive review: "
     python evaluate.py curves RUN… | frontier RUN… | report RUN…
+    python evaluate.py optimum BASE
 
 A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
 how far the policy has gone, repetition and length say how it got there. Every figure comes from
@@ -15,13 +16,15 @@ torch is imported inside the functions, so that `--help` need not wait for it.
 import math
 import statistics
 import sys
+from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
-from engine.common import UserError, make_console, quiet_libraries, write_json
+from engine import tables
+from engine.common import MANIFEST, UserError, make_console, quiet_libraries, write_json
+from engine.optimum import find_optimum, settings_of
 from engine.options import PAGES, parse_evaluation
-from engine.policy import context_length, load_model, tune_cpu
+from engine.policy import load_model, tune_cpu
 from engine.report import plot_comparison, run_settings
-from engine.tables import print_estimates, print_metrics, print_pairs, print_prefixes, verdict
 
 BATCH_SIZE = 64
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
@@ -42,10 +45,10 @@ def generate_completions(
 def _sample_ids(
     model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, tick=lambda: None
 ):
-    from engine.sampling import generate
+    from engine.sampling import generate, require_room
 
     prompt_ids = tokenizer(list(prompts))["input_ids"]
-    _require_room(model, prompts, prompt_ids, max_new_tokens)
+    require_room(model, prompts, prompt_ids, max_new_tokens)
     completion_ids = []
     for start in range(0, len(prompts), batch_size):
         batch = prompt_ids[start : start + batch_size]
@@ -55,17 +58,6 @@ def _sample_ids(
         )[0]
         tick()
     return completion_ids
-
-
-def _require_room(model, prompts, prompt_ids, max_new_tokens):
-    longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
-    tokens, limit = len(prompt_ids[longest]), context_length(model)
-    if tokens + max_new_tokens > limit:
-        raise UserError(
-            f"The prompt '{prompts[longest][:40]}…' has {tokens} tokens; with {max_new_tokens} new "
-            f"ones it exceeds the model's context of {limit}. Shorten it, or give a smaller "
-            "--max_new_tokens."
-        )
 
 
 def evaluate_model(
@@ -243,7 +235,7 @@ def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **se
 
 def print_comparison_samples(comparison):
     """The best, the median and the worst completion of `compare_models`, by the judge."""
-    print_pairs(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
+    tables.print_pairs(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
 
 
 def load_trained(name, tokenizer, base_name):
@@ -275,18 +267,22 @@ def load_reward(name):
     return score
 
 
-def best_of_n_baseline(run, num_samples=16):
-    """`report.best_of_n` of the model that a run started from, sampled as in that run."""
-    from engine.report import base_of, best_of_n
+def optimum_of(settings, prompts=None, folders=(), samples=None):
+    """The best that any policy can do from a base model: known already, or sampled now and kept.
+
+    Args:
+        settings: of `engine.optimum.settings_of`.
+        prompts: list of strings; VALIDATION_PROMPTS by default.
+        folders: of runs that started from the base; a new sample is kept in the first.
+        samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
+    """
     from sentiment import get_sentiment_scores, load_sentiment_model
 
-    name, sentiment_model, length, temperature = base_of(run)
-    load_sentiment_model(sentiment_model)
-    base, tokenizer = load_model(name)
-    prompts = [prompt for prompt in VALIDATION_PROMPTS for _ in range(num_samples)]
-    texts = generate_completions(base, tokenizer, prompts, length, temperature)
-    scores = get_sentiment_scores(texts)
-    return best_of_n([{"prompt": p, "sentiment": s} for p, s in zip(prompts, scores)])
+    def load_score(name):
+        load_sentiment_model(name)
+        return get_sentiment_scores
+
+    return find_optimum(settings, prompts or VALIDATION_PROMPTS, load_score, folders, samples)
 
 
 def main(argv=None):
@@ -302,9 +298,14 @@ def main(argv=None):
         settings = run_settings(*filter(None, names))
         settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
         args.prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
+        of_base = (getattr(args, "base", None), *settings.values())
+        if args.command == "optimum":
+            return _optimum(args, settings_of(*of_base))
         load_sentiment_model(settings.pop("sentiment_model"))
-        command = {"evaluate": _evaluate, "compare": _compare, "prompting": _prompting}
-        command[args.command](args, {**settings, "seed": args.seed})
+        settings["seed"] = args.seed
+        if args.command == "compare":
+            return _compare(args, settings, settings_of(*of_base))
+        {"evaluate": _evaluate, "prompting": _prompting}[args.command](args, settings)
     except (UserError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
     except KeyboardInterrupt:
@@ -318,23 +319,31 @@ def _page(args):
     if args.command == "curves":
         report.save_figure(report.plot_curves(runs), args.out)
     else:
-        titles = report.baseline_titles(runs)
-        first = {report.base_of(run): run for run in reversed(runs)}
-        baselines = [(title, best_of_n_baseline(first[base])) for base, title in titles.items()]
+        optima = []
+        for base, title in report.optimum_titles(runs).items():
+            folders = [run["folder"] for run in runs if report.base_of(run) == base]
+            optima.append((title, optimum_of(settings_of(*base), folders=folders)))
         if args.command == "frontier":
-            report.save_figure(report.plot_frontier(runs, baselines), args.out)
+            report.save_figure(report.plot_frontier(runs, optima), args.out)
         else:
-            report.write_report(runs, baselines, args.out)
+            report.write_report(runs, optima, args.out)
     print(f"Wrote {args.out}")
 
 
 def _evaluate(args, settings):
     model, tokenizer = load_model(args.model)
     result = evaluate_model(model, tokenizer, args.prompts, model, args.num_samples, **settings)
-    print_metrics({args.model: result["metrics"]})
+    tables.print_metrics({args.model: result["metrics"]})
 
 
-def _compare(args, settings):
+def _optimum(args, settings):
+    best = optimum_of(settings, args.prompts, samples=args.num_samples)
+    best.save(args.out)
+    tables.print_optimum(best)
+    print(f"Wrote {args.out}")
+
+
+def _compare(args, settings, of_base):
     from rich.progress import Progress
 
     from sentiment import load_judge
@@ -353,13 +362,20 @@ def _compare(args, settings):
             tick=lambda: bar.advance(task),
             **settings,
         )
-    print_estimates(comparison["estimates"])
+    estimates = comparison["estimates"]
+    tables.print_estimates(estimates)
+    if args.optimum != 0:
+        run = Path(args.trained).parent
+        kept = [run] if (run / MANIFEST).exists() else []
+        best = optimum_of(of_base, args.prompts, kept, args.optimum)
+        estimates["overpayment"] = best.overpayment(comparison["trained"]["samples"])
+        tables.print_overpayment(estimates, best)
     print_comparison_samples(comparison)
-    console.print(f"\n{verdict(comparison['estimates'])}", style="bold", highlight=False)
+    console.print(f"\n{tables.verdict(estimates)}", style="bold", highlight=False)
     if args.plot:
         plot_comparison(comparison, args.plot)
     if args.json:
-        write_json(args.json, comparison["estimates"])
+        write_json(args.json, estimates)
 
 
 def _prompting(args, settings):
@@ -377,7 +393,7 @@ def _prompting(args, settings):
         samples_per_prompt=args.num_samples,
         **settings,
     )
-    print_prefixes(results)
+    tables.print_prefixes(results)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ KL_TYPES = ("none", "forward", "backward")
 NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
 PAGES = {  # commands of evaluate.py
     "curves": "draw the learning curves of runs",
-    "frontier": "draw sentiment against KL of runs, beside best-of-n sampling",
+    "frontier": "draw sentiment against KL of runs, below the best possible policy",
     "report": "write one HTML page about runs",
 }
 GENERATORS = ("own", "trl", "vllm")
@@ -245,7 +245,17 @@ def parse_evaluation(description, argv=None):
     pair.add_argument("trained", help="for example outputs/run/final")
     pair.add_argument("--plot", metavar="FILE.png", help="draw a histogram of both models")
     pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
+    pair.add_argument(
+        "--optimum",
+        type=at_least(0, int),
+        metavar="N",
+        help="samples of each prompt for the best possible policy; 0 leaves it out; "
+        "default: what is known already, else 128",
+    )
     pair.add_argument("--judge", default="vader", help="vader, or a classifier's name or folder")
+    best = commands.add_parser("optimum", help="the best that any policy can do from a model")
+    best.add_argument("base", help="an untrained model")
+    best.add_argument("--out", default="optimum.json", help="default: %(default)s")
     prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
     prefixed.add_argument("base", help="the model that the training started from")
     prefixed.add_argument("trained", nargs="?", help="for example outputs/run/final")
@@ -258,12 +268,14 @@ def parse_evaluation(description, argv=None):
         page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
         suffix = ".html" if name == "report" else ".png"
         page.add_argument("--out", default=name + suffix, help="default: %(default)s")
-    for command in (single, pair, prefixed):
-        add = command.add_argument
+    for command in (single, pair, best, prefixed):
+        add, samples = command.add_argument, 128 if command is best else 16
         add("--sentiment_model", help="default: that of the run, else nlptown's")
         add("--max_new_tokens", type=at_least(1, int), help="default: that of the run, else 48")
         add("--temperature", type=at_least(0.01, float), help="default: that of the run, else 1")
         add("--prompts", help="file of prompts; the validation prompts by default")
-        add("--num_samples", type=at_least(1, int), default=16, help="completions per prompt")
+        add("--num_samples", type=at_least(1, int), default=samples, help="completions per prompt")
+        if command is best:
+            continue  # each batch has its own seed
         add("--seed", type=at_least(0, int), default=0, help="seed of the sampling")
     return parser.parse_args(argv)

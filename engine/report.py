@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import json
-import math
 from pathlib import Path
 
 from engine.common import (
@@ -22,14 +21,12 @@ from engine.common import (
     write_whole,
 )
 from engine.metrics import METRICS
+from engine.optimum import SETTINGS
 from engine.options import FIELDS, NLPTOWN
 
 PANELS = ("sentiment", "kl", "perplexity", "length")
+CURVE = ("sentiment", "low", "high")
 COLUMNS = ("sentiment", "positive_share", "kl", "perplexity", "repetition_3", "length")
-
-
-# The options that decide what the base model writes and how it is scored.
-BASE_OPTIONS = ("model_name", "sentiment_model", "max_completion_length", "temperature")
 
 
 def read_run(folder):
@@ -101,8 +98,8 @@ def run_settings(*model_names):
 
 
 def base_of(run):
-    """What the run started from: runs with equal bases can be compared with one best-of-n."""
-    return tuple(run["manifest"]["options"][name] for name in BASE_OPTIONS)
+    """What the run started from: runs with equal bases have one optimum."""
+    return tuple(run["manifest"]["options"][name] for name in SETTINGS)
 
 
 def label(run):
@@ -136,43 +133,12 @@ def plot_curves(runs):
     return figure
 
 
-def best_of_n(samples, counts=(1, 2, 4, 8, 16)):
-    """What the base model reaches if each answer is the best of n by sentiment: no training at all.
-
-    With m samples of a prompt, sorted, the i-th is the best of n drawn without replacement with
-    probability C(i − 1, n − 1) / C(m, n), so that every sample counts.
-
-    Returns:
-        List of dicts `n`, `sentiment`, and `kl`, the bound log n − (n − 1) / n in nats
-        (Beirami et al. 2024, arXiv 2401.01879).
-
-    >>> rows = [{"prompt": "a", "sentiment": s} for s in (0.0, 0.6)]
-    >>> [row["sentiment"] for row in best_of_n(rows, counts=(1, 2))]
-    [0.3, 0.6]
-    """
-    groups = {}
-    for sample in samples:
-        groups.setdefault(sample["prompt"], []).append(sample["sentiment"])
-    points = []
-    for n in counts:
-        if n > min(map(len, groups.values())):
-            break
-        means = []
-        for scores in groups.values():
-            m, scores = len(scores), sorted(scores)
-            chances = [math.comb(i, n - 1) / math.comb(m, n) for i in range(m)]
-            means.append(sum(p * s for p, s in zip(chances, scores)))
-        bound = math.log(n) - (n - 1) / n
-        points.append({"n": n, "sentiment": sum(means) / len(means), "kl": bound})
-    return points
-
-
-def plot_frontier(runs, baselines=()):
-    """Sentiment against KL(policy‖ref): each run a path of its validations, best-of-n in grey.
+def plot_frontier(runs, optima=()):
+    """Sentiment against KL(policy‖ref): each run a path of its validations, the optimum in black.
 
     Args:
         runs: of `read_run`.
-        baselines: (title, points of `best_of_n`) of each base model that the runs started from.
+        optima: (title, Optimum) of each base model that the runs started from.
 
     Returns:
         The matplotlib figure.
@@ -189,8 +155,8 @@ def plot_frontier(runs, baselines=()):
         sentiment = [row["sentiment"] for row in run["validations"]]
         (line,) = axes.plot(kl, sentiment, ".-", alpha=0.7, label=label(run))
         axes.plot(kl[-1], sentiment[-1], "o", markersize=9, color=line.get_color())
-    for (title, points), marker in zip(baselines, "dsv^<>" * len(baselines)):
-        _draw_best_of_n(axes, title, points, marker)
+    for (title, optimum), marker in zip(optima, "dsv^<>" * len(optima)):
+        _draw_optimum(axes, title, optimum, marker)
     axes.set_xscale("symlog", linthresh=1.0)
     ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -240,22 +206,28 @@ def plot_comparison(comparison, path=None):
     return figure
 
 
-def _draw_best_of_n(axes, title, points, marker):
-    kl, sentiment = zip(*((point["kl"], point["sentiment"]) for point in points))
-    axes.plot(kl, sentiment, "k--", marker=marker, alpha=0.5, label=title)
-    for point in points:
-        place = dict(xytext=(5, -12), textcoords="offset points", fontsize=8, alpha=0.7)
-        axes.annotate(f"n = {point['n']}", (point["kl"], point["sentiment"]), **place)
+def _draw_optimum(axes, title, optimum, marker):
+    """The best possible policy as a line with its interval, and best-of-n as points beside it."""
+    curve = {name: [point[name] for point in optimum.curve()] for name in ("kl", *CURVE)}
+    axes.fill_between(curve["kl"], curve["low"], curve["high"], color="black", alpha=0.15, lw=0)
+    axes.plot(curve["kl"], curve["sentiment"], "k-", label=f"best possible policy{title}")
+    points = optimum.best_of_n()
+    axes.plot(
+        *zip(*((point["kl"], point["sentiment"]) for point in points)),
+        marker,
+        color="black",
+        alpha=0.6,
+        label=f"best of {points[0]['n']} to {points[-1]['n']} samples{title}",
+    )
 
 
-def baseline_titles(runs):
-    """{base of a run: title of its best-of-n}, in the order of the runs."""
+def optimum_titles(runs):
+    """{base of a run: what its optimum is called in a legend}, in the order of the runs."""
     bases = dict.fromkeys(map(base_of, runs))
-    title = "best of n from the base (KL: upper bound)"
     if len(bases) == 1:
-        return {base: title for base in bases}
+        return {base: "" for base in bases}
     return {
-        base: f"best of n from {short_path(base[0])}, {base[2]} tokens, temperature {base[3]:g}"
+        base: f" from {short_path(base[0])}, {base[2]} tokens, temperature {base[3]:g}"
         for base in bases
     }
 
@@ -287,7 +259,7 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
-def write_report(runs, baselines, path):
+def write_report(runs, optima, path):
     """One HTML file about the runs: options, figures, pictures, samples. Needs no network."""
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
@@ -298,7 +270,7 @@ def write_report(runs, baselines, path):
         "<p>Held-out prompts, sampled as in training. KL and reference perplexity are measured "
         "against the model that each run started from.</p>",
         "<h2>What is reached, and what it costs</h2>",
-        _image(plot_frontier(runs, baselines), "sentiment against KL, one path for each run"),
+        _image(plot_frontier(runs, optima), "sentiment against KL, one path for each run"),
         "<h2>Learning curves</h2>",
         _image(plot_curves(runs), "sentiment, KL, perplexity and length over the steps"),
     ]

@@ -2,7 +2,8 @@
 
 import torch
 
-from engine.policy import has_fast_rollout
+from engine.common import UserError
+from engine.policy import context_length, has_fast_rollout
 from engine.scoring import compute_log_probs, evaluation_mode, pad
 
 
@@ -115,3 +116,19 @@ def _until_end(ids, eos_token_id):
     """(B, T) token ids as lists, each up to its first end-of-text token."""
     rows = ids.tolist()
     return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]
+
+
+def require_room(model, prompts, prompt_ids, max_new_tokens):
+    """Refuse a prompt that, with its completion, exceeds the model's context.
+
+    Raises:
+        UserError: with the longest prompt, its length and what to do.
+    """
+    longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
+    tokens, limit = len(prompt_ids[longest]), context_length(model)
+    if tokens + max_new_tokens > limit:
+        raise UserError(
+            f"The prompt '{prompts[longest][:40]}…' has {tokens} tokens; with {max_new_tokens} new "
+            f"ones it exceeds the model's context of {limit}. Shorten it, or give a smaller "
+            "--max_new_tokens."
+        )

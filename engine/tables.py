@@ -112,6 +112,43 @@ def print_estimates(estimates):
     make_console().print(table)
 
 
+def print_optimum(optimum):
+    """The best possible policy and best-of-n, a row for each n, at equal KL."""
+    table = Table("KL (nats)", "best possible", "best of n", "n", box=None, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    for point in optimum.best_of_n():
+        best = optimum.sentiment_at(point["kl"])
+        shown = "beyond the estimate" if best is None else f"{best:.3f}"
+        table.add_row(f"{point['kl']:.2f}", shown, f"{point['sentiment']:.3f}", f"{point['n']}")
+    console = make_console()
+    console.print(table)
+    console.print(
+        f"mean sentiment of {len(optimum.scores)} prompts, {optimum.table.shape[1]} samples each; "
+        f"the estimate is trusted up to {optimum.limit:.1f} nats"
+    )
+
+
+def print_overpayment(estimates, optimum):
+    """What the policy paid for its sentiment, against the best possible policy."""
+    trained, paid = estimates["trained"], estimates["overpayment"]
+    kl, sentiment = (trained[name]["mean"] for name in ("kl", "sentiment"))
+    if paid["mean"] is not None:
+        interval = "" if paid["low"] is None else f" ({paid['low']:.1f} … {paid['high']:.1f})"
+        text = (
+            f"overpayment {paid['mean']:.1f}×{interval}: the policy paid {kl:.2f} nats for a "
+            f"sentiment of {sentiment:.3f}; the best possible one pays {paid['optimal_kl']:.2f}"
+        )
+    elif paid["optimal_kl"] is None:
+        text = (
+            f"overpayment beyond the estimate: {optimum.table.shape[1]} samples of each prompt "
+            f"know the best possible policy up to {optimum.limit:.1f} nats"
+        )
+    else:
+        text = "overpayment: none, since the sentiment did not rise"
+    make_console().print(f"\n{text}", highlight=False)
+
+
 def verdict(estimates):
     """One sentence about what `compare_models` found: was the reward earned, or only its number?"""
     trained, difference = estimates["trained"], estimates["difference"]
