@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from time_steps import has_solution  # noqa: E402
 
 from engine.common import ROOT, UserError, quiet_libraries, read_jsonl, write_whole  # noqa: E402
-from engine.options import OneLineParser, at_least  # noqa: E402
+from engine.optimum import SETTINGS, settings_of  # noqa: E402
+from engine.options import PRESETS, OneLineParser, at_least  # noqa: E402
 
 RUNS = ROOT / "outputs" / "ladder"
 KL_COEFS = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -199,13 +200,12 @@ def point(rung, seeds):
 def draw(seeds, path):
     """Sentiment against KL: where every rung ends, and the path of the plain run."""
     from engine import report
-    from evaluate import best_of_n_baseline
+    from evaluate import optimum_of
 
     paths = [report.read_run(folder("early", seed)) for seed in finished("early", seeds)]
-    baselines = []
-    for run, title in zip(paths, report.baseline_titles(paths[:1]).values()):
-        baselines.append((title, best_of_n_baseline(run)))
-    picture = report.plot_frontier([], baselines)
+    tiny = PRESETS["tiny"]
+    best = optimum_of(settings_of(*(tiny[name] for name in SETTINGS[:3]), 1.0))
+    picture = report.plot_frontier([], [("", best)])
     axes = picture.axes[0]
     if paths:
         steps = list(zip(*(run["validations"] for run in paths)))

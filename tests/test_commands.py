@@ -8,7 +8,7 @@ import pytest
 from engine.common import ROOT
 
 COMMANDS = [["train.py"], ["kl_lab.py"], ["grpo_from_scratch.py"], ["evaluate.py"]]
-COMMANDS += [["evaluate.py", name] for name in ("evaluate", "compare", "prompting")]
+COMMANDS += [["evaluate.py", name] for name in ("evaluate", "compare", "optimum", "prompting")]
 COMMANDS += [["evaluate.py", name] for name in ("curves", "frontier", "report")]
 
 

@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import evaluate
 from engine import report
+from engine.optimum import Optimum, settings_of
 from engine.options import PRESETS
 from evaluate import evaluate_model
 
@@ -94,10 +95,47 @@ def test_compare_prints_both_models(capsys, tmp_path, monkeypatch):
     name, classifier_name = TINY["model_name"], TINY["sentiment_model"]
     arguments = ["compare", name, name, "--sentiment_model", classifier_name]
     plot = tmp_path / "plot.png"
-    evaluate.main([*arguments, "--num_samples=1", "--max_new_tokens=4", f"--plot={plot}"])
+    arguments += ["--num_samples=1", "--max_new_tokens=4", "--optimum=3"]
+    evaluate.main([*arguments, f"--plot={plot}"])
     assert plot.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [plot]
     shown = capsys.readouterr().out
     assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
+    assert "overpayment: none, since the sentiment did not rise" in shown
+
+
+def test_compare_tells_what_was_overpaid(capsys, tmp_path, monkeypatch, policy):
+    """Against the known optimum beside the run: nothing is sampled anew, and the JSON has it."""
+    import copy
+
+    model, tokenizer = policy
+    with torch.no_grad():  # a policy that is not the base
+        for parameter in (moved := copy.deepcopy(model)).parameters():
+            parameter += 0.01 * torch.randn(parameter.shape)
+    run, name = tmp_path / "run", TINY["model_name"]
+    moved.save_pretrained(run / "final")
+    tokenizer.save_pretrained(run / "final")
+    options = {"sentiment_model": TINY["sentiment_model"], "max_completion_length": 4}
+    (run / "run.json").write_text(json.dumps({"options": options}))
+    settings = settings_of(name, options["sentiment_model"], 4, 1.0)
+    scores = {prompt: [i / 1000 for i in range(100)] for prompt in evaluate.VALIDATION_PROMPTS}
+    Optimum(settings, scores, 0.0).save(run / "optimum.json")
+    file = tmp_path / "e.json"
+    evaluate.main(["compare", name, str(run / "final"), "--num_samples=1", f"--json={file}"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "100 samples of each prompt know the best possible policy up to 2.6 nats" in shown
+    assert json.loads(file.read_text())["overpayment"]["mean"] is None
+    scores = {prompt: [i / 99 for i in range(100)] for prompt in evaluate.VALIDATION_PROMPTS}
+    optimum = Optimum(settings, {p: [x**3 for x in row] for p, row in scores.items()}, 0.0)
+    optimum.save(run / "optimum.json")
+    evaluate.main(["compare", name, str(run / "final"), "--num_samples=1", f"--json={file}"])
+    estimates = json.loads(file.read_text())
+    paid, trained = estimates["overpayment"], estimates["trained"]
+    want = trained["kl"]["mean"] / paid["optimal_kl"]
+    assert paid["mean"] == pytest.approx(want, rel=1e-9) and paid["low"] < want < paid["high"]
+    assert paid["optimal_kl"] == pytest.approx(
+        optimum.optimal_kl(trained["sentiment"]["mean"]), rel=0.01
+    )
+    assert f"overpayment {want:.1f}×" in capsys.readouterr().out
 
 
 def test_a_missing_model_is_one_line():
@@ -170,7 +208,7 @@ def test_an_unknown_reward_is_one_line():
 @pytest.mark.parametrize("option", ["--plot", "--json"])
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path, option):
     name, missing = TINY["model_name"], tmp_path / "missing" / "file.png"
-    arguments = ["compare", name, name, "--num_samples=1", "--max_new_tokens=2"]
+    arguments = ["compare", name, name, "--num_samples=1", "--max_new_tokens=2", "--optimum=0"]
     with pytest.raises(SystemExit, match="evaluate.py: .*missing") as error:
         evaluate.main([*arguments, option, str(missing)])
     assert "\n" not in error.value.code

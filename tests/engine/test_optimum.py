@@ -31,6 +31,11 @@ def exact_kl(probabilities, rewards, sentiment):
     return exact(probabilities, rewards, strength)[1]
 
 
+def exact_sentiment(probabilities, rewards, kl):
+    strength = brentq(lambda s: exact(probabilities, rewards, s)[1] - kl, 0, 200)
+    return exact(probabilities, rewards, strength)[0]
+
+
 def sampled(probabilities, rewards, size, seed=0):
     rng = np.random.default_rng(seed)
     rows = [rng.choice(r, size, p=p) for p, r in zip(probabilities, rewards)]
@@ -67,8 +72,7 @@ def test_an_estimate_from_samples_holds_the_exact_optimum_in_its_interval():
             want = exact_kl(probabilities, rewards, sentiment)
             assert optimum.optimal_kl(sentiment) == pytest.approx(want, rel=0.06)
         for point in optimum.curve()[30::5]:
-            strength = brentq(lambda s: exact(probabilities, rewards, s)[1] - point["kl"], 0, 200)
-            best, _ = exact(probabilities, rewards, strength)
+            best = exact_sentiment(probabilities, rewards, point["kl"])
             assert point["low"] <= best <= point["high"]
             assert optimum.sentiment_at(point["kl"]) == pytest.approx(point["sentiment"])
 

@@ -9,6 +9,7 @@ import pytest
 import evaluate
 from engine import report
 from engine.common import UserError
+from engine.optimum import SAMPLES, Optimum, read_optimum
 from engine.options import PRESETS
 
 
@@ -44,24 +45,6 @@ def run_folder(tmp_path):
     return folder
 
 
-def test_best_of_n_by_hand():
-    rows = [{"prompt": "a", "sentiment": s} for s in (0.3, 0.0, 0.9)]
-    points = report.best_of_n(rows, counts=(1, 2, 3, 4))
-    # the best of two of three: 0.3 once, 0.9 twice; of three: 0.9; four are more than there are
-    assert [p["sentiment"] for p in points] == pytest.approx([0.4, 0.7, 0.9])
-    assert [p["kl"] for p in points] == pytest.approx([0.0, 0.1931472, 0.4319456], abs=1e-6)
-
-
-def test_best_of_n_is_the_mean_over_all_choices():
-    from itertools import combinations
-
-    scores = [0.1, 0.5, 0.4, 0.8, 0.8]
-    rows = [{"prompt": "a", "sentiment": s} for s in scores]
-    for point in report.best_of_n(rows, counts=(2, 3, 4)):
-        best = [max(chosen) for chosen in combinations(scores, point["n"])]
-        assert point["sentiment"] == pytest.approx(sum(best) / len(best), abs=1e-12)
-
-
 def test_a_run_is_named_by_what_sets_it_apart(run_folder):
     run = report.read_run(run_folder / "final")  # either folder names the run
     assert report.label(run) == "<b>run (forward 0.1)"
@@ -73,8 +56,10 @@ def test_pictures_show_every_run(run_folder):
     run = report.read_run(run_folder)
     curves = report.plot_curves([run, run])
     assert [len(axes.lines) for axes in curves.axes] == [2, 2, 2, 2]
-    best = [{"n": 1, "sentiment": 0.5, "kl": 0.0}]
-    (axes,) = report.plot_frontier([run], [("best of n", best)]).axes
+    optimum = Optimum({}, {"It is": [i / 99 for i in range(100)]})
+    (axes,) = report.plot_frontier([run], [("", optimum)]).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[1:] == ["best possible policy", "best of 1 to 64 samples"]
     assert axes.lines[0].get_xdata().tolist() == [0.0, 1.0, 12.5]
 
 
@@ -132,6 +117,10 @@ def test_the_commands_write_their_file(run_folder, tmp_path, capsys, monkeypatch
     evaluate.main([command, str(run_folder), "--out", str(out)])
     assert out.stat().st_size > 5000 and capsys.readouterr().out == f"Wrote {out}\n"
     assert sorted(tmp_path.iterdir()) == [run_folder, out]  # no temporary file left
+    kept = run_folder / "optimum.json"  # a sample is kept beside the run, for the next picture
+    assert kept.exists() == (command != "curves")
+    if kept.exists():
+        assert read_optimum(kept).table.shape == (2, SAMPLES)
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path):
@@ -146,35 +135,32 @@ def test_a_run_without_validation_says_so(run_folder):
         report.read_run(run_folder)
 
 
-def test_runs_with_different_bases_get_a_baseline_each(run_folder, tmp_path, monkeypatch):
+def test_runs_with_different_bases_get_an_optimum_each(run_folder, tmp_path, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(run_folder, other)
     manifest = json.loads((other / "run.json").read_text())
     manifest["options"]["model_name"] = "another/base"
     (other / "run.json").write_text(json.dumps(manifest))
-    points = {"another/base": 0.9}
-    asked = []
+    asked, drawn = [], {}
 
-    def baseline(run):
-        asked.append(run["manifest"]["options"]["model_name"])
-        level = points.get(asked[-1], 0.4)
-        return [{"n": 1, "sentiment": level, "kl": 0.0}, {"n": 2, "sentiment": level, "kl": 0.2}]
+    def optimum_of(settings, folders):
+        asked.append((settings["model_name"], folders))
+        return Optimum({}, {"It is": [0.9 if "another" in asked[-1][0] else 0.4, 0.2]})
 
-    drawn = {}
     plot = report.plot_frontier
 
-    def recorded(runs, baselines):
-        drawn.update(baselines)
-        return plot(runs, baselines)
+    def recorded(runs, optima):
+        drawn.update(optima)
+        return plot(runs, optima)
 
-    monkeypatch.setattr(evaluate, "best_of_n_baseline", baseline)
+    monkeypatch.setattr(evaluate, "optimum_of", optimum_of)
     monkeypatch.setattr(report, "plot_frontier", recorded)
     evaluate.main(
         ["frontier", str(run_folder), str(other), str(run_folder), "--out", str(tmp_path / "f.png")]
     )
-    assert asked == [PRESETS["tiny"]["model_name"], "another/base"]
-    levels = {title: rows[0]["sentiment"] for title, rows in drawn.items()}
-    assert len(levels) == 2 and sorted(levels.values()) == [0.4, 0.9]
+    assert asked == [("tiny/gpt2", [run_folder, run_folder]), ("another/base", [other])]
+    levels = {title: optimum.table.max() for title, optimum in drawn.items()}
+    assert sorted(levels.values()) == [0.4, 0.9]
     assert any("another/base" in title and value == 0.9 for title, value in levels.items())
     report.write_report([report.read_run(f) for f in (run_folder, other)], [], tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text(encoding="utf-8").count("before training, ") == 2
