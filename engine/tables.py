@@ -10,19 +10,20 @@ from engine.policy import has_fast_rollout
 # Columns of the validation table in the terminal: 80 characters. Their titles and forms are
 # those of METRICS.
 VALIDATION = {
-    "positive_share": 10,
-    "kl": 11,
-    "perplexity": 10,
-    "length": 8,
-    "repetition_3": 10,
-    "positive_words": 12,
+    "positive_share": 9,
+    "kl": 8,
+    "perplexity": 9,
+    "length": 7,
+    "finished": 9,
+    "repetition_3": 9,
+    "positive_words": 11,
 }
 
 
 def validation_header():
     """The titles over `validation_row`."""
     titles = (METRICS[name].column.rjust(width) for name, width in VALIDATION.items())
-    return " step     sentiment" + "".join(titles)
+    return " step    sentiment" + "".join(titles)
 
 
 def validation_row(step, metrics):
@@ -30,7 +31,7 @@ def validation_row(step, metrics):
     form = METRICS["sentiment"].form.format
     cells = (METRICS[name].form.format(metrics[name]).rjust(w) for name, w in VALIDATION.items())
     spread = f"{form(metrics['sentiment'])} ±{metrics['sentiment_sd']:.2f}"
-    return f"{step:5d}{spread:>14}" + "".join(cells)
+    return f"{step:5d}{spread:>13}" + "".join(cells)
 
 
 def describe_run(options, model, device, reward, console):
