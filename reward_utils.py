@@ -75,9 +75,10 @@ def describe_reward(
     score = "share of positive words" if hackable_reward else "sentiment"
     text = f"{'minus ' if negate_reward else ''}{reward_shaping} {score}"
     if kl_type != "none":
-        text += f" − {kl_coef} × penalty for {KL_NAMES[kl_type]}"
+        strength = kl_coef if kl_target is None else "kl_coef"
+        text += f" − {strength} × penalty for {KL_NAMES[kl_type]}"
     if kl_target is not None:
-        text += f"; {kl_coef} will change, so that KL(policy‖ref) ends near {kl_target:g} nats"
+        text += f"; kl_coef, {kl_coef} at first, is adapted to end near {kl_target:g} nats"
     return text
 
 

@@ -77,6 +77,7 @@ def train(**given):
             "status": "finished",
             "before": watch.first,
             "after": watch.last,
+            "kl_coef": watch.train_log.get("kl_coef"),  # at the last step
             "seconds": round(time.perf_counter() - started, 1),
             "validation_seconds": round(watch.validation_seconds, 1),
         }

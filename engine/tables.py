@@ -54,9 +54,13 @@ def summarise_run(options, run, final, console):
     """Before → after, where the model lies, what to run next."""
     console.print("\nbefore → after, on held-out prompts", style="bold")
     for name, metric in METRICS.items():
-        if name in run["after"]:
+        if name in run["before"] and name in run["after"]:  # an older version lacks some
             before, after = (metric.form.format(run[when][name]) for when in ("before", "after"))
             console.print(f"  {metric.title:18} {before:>8} → {after}", highlight=False)
+    if options.kl_target is not None and run["kl_coef"] is not None:
+        change = f"{options.kl_coef:.3g} → {run['kl_coef']:.3g}"
+        line = f"  {'kl_coef':18} {change}, for a target of {options.kl_target:g} nats"
+        console.print(line, highlight=False)
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
     command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
