@@ -111,7 +111,7 @@ def train_toy(control, steps, decay, kind, seed):
 
 @pytest.mark.parametrize("kind", ["forward", "backward"])
 @pytest.mark.parametrize("steps, decay", [(60, True), (200, True), (200, False)])
-@pytest.mark.parametrize("target", [1.0, 4.0])
+@pytest.mark.parametrize("target", [1.0, 2.0, 4.0])
 def test_a_toy_ends_within_a_tenth_of_the_target(target, steps, decay, kind):
     ends = [train_toy(KLControl(target, 0.1), steps, decay, kind, seed)[-1] for seed in range(3)]
     assert ends == pytest.approx([target] * 3, rel=0.1)
