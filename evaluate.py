@@ -94,7 +94,7 @@ def evaluate_model(
         dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
         of P·S dicts in the order of the prompts: `prompt`, `completion`, `ids`, `sentiment`,
         `positive_words`, `kl` and `ref_nll` (nats, summed over the completion's tokens), `length`,
-        `repetition_3`, `repetition_4`, `truncated`, and `judge` where there is one.
+        `repetition_3`, `repetition_4`, `finished`, and `judge` where there is one.
 
     Raises:
         UserError: a prompt and its completion exceed the model's context.
@@ -127,7 +127,7 @@ def _describe(prompts, ids, tokenizer):
             "length": len(row),
             "repetition_3": repetition(row, 3),
             "repetition_4": repetition(row, 4),
-            "truncated": tokenizer.eos_token_id not in row,
+            "finished": tokenizer.eos_token_id in row,
         }
         for prompt, text, row in zip(prompts, texts, ids)
     ]

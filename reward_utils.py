@@ -68,12 +68,17 @@ def functions_called(reward_shaping, kl_type):
     return {SHAPERS[reward_shaping][1], f"kl_penalty_{kl_type}"}
 
 
-def describe_reward(reward_shaping, kl_type, kl_coef, hackable_reward, negate_reward):
+def describe_reward(
+    reward_shaping, kl_type, kl_coef, hackable_reward, negate_reward, kl_target=None
+):
     """The reward of a run as a line of text."""
     score = "share of positive words" if hackable_reward else "sentiment"
     text = f"{'minus ' if negate_reward else ''}{reward_shaping} {score}"
     if kl_type != "none":
-        text += f" − {kl_coef} × penalty for {KL_NAMES[kl_type]}"
+        strength = kl_coef if kl_target is None else "kl_coef"
+        text += f" − {strength} × penalty for {KL_NAMES[kl_type]}"
+    if kl_target is not None:
+        text += f"; kl_coef, {kl_coef} at first, is adapted to end near {kl_target:g} nats"
     return text
 
 
@@ -85,6 +90,7 @@ def make_reward_function(
     hackable_reward=False,
     negate_reward=False,
     log_probs=None,
+    kl_control=None,
 ):
     """Compose the one reward function that TRL calls.
 
@@ -97,11 +103,12 @@ def make_reward_function(
         negate_reward: turn the shaped score around.
         log_probs: callable(prompts, completion_ids, sampled_log_probs) -> (policy, ref, mask),
             needed unless kl_type is "none".
+        kl_control: the `KLControl` whose `coef` takes the place of kl_coef, or None.
 
     Returns:
         callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
-        TRL's `log_metric` it reports the mean score, the penalty, both KL values and the share
-        of clipped tokens.
+        TRL's `log_metric` it reports the mean score, the penalty and its coefficient, the KL
+        values and the share of clipped tokens.
 
     Raises:
         UserError: a combination that means nothing.
@@ -129,14 +136,15 @@ def make_reward_function(
         total = -shaped if negate_reward else shaped
         if kl_type != "none":
             both = log_probs(prompts, completion_ids, sampled_log_probs)
-            total = total - kl_penalty(penalty_function, kl_coef, completions, *both, log_metric)
+            coef = kl_coef if kl_control is None else kl_control.coef
+            total = total - kl_penalty(penalty_function, coef, completions, *both, log_metric)
         return total.tolist()
 
     return reward
 
 
 def kl_penalty(function, kl_coef, completions, policy, ref, mask, log_metric):
-    """The student's penalty of each completion, (N,) float32; reports it and both KL values.
+    """The student's penalty of each completion, (N,) float32; reports it and the KL values.
 
     Args:
         function: the student's penalty function.
@@ -149,6 +157,7 @@ def kl_penalty(function, kl_coef, completions, policy, ref, mask, log_metric):
     returned = call_student(function, policy, ref, mask, kl_coef=kl_coef)
     penalty = check_rewards(returned, completions, name_of(function), mask.device)
     values = kl_values(policy, ref, mask)
+    log_metric("kl_coef", kl_coef)
     log_metric("kl_penalty", penalty.mean().item())
     log_metric("kl_policy_ref", values["forward"].mean().item())
     log_metric("kl_ref_policy", values["backward"].mean().item())

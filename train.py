@@ -77,6 +77,7 @@ def train(**given):
             "status": "finished",
             "before": watch.first,
             "after": watch.last,
+            "kl_coef": watch.train_log.get("kl_coef"),  # at the last step
             "seconds": round(time.perf_counter() - started, 1),
             "validation_seconds": round(watch.validation_seconds, 1),
         }
@@ -266,20 +267,22 @@ def make_trainer(options, parts, device, callbacks):
     from trl import GRPOTrainer
 
     from data import arrange
+    from engine.kl_control import KLControl
     from reward_utils import make_reward_function
 
+    kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
     log_probs = make_log_probs(options, parts, device)
     prompts = options.max_steps * options.batch_size // options.num_generations
     trainer = GRPOTrainer(
         model=parts.policy,
         args=make_config(options, device),
         reward_funcs=make_reward_function(
-            parts.rewards, **reward_options(options), log_probs=log_probs
+            parts.rewards, **reward_options(options), log_probs=log_probs, kl_control=kl_control
         ),
         train_dataset=arrange(parts.dataset, prompts, options.seed),
         processing_class=parts.tokenizer,
         rollout_func=make_rollout(options, parts) if options.generation == "own" else None,
-        callbacks=callbacks,
+        callbacks=[*callbacks, kl_control] if kl_control else callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dict at every step
     return trainer
@@ -307,7 +310,8 @@ def make_monitor(options, parts, device, console, checkpoint):
             amp_dtype=mixed_precision(device)[1],
         )
 
-    describe_run(options, parts.policy, device, describe_reward(**reward_options(options)), console)
+    reward = describe_reward(**reward_options(options), kl_target=options.kl_target)
+    describe_run(options, parts.policy, device, reward, console)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     log = start_wandb(options, console) if options.wandb else None
     return Monitor(validate, options.output_dir, options.eval_steps, console, start_step, log)

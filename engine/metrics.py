@@ -167,6 +167,7 @@ METRICS = {
         -1,
         "KL(policy‖ref) of a whole completion, E[log q − log p]",
         mean_of("kl"),
+        short="KL nats",
     ),
     "kl_per_token": Metric(
         "KL / token", "{:.3f}", -1, "the same per sampled token", mean_per_token("kl")
@@ -229,8 +230,12 @@ METRICS = {
         mean_of("length"),
         short="length",
     ),
-    "truncated_share": Metric(
-        "truncated", "{:.1%}", 0, "share that does not end by itself", mean_of("truncated")
+    "finished": Metric(
+        "finished",
+        "{:.1%}",
+        0,
+        "share of completions that end by themselves, with an end-of-text token",
+        mean_of("finished"),
     ),
     "win_rate": Metric(
         "win rate",

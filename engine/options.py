@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+import typing
 from pathlib import Path
 
 from engine.common import MANIFEST, ROOT, UserError, first_line
@@ -60,6 +61,9 @@ class Options:
     )
     kl_type: str = option("none", "which of your KL penalties to use", KL_TYPES)
     kl_coef: float = option(0.1, "strength of your KL penalty: reward per nat", minimum=0)
+    kl_target: float | None = option(
+        None, "KL, in nats, that the run should end near: adapts kl_coef at each step", minimum=0.01
+    )
     beta: float = option(0.0, "strength of TRL's own KL term, which is part of the loss", minimum=0)
     hackable_reward: bool = option(
         False, "score a text by its share of positive words, which is easy to exploit"
@@ -116,6 +120,10 @@ def resolve_options(given):
         options.reward_shaping = "linear"
     if options.rewards and options.use_solution:
         raise UserError("--rewards and --use_solution name two files: give only one of them.")
+    if options.kl_target is not None and options.kl_type == "none":
+        raise UserError("--kl_target controls your KL penalty: add --kl_type forward or backward.")
+    if options.kl_target is not None and options.kl_coef == 0:
+        raise UserError("--kl_target multiplies --kl_coef at each step: start above 0.")
     batch, group = options.batch_size, options.num_generations
     if batch % group:
         legal = [n for n in range(2, batch + 1) if batch % n == 0]
@@ -167,8 +175,9 @@ def check_option(name, value):
             value = float(value)  # YAML reads 5e-4 as a text
         except ValueError:
             pass
-    right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if not right and not (value is None and field.default is None):
+    if value is None and field.default is None:
+        return None
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{name} must be of type {kind.__name__}, not {value!r}.")
     choices, minimum = field.metadata["choices"], field.metadata["minimum"]
     if choices and value not in choices:
@@ -179,8 +188,8 @@ def check_option(name, value):
 
 
 def type_of(field):
-    """The type of an option's value; an option without a default is a text."""
-    return type(field.default) if field.default is not None else str
+    """The type of an option's value, None left aside."""
+    return (typing.get_args(field.type) or (field.type,))[0]
 
 
 def read_config(path):

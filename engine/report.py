@@ -107,7 +107,9 @@ def label(run):
     options = run["manifest"]["options"]
     parts = [options["reward_shaping"]] if options["reward_shaping"] != "linear" else []
     if options["kl_type"] != "none":
-        parts.append(f"{options['kl_type']} {options['kl_coef']:g}")
+        target = options["kl_target"]
+        strength = f"to {target:g} nats" if target else f"{options['kl_coef']:g}"
+        parts.append(f"{options['kl_type']} {strength}")
     if options["beta"]:
         parts.append(f"beta {options['beta']:g}")
     parts += [flag for flag in ("hackable_reward", "negate_reward", "use_peft") if options[flag]]

@@ -10,19 +10,20 @@ from engine.policy import has_fast_rollout
 # Columns of the validation table in the terminal: 80 characters. Their titles and forms are
 # those of METRICS.
 VALIDATION = {
-    "positive_share": 10,
-    "kl": 11,
-    "perplexity": 10,
-    "length": 8,
-    "repetition_3": 10,
-    "positive_words": 12,
+    "positive_share": 9,
+    "kl": 8,
+    "perplexity": 9,
+    "length": 7,
+    "finished": 9,
+    "repetition_3": 9,
+    "positive_words": 11,
 }
 
 
 def validation_header():
     """The titles over `validation_row`."""
     titles = (METRICS[name].column.rjust(width) for name, width in VALIDATION.items())
-    return " step     sentiment" + "".join(titles)
+    return " step    sentiment" + "".join(titles)
 
 
 def validation_row(step, metrics):
@@ -30,7 +31,7 @@ def validation_row(step, metrics):
     form = METRICS["sentiment"].form.format
     cells = (METRICS[name].form.format(metrics[name]).rjust(w) for name, w in VALIDATION.items())
     spread = f"{form(metrics['sentiment'])} ±{metrics['sentiment_sd']:.2f}"
-    return f"{step:5d}{spread:>14}" + "".join(cells)
+    return f"{step:5d}{spread:>13}" + "".join(cells)
 
 
 def describe_run(options, model, device, reward, console):
@@ -53,9 +54,13 @@ def summarise_run(options, run, final, console):
     """Before → after, where the model lies, what to run next."""
     console.print("\nbefore → after, on held-out prompts", style="bold")
     for name, metric in METRICS.items():
-        if name in run["after"]:
+        if name in run["before"] and name in run["after"]:  # an older version lacks some
             before, after = (metric.form.format(run[when][name]) for when in ("before", "after"))
             console.print(f"  {metric.title:18} {before:>8} → {after}", highlight=False)
+    if options.kl_target is not None and run["kl_coef"] is not None:
+        change = f"{options.kl_coef:.3g} → {run['kl_coef']:.3g}"
+        line = f"  {'kl_coef':18} {change}, for a target of {options.kl_target:g} nats"
+        console.print(line, highlight=False)
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
     command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)

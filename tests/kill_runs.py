@@ -22,7 +22,7 @@ from train import train
 
 # A student's copy has no solution, and perhaps no penalty yet.
 HAS_SOLUTION = rewards_file(use_solution=True).exists()
-SOLVED = {"use_solution": True, "kl_type": "forward"} if HAS_SOLUTION else {}
+SOLVED = {"use_solution": True, "kl_type": "forward", "kl_target": 1.0} if HAS_SOLUTION else {}
 OPTIONS = {
     "preset": "tiny",
     **SOLVED,

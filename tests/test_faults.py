@@ -277,7 +277,9 @@ def test_training_goes_on_without_weights_and_biases(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
-    arguments = ["--preset", "tiny", "--kl_type", "none", "--batch_size", "8", "--save_steps", "2"]
+    arguments = ["--preset", "tiny", "--batch_size", "8", "--save_steps", "2"]
+    if (ROOT / "rewards_solution.py").exists():  # a student's copy has no solution
+        arguments += ["--use_solution", "--kl_type", "forward", "--kl_target", "0.1"]
     arguments += ["--num_generations", "4", "--max_completion_length", "8", "--max_steps", "4"]
     one = start(*arguments, "--output_dir", tmp_path / "one")
     assert one.wait(timeout=300) == 0
@@ -301,6 +303,8 @@ def test_two_processes_train_what_one_does(tmp_path):
         assert (row["step"], row["phase"]) == (other["step"], other["phase"])
         if row["phase"] == "train":
             assert row["reward"] == pytest.approx(other["reward"], abs=1e-5)
+            # the mean over the processes: each controls by the KL of the whole batch
+            assert row.get("kl_coef") == pytest.approx(other.get("kl_coef"), rel=1e-4)
             assert row["num_tokens"] == other["num_tokens"]
     newest, _ = checkpoints.newest_good(tmp_path / "two")
     assert newest.name == "checkpoint-4"

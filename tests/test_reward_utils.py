@@ -4,6 +4,7 @@ import torch
 import reward_utils
 from engine import options
 from engine.common import UserError
+from engine.kl_control import KLControl
 from engine.student import load_rewards
 from reward_utils import SHAPERS, make_reward_function
 
@@ -67,11 +68,20 @@ def test_metrics_reach_the_log():
     _, metrics = reward_of(kl_type="forward")
     assert metrics == {
         "score": 0.5,
+        "kl_coef": 0.1,
         "kl_penalty": pytest.approx(0.15),
         "kl_policy_ref": 0.0,
         "kl_ref_policy": 0.0,
         "kl_clipped_share": 0.0,
     }
+
+
+def test_a_controlled_coefficient_takes_the_place_of_kl_coef():
+    control = KLControl(target=2.0, coef=0.1)
+    control.coef = 0.5
+    values, metrics = reward_of(kl_type="forward", kl_coef=0.1, kl_control=control)
+    assert values == pytest.approx([0.75 - 0.5, 0.25 - 1.0], abs=1e-6)
+    assert metrics["kl_coef"] == 0.5 and metrics["kl_penalty"] == pytest.approx(0.75)
 
 
 def test_five_stars_is_sparse(monkeypatch):

@@ -58,6 +58,8 @@ def fails(capsys, *arguments):
         (["--max_completion_length", "126"], "exceeds the model's context of 128"),
         (["--resume"], "There is no run to resume in"),
         (["--hackable_reward", "--reward_shaping", "five_stars"], "choose one"),
+        (["--kl_target", "2"], "add --kl_type forward or backward"),
+        (["--kl_target", "0", "--kl_type", "forward"], "kl_target must be at least 0.01"),
     ],
 )
 def test_mistakes(capsys, tmp_path, arguments, message):
@@ -208,6 +210,40 @@ def test_resume_goes_on_where_the_run_stopped(tmp_path):
         assert [row["step"] for row in parts] == [row["step"] for row in want]
         key = "reward" if phase == "train" else "sentiment"
         assert [r[key] for r in parts] == pytest.approx([r[key] for r in want], abs=1e-6)
+
+
+@pytest.mark.parametrize("kl_type", ["forward", "backward"])
+def test_resume_under_a_kl_target_changes_nothing(tmp_path, capsys, monkeypatch, kl_type):
+    """Equal to the last bit: weights, figures and texts; the coefficient is another each step."""
+    from engine.monitor import Monitor
+
+    def killed(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    options = {"kl_type": kl_type, "kl_target": 0.5, "save_steps": 2, "learning_rate": 1e-3}
+    options |= {"max_steps": 5}
+    one, whole = run(tmp_path / "whole", **options)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Monitor, "on_step_end", killed)
+        run(tmp_path / "parts", **options)
+    capsys.readouterr()
+    other, parts = run(tmp_path / "parts", resume=True)
+    assert "Continuing from checkpoint-2" in (said := capsys.readouterr().out)
+    shown = " ".join(said.split())
+    assert "kl_coef, 0.1 at first, is adapted to end near 0.5 nats" in shown
+    assert re.search(r"kl_coef 0\.1 → \S+, for a target of 0\.5 nats", shown)
+    weights = dict(one.model.named_parameters())
+    assert all(p.equal(weights[name]) for name, p in other.model.named_parameters())
+    rows, others = (
+        [{k: v for k, v in row.items() if k != "step_time"} for row in read_jsonl(file)]
+        for file in (whole / "metrics.jsonl", parts / "metrics.jsonl")
+    )
+    assert rows == others
+    assert (whole / "completions.jsonl").read_bytes() == (parts / "completions.jsonl").read_bytes()
+    coefs = [row["kl_coef"] for row in rows if row["phase"] == "train"]
+    assert coefs[0] == pytest.approx(0.1) and len(set(coefs)) == 5
+    assert json.loads((parts / "run.json").read_text())["kl_coef"] == coefs[-1]
 
 
 def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):

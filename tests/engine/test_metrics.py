@@ -34,7 +34,7 @@ def sample(prompt="a", ids=(1, 2, 3), sentiment=0.5, judge=0.5, kl=1.0, ref_nll=
         "repetition_3": repetition(list(ids), 3),
         "repetition_4": repetition(list(ids), 4),
         "self_bleu_4": 0.0,
-        "truncated": True,
+        "finished": False,
         **more,
     }
 
@@ -42,7 +42,7 @@ def sample(prompt="a", ids=(1, 2, 3), sentiment=0.5, judge=0.5, kl=1.0, ref_nll=
 def test_summary_by_hand():
     samples = [
         sample(ids=[1, 2], sentiment=0.2, judge=0.1, kl=1.0, positive_words=0.5),
-        sample(ids=[1, 1, 1, 1], sentiment=0.8, judge=0.4, kl=3.0, truncated=False),
+        sample(ids=[1, 1, 1, 1], sentiment=0.8, judge=0.4, kl=3.0, finished=True),
     ]
     want = {
         "sentiment": 0.5,
@@ -58,7 +58,7 @@ def test_summary_by_hand():
         "repetition_4": 0.0,
         "self_bleu_4": 0.0,
         "length": 3.0,
-        "truncated_share": 0.5,
+        "finished": 0.5,
     }
     assert summarise(samples) == pytest.approx(want, abs=1e-9)
 

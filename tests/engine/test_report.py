@@ -48,6 +48,8 @@ def run_folder(tmp_path):
 def test_a_run_is_named_by_what_sets_it_apart(run_folder):
     run = report.read_run(run_folder / "final")  # either folder names the run
     assert report.label(run) == "<b>run (forward 0.1)"
+    run["manifest"]["options"]["kl_target"] = 2.0
+    assert report.label(run) == "<b>run (forward to 2 nats)"
     run["manifest"]["options"] |= {"kl_type": "none", "beta": 0.04, "use_peft": True}
     assert report.label(run) == "<b>run (beta 0.04, use_peft)"
 

@@ -44,11 +44,12 @@ def test_table_fits_80_columns():
         "kl": 123.45,
         "perplexity": 12345.6,
         "length": 48.0,
+        "finished": 1.0,
         "repetition_3": 0.999,
         "positive_words": 1.0,
     }
     row = validation_row(300, metrics)
-    assert len(row) <= 80 and len(row) == len(validation_header())
+    assert len(row) == 80 and len(row) == len(validation_header())
     assert row.split() == [
         "300",
         "0.975",
@@ -57,6 +58,7 @@ def test_table_fits_80_columns():
         "123.45",
         "12345.6",
         "48.0",
+        "100.0%",
         "99.9%",
         "100.0%",
     ]
