@@ -32,8 +32,13 @@ def group_advantages(rewards, num_generations):
     return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
 
 
-def grpo_loss(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
+def grpo_loss(
+    log_probs, old_log_probs, advantages, mask, epsilon=0.2, ref_log_probs=None, beta=0.0
+):
     """The clipped surrogate loss, a mean over all real tokens of the batch.
+
+    On the first step after sampling its value is near 0, whatever the policy does: the ratio is 1
+    and advantages add up to 0. It is there for its gradient, −advantage · ∇ log q.
 
     Args:
         log_probs: (B, T), log q of each sampled token under the policy being trained.
@@ -41,18 +46,28 @@ def grpo_loss(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
         advantages: (B,), one for the whole completion.
         mask: (B, T) boolean, True for real completion tokens.
         epsilon: beyond a ratio of 1 ± epsilon there is nothing more to gain from a token.
+        ref_log_probs: (B, T), under the reference; needed with beta.
+        beta: strength of TRL's KL term. Its gradient is that of KL(policy‖ref), token by token
+            with the prefix held fixed (`python kl_lab.py beta`).
     """
     ratio = (log_probs - old_log_probs).exp()  # (B, T); 1 on the first step after sampling
     advantages = advantages[:, None]
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
     gain = torch.minimum(ratio * advantages, clipped * advantages)
+    if beta:
+        log_r = ref_log_probs - log_probs
+        k3 = log_r.exp() - 1 - log_r  # (B, T)
+        gain = gain - beta * ratio * k3  # without the ratio it would pull at another divergence
     return -(gain * mask).sum() / mask.sum()
 
 
-def train_toy(steps=60, groups=8, num_generations=8, learning_rate=0.3, kl_coef=0.0, seed=0):
+def train_toy(
+    steps=60, groups=8, num_generations=8, learning_rate=0.3, kl_coef=0.0, beta=0.0, seed=0
+):
     """Train the toy policy; returns its word probabilities before each step, (steps + 1, 6).
 
-    With kl_coef, the reward is reduced by kl_coef · (log q − log p), p being the first policy.
+    With kl_coef, the reward is reduced by kl_coef · (log q − log p), p being the first policy;
+    with beta, p holds the policy in the loss.
     """
     generator = torch.Generator().manual_seed(seed)
     logits = torch.zeros(len(WORDS), requires_grad=True)
@@ -62,11 +77,13 @@ def train_toy(steps=60, groups=8, num_generations=8, learning_rate=0.3, kl_coef=
         size = groups * num_generations
         words = history[-1].multinomial(size, replacement=True, generator=generator)  # (B,)
         old = history[-1].log()[words]
-        rewards = REWARDS[words] - kl_coef * (old - reference[words])
+        ref = reference[words]
+        rewards = REWARDS[words] - kl_coef * (old - ref)
         advantages = group_advantages(rewards, num_generations)
         log_probs = logits.log_softmax(0)[words]
         mask = torch.ones(size, 1, dtype=torch.bool)
-        loss = grpo_loss(log_probs[:, None], old[:, None], advantages, mask)
+        held = dict(ref_log_probs=ref[:, None], beta=beta)
+        loss = grpo_loss(log_probs[:, None], old[:, None], advantages, mask, **held)
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
             logits -= learning_rate * gradient
@@ -81,16 +98,26 @@ def main(argv=None):
     from engine.options import OneLineParser
 
     OneLineParser(description=__doc__.split("\n")[0]).parse_args(argv)
-    table = Table(title="What the policy says after 60 steps")
-    table.add_column("kl_coef", justify="right")
-    for word in WORDS:
-        table.add_column(word, justify="right")
-    table.add_column("mean reward", justify="right")
-    for kl_coef in (0.0, 0.1, 0.3, 1.0):
-        policy = train_toy(kl_coef=kl_coef)[-1]
-        shares = [f"{share:.0%}" for share in policy.tolist()]
-        table.add_row(f"{kl_coef}", *shares, f"{(policy @ REWARDS).item():.2f}")
-    make_console().print(table)
+
+    def table_of(title, column, rows):
+        table = Table(title=title)
+        table.add_column(column)
+        for word in (*WORDS, "reward"):
+            table.add_column(word, justify="right")
+        for name, policy in rows:
+            shares = [f"{share:.0%}" for share in policy.tolist()]
+            table.add_row(name, *shares, f"{(policy @ REWARDS).item():.2f}")
+        make_console().print(table)
+
+    history = train_toy()
+    steps = (0, 5, 10, 20, 40, 60)
+    table_of("The policy while it learns", "step", [(f"{i}", history[i]) for i in steps])
+    held = [{}] + [{name: c} for name in ("kl_coef", "beta") for c in (0.1, 0.3, 1.0)]
+    ends = [
+        (" ".join(f"{name} {c}" for name, c in how.items()) or "nothing", train_toy(**how)[-1])
+        for how in held
+    ]
+    table_of("The policy after 60 steps, held near the first one", "held by", ends)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ __all__ = [  # what notebooks and graders of others take from here
     "make_reward_function",
 ]
 KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the flag is
-    "forward": "KL(policy‖ref), the reverse KL: mode-seeking",
-    "backward": "KL(ref‖policy), the forward KL: mass-covering",
+    "forward": "KL(policy‖ref), the reverse KL",
+    "backward": "KL(ref‖policy) of each token, the forward KL",
 }
 
 
@@ -98,7 +98,8 @@ def make_reward_function(
         rewards: module with the student's functions (`load_rewards`).
         reward_shaping: a key of SHAPERS.
         kl_type: "none", "forward" or "backward".
-        kl_coef: strength of the KL penalty, reward units per nat.
+        kl_coef: strength of the KL penalty, reward units per nat. The penalty is part of the
+            reward that GRPO then divides by its standard deviation in the group.
         hackable_reward: score by the share of positive words instead of sentiment.
         negate_reward: turn the shaped score around.
         log_probs: callable(prompts, completion_ids, sampled_log_probs) -> (policy, ref, mask),

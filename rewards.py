@@ -124,20 +124,22 @@ def compute_ref_log_probs(completions, prompts, ref_model, tokenizer):
 def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     """Exercise 3b: the penalty that holds the policy by KL(policy‖ref) = E_q[log q − log p].
 
-    Standard name: reverse or exclusive KL, mode-seeking: it punishes the policy for text that
-    the reference would not write. (`--kl_type forward`)
+    Standard name: reverse or exclusive KL. It punishes the policy for text that the reference
+    would not write. (`--kl_type forward`)
 
     A reward is a plain number: no gradient flows through it. Subtracting c(x) from it moves the
     policy along −E_q[c · ∇ log q]. For this to be the gradient of the divergence, c need not be
     the best estimate of its value. It must pull back: positive where the policy likes the token
-    more than the reference does, negative where less.
+    more than the reference does, negative where less. Summed over a text, the right number pulls
+    with the gradient of the divergence of whole texts.
 
     Args:
         policy_log_probs: (B, T) float32 tensor, log q of each sampled token; or a list of B
             floats, one per completion, with `mask` None.
         ref_log_probs: the same shape, log p of the same tokens.
         mask: (B, T) boolean, True for real completion tokens; None: every entry counts.
-        kl_coef: the strength; reward units per nat.
+        kl_coef: the strength; reward units per nat. Reward and penalty are added before GRPO
+            divides by the group's standard deviation, so it is not comparable with `--beta`.
 
     Returns:
         (B,) tensor, SUBTRACTED from the reward: kl_coef times the sum over a completion's real
@@ -158,8 +160,12 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
 def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     """Exercise 3c: the penalty that holds the policy by KL(ref‖policy) = E_p[log p − log q].
 
-    Standard name: forward or inclusive KL, mass-covering: it punishes the policy for giving up
-    text that the reference would write. (`--kl_type backward`)
+    Standard name: forward or inclusive KL. It punishes the policy for giving up tokens that the
+    reference would write. (`--kl_type backward`)
+
+    Here it is the divergence of the next token, summed along the text that the policy itself has
+    written; that of whole texts would need the reference's texts, or the product of all ratios,
+    whose variance grows exponentially with the length.
 
     The samples come from q, not from p, so the divergence is written with the ratio r = p/q as
     E_q[r · log r]. Tempting, and wrong as a penalty: as a detached number r · log r pushes the

@@ -97,13 +97,19 @@ def load_model(model_name, device=None):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model = model.to(device or best_device()).eval()
+    prepare(model)
+    return model, tokenizer
+
+
+def prepare(model):
+    """What every model of a run needs, the reference that TRL loads for `--beta` too: positions
+    counted from the first real token, and this project's kernels."""
     if "position_ids" in arguments_of(model):
         model.register_forward_pre_hook(_count_real_tokens, with_kwargs=True)
     if "logits_to_keep" in arguments_of(model):
         model.register_forward_pre_hook(_keep_logits_by_index, with_kwargs=True)
-    model = model.to(device or best_device()).eval()
     _choose_kernels(model)
-    return model, tokenizer
 
 
 def _choose_kernels(model):

@@ -159,8 +159,10 @@ def kl_values(policy_log_probs, ref_log_probs, mask):
     """Low-variance estimates of both KL values, to look at; never to subtract from a reward.
 
     With r = p/q, per token and summed over each completion: r − 1 − log r estimates
-    KL(policy‖ref), and r · log r − (r − 1) estimates KL(ref‖policy); both are ≥ 0 and, but for
-    the cut at log r = log 10, unbiased under samples of the policy (Schulman 2020).
+    KL(policy‖ref), and r · log r − (r − 1) estimates KL(ref‖policy) of the next token, summed
+    along the policy's own text. Both are ≥ 0 and, but for the cut at log r = log 10, unbiased
+    under samples of the policy (Schulman 2020). The first is also unbiased for whole texts, the
+    second is not: there, the texts would have to be the reference's.
 
     Args:
         policy_log_probs, ref_log_probs: (B, T) float32, nats.

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -17,6 +19,17 @@ def test_loss_by_hand():
     # gains: min(1.5 · 1, 1.2 · 1), min(1, 1), min(0.6 · −1, 0.8 · −1); over three real tokens
     got = grpo.grpo_loss(new, old, torch.tensor([1.0, -1.0]), mask)
     assert got.item() == pytest.approx(-(1.2 + 1.0 - 0.8) / 3, abs=1e-6)
+
+
+def test_beta_by_hand():
+    old = torch.tensor([[0.5, 0.5]]).log()
+    new = torch.tensor([[0.55, 0.4]]).log()
+    ref = torch.tensor([[0.11, 0.8]]).log()  # r = 0.2 and 2
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    got = grpo.grpo_loss(new, old, torch.tensor([0.0]), mask, ref_log_probs=ref, beta=2.0)
+    # k3 = r − 1 − log r, each times the ratio 1.1 or 0.8; no advantage
+    want = 1.1 * (-0.8 + math.log(5)) + 0.8 * (1 - math.log(2))
+    assert got.item() == pytest.approx(2.0 * want / 2, abs=1e-6)
 
 
 def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
@@ -52,6 +65,18 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
         old = now.detach() + shift
         other = compute_loss(self, model, {**inputs, "old_per_token_logps": old}, **kwargs)
         seen["clipped"] = other, grpo.grpo_loss(now, old, inputs["advantages"], mask)
+        # And held near a reference by TRL's beta, by way of its gradient.
+        ref = now.detach() - 2 * shift.roll(1, 0)
+        held = {**inputs, "old_per_token_logps": old, "ref_per_token_logps": ref}
+        self.beta = 0.3
+        both = (
+            compute_loss(self, model, held, **kwargs),
+            grpo.grpo_loss(now, old, inputs["advantages"], mask, ref_log_probs=ref, beta=0.3),
+        )
+        self.beta = 0.0
+        weight = self.accelerator.unwrap_model(model).transformer.ln_f.weight
+        seen["held"] = [torch.autograd.grad(x, weight, retain_graph=True)[0] for x in both]
+        seen["beta"] = tuple(x.detach() for x in both)
         seen["advantages"] = inputs["advantages"]
         return loss
 
@@ -70,9 +95,10 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
     assert want.abs().max() > 0.5
     got = seen["advantages"].sort().values  # TRL shuffles the batch before the loss
     torch.testing.assert_close(got, want.sort().values, atol=1e-5, rtol=0)
-    for trl_loss, own_loss in (seen["first"], seen["clipped"]):
+    for trl_loss, own_loss in (seen["first"], seen["clipped"], seen["beta"], seen["held"]):
         torch.testing.assert_close(trl_loss, own_loss, atol=1e-5, rtol=0)
-    assert seen["clipped"][1].abs() > 0.01
+    assert seen["clipped"][1].abs() > 0.01 and seen["held"][1].abs().max() > 0.01
+    assert (seen["beta"][1] - seen["clipped"][1]).abs() > 0.05
 
 
 def test_the_toy_learns_the_best_word():
@@ -86,3 +112,13 @@ def test_with_a_kl_penalty_the_end_is_the_known_one():
     want = (grpo.REWARDS / 0.5).softmax(0)
     got = grpo.train_toy(steps=300, groups=64, learning_rate=0.1, kl_coef=0.5)[-20:].mean(0)
     torch.testing.assert_close(got, want, atol=0.03, rtol=0)
+
+
+def test_with_beta_it_rests_at_the_coefficient_that_is_beta_times_the_spread():
+    """Advantages are rewards over their spread, so beta · spread is reward per nat."""
+    got = grpo.train_toy(steps=300, groups=64, num_generations=64, learning_rate=0.1, beta=1.0)
+    policy = got[-20:].mean(0)
+    spread = (policy @ (grpo.REWARDS - policy @ grpo.REWARDS) ** 2).sqrt()
+    want = (grpo.REWARDS / (1.0 * spread)).softmax(0)
+    torch.testing.assert_close(policy, want, atol=0.03, rtol=0)
+    assert spread < 0.9 * grpo.REWARDS.std(correction=0)

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import grpo_from_scratch
-import kl_lab
 import rewards_solution
 import sentiment
-from engine import metrics, report
+from engine import metrics, report, toys
 from engine.common import ROOT
 from engine.student import print_checklist
 from instructor.grading import gradebook, points
@@ -65,7 +64,7 @@ def test_exponential_shaping_by_hand(monkeypatch):
 MODULES = (
     rewards_solution,
     sentiment,
-    kl_lab,
+    toys,
     grpo_from_scratch,
     metrics,
     report,
