@@ -245,7 +245,7 @@ def parse_evaluation(description, argv=None):
     pair.add_argument("trained", help="for example outputs/run/final")
     pair.add_argument("--plot", metavar="FILE.png", help="draw a histogram of both models")
     pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
-    pair.add_argument("--judge", default="vader", help="vader, or a classifier's name or folder")
+    pair.add_argument("--judge", default="ngram", help="ngram, vader, or a classifier's name")
     prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
     prefixed.add_argument("base", help="the model that the training started from")
     prefixed.add_argument("trained", nargs="?", help="for example outputs/run/final")
