@@ -85,30 +85,31 @@ def find(keys, table):
     return places, table[places] == keys
 
 
-def text_statistics(ids, rows, texts, base, pairs, triples):
+def text_statistics(ids, rows, texts, stop, base, pairs, triples):
     """What tells text from a list of words.
 
     Args:
         ids, rows: from `encode`.
         texts: number N of texts.
+        stop: the id of the end of a sentence, over which no pair or triple goes.
         base: see `ngrams`.
         pairs, triples: sorted keys of the known n-grams.
 
     Returns:
-        (N, 4) floats from 0 to 1: the different known pairs, the different known triples and the
-        different words, each as a share of the places where one could stand; and the share of
-        unknown words. Short texts are drawn towards one half.
+        (N, 4) logarithms of shares: the different known pairs, the different known triples and the
+        different tokens, each of the places where one could stand, and the known words. Short
+        texts are drawn towards one half. A sum of logarithms needs all shares to be high.
     """
     length = np.bincount(rows, minlength=texts)
-    columns = []
+    columns, words = [], np.where(ids == stop, 0, ids)
     for order, table in ((2, pairs), (3, triples)):
-        at, keys = ngrams(ids, rows, base, order)
+        at, keys = ngrams(words, rows, base, order)
         seen = np.bincount(at[find(keys, table)[1]], minlength=texts)
         columns.append((seen + 1) / (np.maximum(length - order + 1, 0) + 2))
     different = np.bincount(ngrams(ids, rows, base, 1)[0], minlength=texts)
-    unknown = np.bincount(rows[ids == 0], minlength=texts)
-    columns += [(different + unknown + 1) / (length + 2), (unknown + 1) / (length + 2)]
-    return np.stack(columns, 1)
+    known = np.bincount(rows[ids > 0], minlength=texts)
+    columns += [(different + length - known + 1) / (length + 2), (known + 1) / (length + 2)]
+    return np.log(np.stack(columns, 1))
 
 
 def sigmoid(x):
@@ -162,5 +163,6 @@ class NgramJudge:
         return sigmoid(total / np.sqrt(np.maximum(present, 1)))
 
     def _is_text(self, ids, rows, texts):
-        shares = text_statistics(ids, rows, texts, self.base, self.pairs, self.triples)
+        stop = self.words.get(STOP, 0)
+        shares = text_statistics(ids, rows, texts, stop, self.base, self.pairs, self.triples)
         return sigmoid(shares @ self.text_weights + self.text_bias)

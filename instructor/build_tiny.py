@@ -29,9 +29,7 @@ def make_parser():
     parser = OneLineParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=["gpt2", "sentiment", "judge"], help="the model to build")
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
-    parser.add_argument(
-        "--out", default=None, help="folder for the model (default: tiny/MODEL)"
-    )
+    parser.add_argument("--out", default=None, help="folder for the model (default: tiny/MODEL)")
 
     sentiment = parser.add_argument_group("only for sentiment")
     option = sentiment.add_argument

@@ -9,11 +9,13 @@ import scipy.optimize
 import scipy.sparse
 
 from engine.common import whole_file
-from engine.judge import FILE, ORDERS, NgramJudge, encode, find, ngrams, text_statistics, tokens
+from engine.judge import FILE, ORDERS, STOP, encode, find, ngrams, text_statistics, tokens
+from instructor.tiny.judge_report import report_judge
 from instructor.tiny.stated_ratings import unseen_reviews
 
 VOCABULARY = 20_000  # words
 SEGMENT = (5, 45)  # tokens in a segment, from and below: completions have about 25 words
+LONG = 15  # tokens; from here on a segment shows whether it is text
 
 
 class Vocabulary:
@@ -24,11 +26,18 @@ class Vocabulary:
         counts = collections.Counter(token for text in texts for token in set(text))
         ranked = sorted(counts, key=lambda token: (-counts[token], token))
         self.words = {token: number for number, token in enumerate(ranked[:size], 1)}
-        self.base = len(self.words) + 1
+        self.base, self.stop = len(self.words) + 1, self.words.get(STOP, 0)
 
-    def common_ngrams(self, texts, order, minimum):
-        """The n-grams that occur in at least `minimum` of the texts, sorted."""
-        _, keys = ngrams(*encode(texts, self.words), self.base, order)
+    def common_ngrams(self, texts, order, minimum, over_stops=True):
+        """The n-grams that occur in at least `minimum` of the texts, sorted.
+
+        Args:
+            over_stops: whether those with the end of a sentence count.
+        """
+        ids, rows = encode(texts, self.words)
+        if not over_stops:
+            ids[ids == self.stop] = 0
+        _, keys = ngrams(ids, rows, self.base, order)
         different, counts = np.unique(keys, return_counts=True)
         return different[counts >= minimum]
 
@@ -63,7 +72,9 @@ def fit_logistic(x, targets, penalty, steps=60):
     weight = (targets * 0.5 / share + (1 - targets) * 0.5 / (1 - share)) / len(targets)
     good, bad = x.T @ (weight * targets), x.T @ (weight * (1 - targets))
     smooth = (good + bad).mean() / 10
-    scale = np.log(((good + smooth) / (good + smooth).sum()) / ((bad + smooth) / (bad + smooth).sum()))
+    scale = np.log(
+        ((good + smooth) / (good + smooth).sum()) / ((bad + smooth) / (bad + smooth).sum())
+    )
     scaled = (x @ scipy.sparse.diags(scale)).tocsr()
     transposed = scaled.T.tocsr()
 
@@ -74,7 +85,9 @@ def fit_logistic(x, targets, penalty, steps=60):
         return value + penalty / 2 * w @ w, transposed @ slope + penalty * w
 
     start, options = np.zeros(x.shape[1]), {"maxiter": steps}
-    return scipy.optimize.minimize(loss, start, jac=True, options=options, method="L-BFGS-B").x * scale
+    return (
+        scipy.optimize.minimize(loss, start, jac=True, options=options, method="L-BFGS-B").x * scale
+    )
 
 
 def soft_labels(x, ratings, penalty=3e-5):
@@ -122,15 +135,15 @@ def made_up(text, polar, rng):
         text: list of tokens.
         polar: list of words that speak for or against a film.
     """
-    kind, length = rng.integers(4), len(text)
-    if kind == 0:
+    kind, length = rng.choice(["shuffled", "shuffled", "repeated", "list"]), len(text)
+    if kind == "shuffled":
         result = [text[i] for i in rng.permutation(length)]
-    elif kind == 1:
+    elif kind == "repeated":
         phrase = text[: rng.integers(1, 6)]
         result = (phrase * length)[:length]
     else:
         chosen = [polar[i] for i in rng.integers(len(polar), size=length)]
-        glue = ["and"] if kind == 2 else [[], ["and"], ["very"], ["."]][rng.integers(4)]
+        glue = [[], ["and"], ["very"], ["."]][rng.integers(4)]
         result = [token for word in chosen for token in (word, *glue)][:length]
     keep = rng.integers(length // 3 + 1)
     return text[:keep] + result[keep:]
@@ -138,11 +151,11 @@ def made_up(text, polar, rng):
 
 def fit_text_check(texts, vocabulary, tables, polar, rng):
     """Weights (4,) and bias of the check for text, from real segments and `made_up` ones."""
-    polar = sorted(polar)
-    fakes = [made_up(text, polar, rng) for text in texts if len(text) > 3]
+    texts = [text for text in texts if len(text) >= LONG]
+    fakes = [made_up(text, polar, rng) for text in texts]
     both = texts + fakes
     ids, rows = encode(both, vocabulary.words)
-    x = text_statistics(ids, rows, len(both), vocabulary.base, *tables)
+    x = text_statistics(ids, rows, len(both), vocabulary.stop, vocabulary.base, *tables)
     targets = np.repeat([1.0, 0.0], [len(texts), len(fakes)])
     x = np.column_stack([x, np.ones(len(x))])
 
@@ -197,7 +210,9 @@ def build_judge(corpus, out, minimum=(20, 5, 8), seed=0):
     texts = [tokens(text) for text in texts]
     ratings = np.array([np.nan if rating is None else rating for rating in ratings])
     stated = {value: int((ratings == value).sum()) for value in (1, 0, 0.5)}
-    print(f"{len(texts)} reviews, stated ratings {stated}; {time.time() - started:.0f} s", flush=True)
+    print(
+        f"{len(texts)} reviews, stated ratings {stated}; {time.time() - started:.0f} s", flush=True
+    )
 
     vocabulary = Vocabulary(texts)
     features = [vocabulary.common_ngrams(texts, order, minimum[0]) for order in ORDERS]
@@ -214,10 +229,10 @@ def build_judge(corpus, out, minimum=(20, 5, 8), seed=0):
 
     # The last tenth of the reviews shows what text looks like, so the known n-grams are the others'.
     border = len(texts) * 9 // 10
-    tables = [vocabulary.common_ngrams(texts[:border], n, minimum[n - 1]) for n in (2, 3)]
+    tables = [vocabulary.common_ngrams(texts[:border], n, minimum[n - 1], False) for n in (2, 3)]
     real, _ = segments_of(texts[border:], labels[border:], rng)
     polar = ranked[:150] + ranked[-150:]
     text_check = fit_text_check(real, vocabulary, tables, polar, rng)
     save(out, vocabulary, features, weights, tables, text_check)
-    NgramJudge(out)(["It can be read."])
-    print(f"{time.time() - started:.0f} s")
+    print(f"{time.time() - started:.0f} s", flush=True)
+    report_judge(corpus, out)
