@@ -5,9 +5,9 @@
 
 Every validation of a run is one point of its completions.jsonl: how far the policy has gone,
 d = √KL(policy‖ref), what it has gained by the reward that it was trained on (the proxy), and what
-it has gained by a judge that it was not trained on. The judge reads the texts anew. Runs that differ
-only in seed and length share a panel. Two curves that rise together: the reward is earned. A proxy
-that rises while the judge falls: the reward is hacked.
+it has gained by a judge that it was not trained on. The judge reads the texts anew. Runs that
+differ only in seed and length share a panel. Two curves that rise together: the reward is earned.
+A proxy that rises while the judge falls: the reward is hacked.
 
 Gao et al. fit gain = d · (α − β log d) for reinforcement learning and d · (α − β d) for best-of-n.
 α is the slope at the start, β is how soon the gain is used up. The printed table has both fits with

@@ -12,6 +12,7 @@ The score is 0.5 + P(text) · (P(positive) − 0.5): what is no text is neither 
 """
 
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from engine.common import ROOT, UserError
 FOLDER = ROOT / "tiny" / "judge"
 FILE = "judge.npz"
 ORDERS = (1, 2, 3)
+MIN_WORDS = 3  # with fewer there is no triple, and nothing to see of a text
 STOP = "."  # stands for every end of a sentence
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[.!?]+")
 
@@ -134,7 +136,7 @@ class NgramJudge:
                 self.pairs = np.cumsum(file["pair_gaps"])
                 self.triples = np.cumsum(file["triple_gaps"])
                 self.text_weights, self.text_bias = file["text_weights"], float(file["text_bias"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"The judge in {folder} cannot be read; `git checkout tiny` brings it back, and "
                 "--judge vader does without it."
@@ -165,4 +167,5 @@ class NgramJudge:
     def _is_text(self, ids, rows, texts):
         stop = self.words.get(STOP, 0)
         shares = text_statistics(ids, rows, texts, stop, self.base, self.pairs, self.triples)
-        return sigmoid(shares @ self.text_weights + self.text_bias)
+        enough = np.bincount(rows[ids != stop], minlength=texts) >= MIN_WORDS
+        return enough * sigmoid(shares @ self.text_weights + self.text_bias)

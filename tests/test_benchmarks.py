@@ -191,7 +191,7 @@ def test_too_few_points_for_a_fit(over_optimisation, distance):
 
 
 def over_optimised(folder, **options):
-    """A run of four validations: KL 0, 1, 4, 16; proxy 0.5, 0.6, 0.8, 0.9; texts of 1 to 4 words."""
+    """A run of four validations: KL 0, 1, 4, 16; proxy 0.5 to 0.9; texts of 1 to 4 words."""
     folder.mkdir()
     rows = [(0, 0, 0.5, "a"), (5, 1, 0.6, "a b"), (10, 4, 0.8, "a b c"), (15, 16, 0.9, "a b c d")]
     keys = ("step", "kl", "sentiment", "completion")

@@ -227,7 +227,7 @@ def build_judge(corpus, out, minimum=(20, 5, 8), seed=0):
     ranked = [names[features[i] - 1] for i in single[np.argsort(weights[single])]]
     print("worst:", *ranked[:12], "best:", *ranked[-12:], flush=True)
 
-    # The last tenth of the reviews shows what text looks like, so the known n-grams are the others'.
+    # The last tenth of the reviews shows what text looks like; the others make the known n-grams.
     border = len(texts) * 9 // 10
     tables = [vocabulary.common_ngrams(texts[:border], n, minimum[n - 1], False) for n in (2, 3)]
     real, _ = segments_of(texts[border:], labels[border:], rng)
