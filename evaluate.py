@@ -177,7 +177,7 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
         prompts: list of strings; VALIDATION_PROMPTS by default.
         num_samples: completions per prompt.
         settings: `max_new_tokens`, `temperature`, `seed`, `batch_size`, `judge` of
-            `evaluate_model`; the judge is VADER by default.
+            `evaluate_model`; the judge is that of `load_judge()` by default.
 
     Returns:
         dict with `base` and `trained`, each as `evaluate_model` returns it, and `estimates`, every

@@ -5,9 +5,11 @@ import re
 import torch
 
 from engine.common import UserError
+from engine.judge import NgramJudge
 from engine.options import NLPTOWN
 from engine.policy import WEIGHTS, best_device, load_pretrained
 
+JUDGE = "ngram"  # the judge of `evaluate.py compare` and of the grader
 _loaded = None  # (model, tokenizer) of the last load_sentiment_model call
 
 
@@ -72,20 +74,24 @@ def class_probs(model, tokenizer, texts, batch_size=64):
     return probs
 
 
-def load_judge(name="vader"):
+def load_judge(name=JUDGE):
     """A second opinion on sentiment that no policy was trained on.
 
     Args:
-        name: "vader", a lexicon with rules for negation and emphasis (Hutto & Gilbert 2014) that
-            shares neither data nor architecture with the reward model and needs no network; or a
-            classifier's Hub name or folder, with star labels or with positive and negative ones.
+        name: "ngram", the judge in tiny/judge: n-grams, and a check that a text is text (see
+            `engine.judge`); or "vader", a lexicon with rules for negation and emphasis (Hutto &
+            Gilbert 2014). Both need no network and share neither ratings nor architecture with the
+            reward model. Or a classifier's Hub name or folder, with star labels or with positive
+            and negative ones.
 
     Returns:
         callable(texts) -> list of floats in [0, 1]; 0.5 is neutral.
 
     Raises:
-        UserError: it cannot be fetched, or its labels say nothing about sentiment.
+        UserError: it cannot be fetched or read, or its labels say nothing about sentiment.
     """
+    if name == "ngram":
+        return NgramJudge()
     if name == "vader":
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 

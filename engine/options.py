@@ -261,7 +261,9 @@ def parse_evaluation(description, argv=None):
         help="samples of each prompt for the best possible policy; 0 leaves it out; "
         "default: what is known already, else 128",
     )
-    pair.add_argument("--judge", default="vader", help="vader, or a classifier's name or folder")
+    pair.add_argument(
+        "--judge", default="ngram", help="ngram, vader, or a classifier's name or folder"
+    )
     best = commands.add_parser("optimum", help="the best that any policy can do from a model")
     best.add_argument("base", help="an untrained model")
     best.add_argument("--out", default="optimum.json", help="default: %(default)s")

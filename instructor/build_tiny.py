@@ -1,7 +1,8 @@
-"""Build the two small models in `tiny/` from the public IMDb and SST-5 corpora.
+"""Build the small models in `tiny/` from the public IMDb and SST-5 corpora.
 
     python instructor/build_tiny.py gpt2 --corpus DIR        # language model
     python instructor/build_tiny.py sentiment --corpus DIR   # five-star classifier
+    python instructor/build_tiny.py judge --corpus DIR       # second opinion, for evaluation
 
 DIR holds gzipped JSON lines: `imdb-train` (text, rating), `imdb-unsupervised` (text), and
 `sst5-train` and `sst5-dev` (text, stars, sentence). The texts come from the Large Movie Review
@@ -26,11 +27,9 @@ from engine.options import OneLineParser  # noqa: E402
 def make_parser():
     """The options of the command line."""
     parser = OneLineParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", choices=["gpt2", "sentiment"], help="the model to build")
+    parser.add_argument("model", choices=["gpt2", "sentiment", "judge"], help="the model to build")
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
-    parser.add_argument(
-        "--out", default=None, help="folder for the model (default: tiny/gpt2 or tiny/sentiment)"
-    )
+    parser.add_argument("--out", default=None, help="folder for the model (default: tiny/MODEL)")
 
     sentiment = parser.add_argument_group("only for sentiment")
     option = sentiment.add_argument
@@ -55,6 +54,10 @@ def main():
 
         sizes = args.tokens_all, args.tokens_simple, args.batch_size
         build_gpt2(args.corpus, out, *sizes, args.learning_rate)
+    elif args.model == "judge":
+        from instructor.tiny.judge import build_judge
+
+        build_judge(args.corpus, out)
     else:
         from instructor.tiny.classifier import build_sentiment
 

@@ -1,6 +1,7 @@
 """The programs in benchmarks/: their help, their arithmetic, and one run of a few steps."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -153,3 +154,99 @@ def test_a_few_steps_are_timed(tmp_path, unsolved, side):
         done = subprocess.run([*command, "--kl"], capture_output=True, text=True, env=environment)
         assert done.returncode == 1 and done.stderr.count("\n") == 1
         assert "Exercise 3b: implement kl_penalty_forward" in done.stderr
+
+
+@pytest.fixture
+def over_optimisation(monkeypatch):
+    """benchmarks/over_optimisation.py as a module."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import over_optimisation
+
+    return over_optimisation
+
+
+@pytest.mark.parametrize(("form", "beta"), [("d(α − β log d)", 0.25), ("d(α − β d)", 0.04)])
+def test_a_curve_of_known_alpha_and_beta_is_found(over_optimisation, form, beta):
+    distance = [0.0, 0.5, 1.0, 1.0, 2.5, 6.0]
+    slowed = [0 if d == 0 else beta * (math.log(d) if "log" in form else d) for d in distance]
+    gain = [d * (0.6 - s) for d, s in zip(distance, slowed)]
+    fit = over_optimisation.fit_gain(distance, gain, form)
+    assert fit == pytest.approx((0.6, beta, 0), abs=1e-12)
+
+
+def test_the_error_of_a_fit_by_hand(over_optimisation):
+    """At d = 1 the RL form is α, whatever β; two values there leave half their distance each."""
+    fit = over_optimisation.fit_gain([1, 1, math.e, math.e**2], [0.4, 0.6, 0, 0])
+    alpha, beta = fit.alpha, fit.beta
+    gaps = [alpha - 0.4, alpha - 0.6, math.e * (alpha - beta), math.e**2 * (alpha - 2 * beta)]
+    assert fit.error == pytest.approx((sum(gap**2 for gap in gaps) / 4) ** 0.5, abs=1e-12)
+    slope = gaps[0] + gaps[1] + math.e * gaps[2] + math.e**2 * gaps[3]  # of the error over α
+    assert slope == pytest.approx(0, abs=1e-9) and fit.error > 0.05
+
+
+@pytest.mark.parametrize("distance", [[], [0, 0, 0], [0, 1, 2], [0, 1, 1, 1]])
+def test_too_few_points_for_a_fit(over_optimisation, distance):
+    with pytest.raises(UserError, match="three different distances"):
+        over_optimisation.fit_gain(distance, [0.5] * len(distance))
+
+
+def over_optimised(folder, **options):
+    """A run of four validations: KL 0, 1, 4, 16; proxy 0.5 to 0.9; texts of 1 to 4 words."""
+    folder.mkdir()
+    rows = [(0, 0, 0.5, "a"), (5, 1, 0.6, "a b"), (10, 4, 0.8, "a b c"), (15, 16, 0.9, "a b c d")]
+    keys = ("step", "kl", "sentiment", "completion")
+    write_json(folder / "run.json", {"options": {"kl_type": "none", **options}})
+    write_rows = [
+        {**dict(zip(keys, row)), "kl": row[1] + shift, "prompt": "p", "positive_words": row[2] / 2}
+        for row in rows
+        for shift in ((-1, 1) if row[1] else (0, 0))
+    ]
+    append_jsonl(folder / "completions.jsonl", write_rows)
+    validations = [{"phase": "validation", "step": row[0]} for row in rows]
+    append_jsonl(folder / "metrics.jsonl", validations)
+    return folder
+
+
+def word_judge(texts):
+    return [0.5 - 0.1 * len(text.split()) for text in texts]
+
+
+def test_points_of_runs_by_hand(over_optimisation, tmp_path):
+    from engine.report import read_run
+
+    folders = [over_optimised(tmp_path / "a"), over_optimised(tmp_path / "b", seed=1, max_steps=15)]
+    folders.append(over_optimised(tmp_path / "c", hackable_reward=True, negate_reward=True))
+    kinds = over_optimisation.points_of([read_run(folder) for folder in folders], word_judge)
+    assert list(kinds) == ["no flags", "hackable_reward, negate_reward"]
+    plain, hacked = kinds.values()
+    assert plain.distance.tolist() == [0, 1, 2, 4] * 2
+    assert plain.proxy == pytest.approx([0, 0.1, 0.3, 0.4] * 2, abs=1e-12)
+    assert plain.judge == pytest.approx([0, -0.1, -0.2, -0.3] * 2, abs=1e-12)
+    assert hacked.proxy == pytest.approx([0, -0.05, -0.15, -0.2], abs=1e-12)
+    assert hacked.judge == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-12)
+    lines = over_optimisation.table(kinds)
+    assert len(lines) == 1 + 2 * 2 * 2 and max(map(len, lines)) <= 80
+
+
+def test_over_optimisation_draws(over_optimisation, tmp_path, capsys):
+    folders = [str(over_optimised(tmp_path / name)) for name in "ab"]
+    over_optimisation.main([*folders, "--out", str(tmp_path / "picture.png")])
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "no flags" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [("kl", "lack 'kl'"), ("step 0", "before its first step"), ("all", "run.json")],
+)
+def test_over_optimisation_of_a_damaged_run(over_optimisation, tmp_path, lacking, says):
+    folder = tmp_path / "run"
+    if lacking != "all":
+        file = over_optimised(folder) / "completions.jsonl"
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        rows = [r for r in rows if lacking == "kl" or r["step"]]
+        file.unlink()
+        append_jsonl(file, [{k: v for k, v in row.items() if k != lacking} for row in rows])
+    with pytest.raises(SystemExit, match=says) as error:
+        over_optimisation.main([str(folder), "--out", str(tmp_path / "picture.png")])
+    assert "\n" not in str(error.value) and not (tmp_path / "picture.png").exists()

@@ -130,7 +130,7 @@ def test_a_classifier_without_five_labels_is_refused(tmp_path, classifier):
 
 def test_the_bundled_models_are_small():
     files = [f for f in (ROOT / "tiny").rglob("*") if f.is_file()]
-    assert {f.suffix for f in files} <= {".safetensors", ".json", ".md", ".txt"}
+    assert {f.suffix for f in files} <= {".safetensors", ".npz", ".json", ".md", ".txt"}
     assert 1e6 < sum(f.stat().st_size for f in files) <= 20e6
 
 
@@ -146,8 +146,14 @@ def test_prompts_are_arranged_for_the_whole_run():
 
 
 def test_vader_hears_negation():
-    good, bad, neutral = load_judge()(["a good film.", "not a good film.", "a film."])
+    good, bad, neutral = load_judge("vader")(["a good film.", "not a good film.", "a film."])
     assert bad < neutral == 0.5 < good
+
+
+def test_the_judge_is_not_fooled_where_vader_is():
+    fooled = "fun " * 20
+    assert load_judge("vader")([fooled])[0] > 0.9
+    assert load_judge()([fooled])[0] == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_classifier_as_judge(classifier):

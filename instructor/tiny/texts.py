@@ -41,15 +41,20 @@ def review_segments(texts, count, rng):
 
     The model will judge completions, and these break off in the middle of a sentence too.
     """
+    return [segment for segment, _ in placed_segments(texts, count, rng)]
+
+
+def placed_segments(texts, count, rng):
+    """`review_segments` with their places: list of (segment, (review number, sentence number))."""
     segments = []
-    for text in texts:
-        for sentence in SENTENCE_BREAK.split(text):
+    for number, text in enumerate(texts):
+        for place, sentence in enumerate(SENTENCE_BREAK.split(text)):
             words = sentence.split(" ")
             if 3 <= len(words) <= 60:
                 if rng.random() < 0.35:
                     start = rng.randrange(len(words) - 1)
                     words = words[start : start + rng.randint(3, 30)]
-                segments.append(" ".join(words[:40]))
+                segments.append((" ".join(words[:40]), (number, place)))
     rng.shuffle(segments)
     return segments[:count]
 

@@ -1,0 +1,171 @@
+"""An offline judge of sentiment: a linear model over n-grams that also asks whether a text is text.
+
+It shares no rating and no architecture with the reward model (see tiny/README.md for what it was
+trained on), and it answers two questions about a text:
+
+- Is it positive? A logistic regression over its words, pairs and triples of words. Each counts
+  once, however often it occurs: repetition earns nothing.
+- Is it text? In English most neighbouring words have been neighbours before. A list of words, a
+  shuffled review or a repeated phrase has few *different* known pairs and triples for its length.
+
+The score is 0.5 + P(text) · (P(positive) − 0.5): what is no text is neither good nor bad.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from engine.common import ROOT, UserError
+
+FOLDER = ROOT / "tiny" / "judge"
+FILE = "judge.npz"
+ORDERS = (1, 2, 3)
+MIN_WORDS = 3  # with fewer there is no triple, and nothing to see of a text
+STOP = "."  # stands for every end of a sentence
+TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[.!?]+")
+
+
+def tokens(text):
+    """The words of a text in lower case, and a "." for each end of a sentence.
+
+    >>> tokens("It’s GOOD!! 10/10, really")
+    ["it's", 'good', '.', 'really']
+    """
+    found = TOKEN.findall(text.lower().replace("\u2019", "'"))
+    return [STOP if token[0] in ".!?" else token for token in found]
+
+
+def encode(texts, words):
+    """The texts as numbers of words; 0 is a word that is not in `words`.
+
+    Args:
+        texts: list of N lists of tokens.
+        words: {token: number from 1 on}.
+
+    Returns:
+        (ids, rows), each int64 (T,): the tokens of all texts in a row, and the text of each.
+    """
+    ids = np.array([words.get(token, 0) for text in texts for token in text], dtype=np.int64)
+    rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
+    return ids, rows
+
+
+def ngrams(ids, rows, base, order):
+    """The n-grams of known words in each text, every one once.
+
+    Args:
+        ids, rows: from `encode`.
+        base: more than the largest id; an n-gram is the number whose digits in it are the ids.
+        order: n.
+
+    Returns:
+        (rows, keys), int64, sorted by key and then by row.
+
+    Raises:
+        ValueError: so many texts that a number would not fit into 64 bits.
+    """
+    count = len(ids) - order + 1
+    if count <= 0:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    texts = int(rows[-1]) + 1
+    if base**order * texts >= 2**63:
+        raise ValueError(f"{texts} texts are too many at once.")
+    keys, known = np.zeros(count, np.int64), rows[:count] == rows[order - 1 :]
+    for part in range(order):
+        digit = ids[part : part + count]
+        keys = keys * base + digit
+        known &= digit > 0
+    pairs = np.unique(keys[known] * texts + rows[:count][known])
+    return pairs % texts, pairs // texts
+
+
+def find(keys, table):
+    """Where each of `keys` stands in the sorted array `table`: (positions, found), each (K,)."""
+    places = np.minimum(np.searchsorted(table, keys), len(table) - 1)
+    return places, table[places] == keys
+
+
+def text_statistics(ids, rows, texts, stop, base, pairs, triples):
+    """What tells text from a list of words.
+
+    Args:
+        ids, rows: from `encode`.
+        texts: number N of texts.
+        stop: the id of the end of a sentence, over which no pair or triple goes.
+        base: see `ngrams`.
+        pairs, triples: sorted keys of the known n-grams.
+
+    Returns:
+        (N, 4) logarithms of shares: the different known pairs, the different known triples and the
+        different tokens, each of the places where one could stand, and the known words. Short
+        texts are drawn towards one half. A sum of logarithms needs all shares to be high.
+    """
+    length = np.bincount(rows, minlength=texts)
+    columns, words = [], np.where(ids == stop, 0, ids)
+    for order, table in ((2, pairs), (3, triples)):
+        at, keys = ngrams(words, rows, base, order)
+        seen = np.bincount(at[find(keys, table)[1]], minlength=texts)
+        columns.append((seen + 1) / (np.maximum(length - order + 1, 0) + 2))
+    different = np.bincount(ngrams(ids, rows, base, 1)[0], minlength=texts)
+    known = np.bincount(rows[ids > 0], minlength=texts)
+    columns += [(different + length - known + 1) / (length + 2), (known + 1) / (length + 2)]
+    return np.log(np.stack(columns, 1))
+
+
+def sigmoid(x):
+    """1 / (1 + exp(−x)), without overflow."""
+    return 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+
+
+class NgramJudge:
+    """The judge in a folder, callable(texts) -> list of floats in [0, 1]; 0.5 is neutral."""
+
+    def __init__(self, folder=FOLDER):
+        """Load it.
+
+        Raises:
+            UserError: there is none, or the file is damaged.
+        """
+        try:
+            with np.load(Path(folder) / FILE, allow_pickle=False) as file:
+                words = bytes(file["words"]).decode().split("\n")
+                self.features = np.cumsum(file["feature_gaps"])
+                self.weights = file["weights"] * file["scale"]
+                self.pairs = np.cumsum(file["pair_gaps"])
+                self.triples = np.cumsum(file["triple_gaps"])
+                self.text_weights, self.text_bias = file["text_weights"], float(file["text_bias"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"The judge in {folder} cannot be read; `git checkout tiny` brings it back, and "
+                "--judge vader does without it."
+            ) from error
+        self.words = {word: number for number, word in enumerate(words, 1)}
+        self.base = len(words) + 1
+
+    def __call__(self, texts):
+        """The scores of N texts, a list of floats."""
+        ids, rows = encode([tokens(text) for text in texts], self.words)
+        positive = self._positive(ids, rows, len(texts))
+        return (0.5 + self._is_text(ids, rows, len(texts)) * (positive - 0.5)).tolist()
+
+    def parts(self, texts):
+        """The two answers about N texts: (P(positive), P(text)), two arrays (N,)."""
+        ids, rows = encode([tokens(text) for text in texts], self.words)
+        return self._positive(ids, rows, len(texts)), self._is_text(ids, rows, len(texts))
+
+    def _positive(self, ids, rows, texts):
+        total, present = np.zeros(texts), np.zeros(texts)
+        for order in ORDERS:
+            at, keys = ngrams(ids, rows, self.base, order)
+            places, found = find(keys, self.features)
+            total += np.bincount(at[found], self.weights[places[found]], minlength=texts)
+            present += np.bincount(at[found], minlength=texts)
+        return sigmoid(total / np.sqrt(np.maximum(present, 1)))
+
+    def _is_text(self, ids, rows, texts):
+        stop = self.words.get(STOP, 0)
+        shares = text_statistics(ids, rows, texts, stop, self.base, self.pairs, self.triples)
+        enough = np.bincount(rows[ids != stop], minlength=texts) >= MIN_WORDS
+        return enough * sigmoid(shares @ self.text_weights + self.text_bias)
