@@ -225,8 +225,7 @@ kl_lab.penalties(own)
 #
 # TRL's own `--beta` does not subtract its number from the reward. It adds k3 to the loss and
 # differentiates it, times the ratio $q/q_{old}$. That is why k3 is right there and wrong here: look
-# which of the two pale bands each line follows. (`python kl_lab.py texts` and `beta` go on from here,
-# to whole texts and to what `--beta` leaves out.)
+# which pale band each line follows. `python kl_lab.py texts` and `beta` go on to whole texts.
 # %%
 kl_lab.places(own)
 
@@ -298,20 +297,14 @@ run("backward", kl_type="backward")
 # and nothing is ever clipped. The loss is then minus the mean advantage, and the advantages of a group
 # add up to 0; what is left comes from texts of unequal length. So the *value* of the loss says nothing
 # about learning. Its *gradient* is another matter: $-A \cdot \nabla \log q$ does not add up to 0.
-# Watch the reward, not the loss.
+# Watch the reward, not the loss. (`grad_norm`: length of the gradient; `clip_ratio`: share clipped.)
 # %%
 with exercise():
-    log = [row for row in read_jsonl("outputs/notebook/none/metrics.jsonl", phase="train")]
+    log = read_jsonl("outputs/notebook/none/metrics.jsonl", phase="train")
     panels = plt.subplots(1, 4, figsize=(14, 3), layout="constrained")[1]
-    shown = {
-        "loss": "loss: its value",
-        "grad_norm": "length of its gradient",
-        "clip_ratio/region_mean": "share of tokens clipped (ratio not near 1)",
-        "reward": "reward",
-    }
-    for panel, (name, title) in zip(panels, shown.items()):
+    for panel, name in zip(panels, ("loss", "grad_norm", "clip_ratio/region_mean", "reward")):
         panel.plot([row["step"] for row in log], [row[name] for row in log], label=name)
-        panel.set(xlabel="step", title=title, ylim=(-1, 1) if name != "grad_norm" else (0, None))
+        panel.set(xlabel="step", title=name, ylim=(-1.2, 1.2))
         panel.legend()
     plt.show()
 
