@@ -193,19 +193,11 @@ with exercise():
 # | `forward` | $KL(q‖p) = E_q[\log q - \log p]$ | *reverse* or exclusive KL | text that the reference would not write |
 # | `backward` | $KL(p‖q) = E_p[\log p - \log q]$, for each next token of the policy's own text | *forward* or inclusive KL | giving up tokens that the reference would write |
 #
-# The flags' names are those of this exercise; the literature uses the words the other way round, so
-# trust the formula. The first is called *mode-seeking*: its optimum may settle on one kind of text,
-# as long as the reference writes it too. The second is called *mass-covering*: its optimum keeps a
-# little of everything. These are statements about optima; runs of sixty steps do not show them.
+# The flags' names are those of this exercise; the literature uses the words the other way round, so trust the formula. The first is called *mode-seeking*: its optimum may settle on one kind of text, as long as the reference writes it too. The second is called *mass-covering*: its optimum keeps a little of everything. These are statements about optima; runs of sixty steps do not show them.
 #
 # ### An estimate is not a penalty
 #
-# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token have one of the
-# divergences as their mean, and their bias and variance are well studied. It is tempting to take
-# the best of them and to subtract it from the reward. But a reward is a plain number $c(x)$: the
-# policy moves along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because
-# $c$ itself depends on $q$ and its gradient is lost. The lab makes this visible on eight tokens,
-# where every mean is an exact sum. Your own two functions appear in it as soon as they exist.
+# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token have one of the divergences as their mean, and their bias and variance are well studied. It is tempting to take the best of them and to subtract it from the reward. But a reward is a plain number $c(x)$: the policy moves along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because $c$ itself depends on $q$ and its gradient is lost. The lab makes this visible on eight tokens, where every mean is an exact sum. Your own two functions appear in it as soon as they exist.
 # %%
 own = {}
 with exercise():
@@ -223,9 +215,7 @@ kl_lab.penalties(own)
 #
 # ### The same number in another place
 #
-# TRL's own `--beta` does not subtract its number from the reward. It adds k3 to the loss and
-# differentiates it, times the ratio $q/q_{old}$. That is why k3 is right there and wrong here: look
-# which pale band each line follows. `python kl_lab.py texts` and `beta` go on to whole texts.
+# TRL's own `--beta` does not subtract its number from the reward. It adds k3 to the loss and differentiates it, times the ratio $q/q_{old}$. That is why k3 is right there and wrong here: look which pale band each line follows. `python kl_lab.py texts` and `beta` go on to whole texts.
 # %%
 kl_lab.places(own)
 
@@ -292,12 +282,7 @@ run("backward", kl_type="backward")
 # %% [markdown]
 # ### Why is the loss near 0, and the ratio 1?
 #
-# Everybody asks this who looks at the log of such a run. Each batch is used for one gradient step, so
-# the policy that is trained is still the one that sampled: the ratio $q/q_{old}$ is 1 for every token
-# and nothing is ever clipped. The loss is then minus the mean advantage, and the advantages of a group
-# add up to 0; what is left comes from texts of unequal length. So the *value* of the loss says nothing
-# about learning. Its *gradient* is another matter: $-A \cdot \nabla \log q$ does not add up to 0.
-# Watch the reward, not the loss. (`grad_norm`: length of the gradient; `clip_ratio`: share clipped.)
+# Everybody asks this who looks at the log of such a run. Each batch is used for one gradient step, so the policy that is trained is still the one that sampled: the ratio $q/q_{old}$ is 1 for every token and nothing is ever clipped. The loss is then minus the mean advantage, and the advantages of a group add up to 0; what is left comes from texts of unequal length. So the *value* of the loss says nothing about learning. Its *gradient* is another matter: $-A \cdot \nabla \log q$ does not add up to 0. Watch the reward, not the loss. (`grad_norm`: length of the gradient; `clip_ratio`: share clipped.)
 # %%
 with exercise():
     log = read_jsonl("outputs/notebook/none/metrics.jsonl", phase="train")
@@ -309,11 +294,7 @@ with exercise():
     plt.show()
 
 # %% [markdown]
-# **Nearly all texts are cut.** In the bundled setting 94.5 % of the base model's completions reach 32
-# tokens without an end (the row `truncated` in the table of a run); 5.5 % end by themselves. TRL's
-# `mask_truncated_completions=True` takes cut texts out of the loss, which helps where a cut answer is
-# a wrong one. Here it would leave three or four of 64 completions to learn from in each step, and
-# those are the unusually short ones. So this exercise leaves it off.
+# **Nearly all texts are cut.** In the bundled setting 94.5 % of the base model's completions reach 32 tokens without an end (the row `truncated` in the table of a run); 5.5 % end by themselves. TRL's `mask_truncated_completions=True` takes cut texts out of the loss, which helps where a cut answer is a wrong one. Here it would leave three or four of 64 completions to learn from in each step, and those are the unusually short ones. So this exercise leaves it off.
 #
 # More to try, one line each: `run("exponential", reward_shaping="exponential")`,
 # `run("hacked", hackable_reward=True)`, `run("negative", negate_reward=True)`,
