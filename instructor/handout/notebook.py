@@ -142,8 +142,7 @@ advantages.legend()
 plt.show()
 
 # %% [markdown]
-# The two straight lines are one line after normalisation. With $\tau = 0.25$ only the very best
-# completion of the group counts.
+# The two straight lines are one line after normalisation. With $\tau = 0.25$ only the very best completion of the group counts.
 #
 # **Exercise 2b** is open: in `rewards.py`, write a `shaped_reward` of your own that also looks at
 # the text. `pytest --student -m exercise2b` tells you what any sensible one fulfils.
@@ -205,10 +204,7 @@ with exercise():
 kl_lab.penalties(own)
 
 # %% [markdown]
-# Look at $r \log r$ in the left picture. Around 0, where policy and reference nearly agree, the cost
-# *falls* as the policy comes to like a token more than the reference does. Subtracted from the
-# reward, it pays the policy for leaving. Then look at k3, the best estimate of $KL(q‖p)$: flat at 0,
-# so that it hardly pulls at all. A penalty has to *rise* through 0.
+# Look at $r \log r$ in the left picture. Around 0, where policy and reference nearly agree, the cost *falls* as the policy comes to like a token more than the reference does. Subtracted from the reward, it pays the policy for leaving. Then look at k3, the best estimate of $KL(q‖p)$: flat at 0, so that it hardly pulls at all. A penalty has to *rise* through 0.
 #
 # **Exercises 3b and 3c**: find, for each divergence, the number that pulls with its exact gradient.
 # The docstrings in `rewards.py` say how to derive it.
@@ -222,10 +218,7 @@ kl_lab.places(own)
 # %% [markdown]
 # ## GRPO in thirty lines
 #
-# `grpo_from_scratch.py` holds the whole algorithm for a policy over six words. Read it: the two
-# functions at its top are all the mathematics that TRL applies to GPT-2 below (a test compares
-# them). Without a penalty the policy ends with the best-paid word alone. With one, it ends near
-# $q \propto p \cdot \exp(\text{reward} / c)$, where $c$ is the coefficient.
+# `grpo_from_scratch.py` holds the whole algorithm for a policy over six words. Read it: the two functions at its top are all the mathematics that TRL applies to GPT-2 below (a test compares them). Without a penalty the policy ends with the best-paid word alone. With one, it ends near $q \propto p \cdot \exp(\text{reward} / c)$, where $c$ is the coefficient.
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
 for panel, kl_coef in zip(panels, (0.0, 0.3)):
