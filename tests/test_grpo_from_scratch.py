@@ -32,6 +32,21 @@ def test_beta_by_hand():
     assert got.item() == pytest.approx(2.0 * want / 2, abs=1e-6)
 
 
+def held_by_beta(trainer, model, inputs, compute_loss, now, old, mask):
+    """(losses of TRL and of this file with beta, their gradients by one of the weights)."""
+    ref = now.detach() - 2 * (old - now.detach()).roll(1, 0)
+    held = {**inputs, "old_per_token_logps": old, "ref_per_token_logps": ref}
+    trainer.beta = 0.3
+    both = (
+        compute_loss(trainer, model, held),
+        grpo.grpo_loss(now, old, inputs["advantages"], mask, ref_log_probs=ref, beta=0.3),
+    )
+    trainer.beta = 0.0
+    weight = trainer.accelerator.unwrap_model(model).transformer.ln_f.weight
+    gradients = [torch.autograd.grad(x, weight, retain_graph=True)[0] for x in both]
+    return tuple(x.detach() for x in both), gradients
+
+
 def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
     import trl
 
@@ -66,17 +81,7 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
         other = compute_loss(self, model, {**inputs, "old_per_token_logps": old}, **kwargs)
         seen["clipped"] = other, grpo.grpo_loss(now, old, inputs["advantages"], mask)
         # And held near a reference by TRL's beta, by way of its gradient.
-        ref = now.detach() - 2 * shift.roll(1, 0)
-        held = {**inputs, "old_per_token_logps": old, "ref_per_token_logps": ref}
-        self.beta = 0.3
-        both = (
-            compute_loss(self, model, held, **kwargs),
-            grpo.grpo_loss(now, old, inputs["advantages"], mask, ref_log_probs=ref, beta=0.3),
-        )
-        self.beta = 0.0
-        weight = self.accelerator.unwrap_model(model).transformer.ln_f.weight
-        seen["held"] = [torch.autograd.grad(x, weight, retain_graph=True)[0] for x in both]
-        seen["beta"] = tuple(x.detach() for x in both)
+        seen["beta"], seen["held"] = held_by_beta(self, model, inputs, compute_loss, now, old, mask)
         seen["advantages"] = inputs["advantages"]
         return loss
 

@@ -25,7 +25,7 @@ import warnings
 from contextlib import contextmanager
 
 warnings.filterwarnings("ignore", message="IProgress not found")
-from engine.common import UserError, quiet_libraries, short_path
+from engine.common import UserError, quiet_libraries, read_jsonl, short_path
 
 quiet_libraries()
 
@@ -142,8 +142,7 @@ advantages.legend()
 plt.show()
 
 # %% [markdown]
-# The two straight lines are one line after normalisation. With $\tau = 0.25$ only the very best
-# completion of the group counts.
+# The two straight lines are one line after normalisation. With $\tau = 0.25$ only the very best completion of the group counts.
 #
 # **Exercise 2b** is open: in `rewards.py`, write a `shaped_reward` of your own that also looks at
 # the text. `pytest --student -m exercise2b` tells you what any sensible one fulfils.
@@ -190,45 +189,36 @@ with exercise():
 #
 # | `--kl_type` | formula | standard name | punishes |
 # |---|---|---|---|
-# | `forward` | $KL(q‖p) = E_q[\log q - \log p]$ | *reverse* or exclusive KL: **mode-seeking** | text that the reference would not write |
-# | `backward` | $KL(p‖q) = E_p[\log p - \log q]$ | *forward* or inclusive KL: **mass-covering** | giving up text that the reference would write |
+# | `forward` | $KL(q‖p) = E_q[\log q - \log p]$ | *reverse* or exclusive KL | text that the reference would not write |
+# | `backward` | $KL(p‖q) = E_p[\log p - \log q]$, for each next token of the policy's own text | *forward* or inclusive KL | giving up tokens that the reference would write |
 #
-# The flags' names are those of this exercise; the literature uses the words the other way round, so
-# trust the formula. A policy held by the first may settle on one kind of text, as long as the
-# reference writes it too. Under the second it has to keep a little of everything.
+# The flags' names are those of this exercise; the literature uses the words the other way round, so trust the formula. The first is called *mode-seeking*: its optimum may settle on one kind of text, as long as the reference writes it too. The second is called *mass-covering*: its optimum keeps a little of everything. These are statements about optima; runs of sixty steps do not show them.
 #
 # ### An estimate is not a penalty
 #
-# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token have one of the
-# divergences as their mean, and their bias and variance are well studied. It is tempting to take
-# the best of them and to subtract it from the reward. But a reward is a plain number $c(x)$: the
-# policy moves along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because
-# $c$ itself depends on $q$ and its gradient is lost. The lab makes this visible on eight tokens,
-# where every mean is an exact sum. Your own two functions appear in it as soon as they exist.
+# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token have one of the divergences as their mean, and their bias and variance are well studied. It is tempting to take the best of them and to subtract it from the reward. But a reward is a plain number $c(x)$: the policy moves along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because $c$ itself depends on $q$ and its gradient is lost. The lab makes this visible on eight tokens, where every mean is an exact sum. Your own two functions appear in it as soon as they exist.
 # %%
-logits, log_p = kl_lab.toy_policy()
-penalties = dict(kl_lab.ESTIMATORS)
+own = {}
 with exercise():
-    penalties |= kl_lab.own_penalties(load_rewards(rewards_file(USE_SOLUTION)))
-kl_lab.print_table(kl_lab.experiment(penalties, logits, log_p), logits, log_p)
-kl_lab.plot(penalties, logits, log_p)
+    own = kl_lab.own_penalties(load_rewards(rewards_file(USE_SOLUTION)))
+kl_lab.penalties(own)
 
 # %% [markdown]
-# Look at $r \log r$ in the left picture. Around 0, where policy and reference nearly agree, the cost
-# *falls* as the policy comes to like a token more than the reference does. Subtracted from the
-# reward, it pays the policy for leaving. Then look at k3, the best estimate of $KL(q‖p)$: flat at 0,
-# so that it hardly pulls at all. A penalty has to *rise* through 0.
+# Look at $r \log r$ in the left picture. Around 0, where policy and reference nearly agree, the cost *falls* as the policy comes to like a token more than the reference does. Subtracted from the reward, it pays the policy for leaving. Then look at k3, the best estimate of $KL(q‖p)$: flat at 0, so that it hardly pulls at all. A penalty has to *rise* through 0.
 #
 # **Exercises 3b and 3c**: find, for each divergence, the number that pulls with its exact gradient.
 # The docstrings in `rewards.py` say how to derive it.
+#
+# ### The same number in another place
+#
+# TRL's own `--beta` does not subtract its number from the reward. It adds k3 to the loss and differentiates it, times the ratio $q/q_{old}$. That is why k3 is right there and wrong here: look which pale band each line follows. `python kl_lab.py texts` and `beta` go on to whole texts.
+# %%
+kl_lab.places(own)
 
 # %% [markdown]
 # ## GRPO in thirty lines
 #
-# `grpo_from_scratch.py` holds the whole algorithm for a policy over six words. Read it: the two
-# functions at its top are all the mathematics that TRL applies to GPT-2 below (a test compares
-# them). Without a penalty the policy ends with the best-paid word alone. With one, it ends near
-# $q \propto p \cdot \exp(\text{reward} / c)$, where $c$ is the coefficient.
+# `grpo_from_scratch.py` holds the whole algorithm for a policy over six words. Read it: the two functions at its top are all the mathematics that TRL applies to GPT-2 below (a test compares them). Without a penalty the policy ends with the best-paid word alone. With one, it ends near $q \propto p \cdot \exp(\text{reward} / c)$, where $c$ is the coefficient.
 # %%
 figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
 for panel, kl_coef in zip(panels, (0.0, 0.3)):
@@ -283,10 +273,28 @@ run("forward", kl_type="forward")
 run("backward", kl_type="backward")
 
 # %% [markdown]
+# ### Why is the loss near 0, and the ratio 1?
+#
+# Everybody asks this who looks at the log of such a run. Each batch is used for one gradient step, so the policy that is trained is still the one that sampled: the ratio $q/q_{old}$ is 1 for every token and nothing is ever clipped. The loss is then minus the mean advantage, and the advantages of a group add up to 0; what is left comes from texts of unequal length. So the *value* of the loss says nothing about learning. Its *gradient* is another matter: $-A \cdot \nabla \log q$ does not add up to 0. Watch the reward, not the loss. (`grad_norm`: length of the gradient; `clip_ratio`: share clipped.)
+# %%
+with exercise():
+    log = read_jsonl("outputs/notebook/none/metrics.jsonl", phase="train")
+    panels = plt.subplots(1, 4, figsize=(14, 3), layout="constrained")[1]
+    for panel, name in zip(panels, ("loss", "grad_norm", "clip_ratio/region_mean", "reward")):
+        panel.plot([row["step"] for row in log], [row[name] for row in log], label=name)
+        panel.set(xlabel="step", title=name, ylim=(-1.2, 1.2))
+        panel.legend()
+    plt.show()
+
+# %% [markdown]
+# **Nearly all texts are cut.** In the bundled setting 94.5 % of the base model's completions reach 32 tokens without an end (the row `truncated` in the table of a run); 5.5 % end by themselves. TRL's `mask_truncated_completions=True` takes cut texts out of the loss, which helps where a cut answer is a wrong one. Here it would leave three or four of 64 completions to learn from in each step, and those are the unusually short ones. So this exercise leaves it off.
+#
 # More to try, one line each: `run("exponential", reward_shaping="exponential")`,
 # `run("hacked", hackable_reward=True)`, `run("negative", negate_reward=True)`,
 # `run("stars", reward_shaping="five_stars")`, `run("beta", beta=0.1)`, `run("strong",
-# kl_type="forward", kl_coef=1.0)`.
+# kl_type="forward", kl_coef=1.0)`. `beta=0.1` and `kl_coef=0.1` are not equally strong: reward and
+# penalty are added before GRPO divides by the group's standard deviation, while beta acts beside
+# advantages that have been divided already.
 #
 # ## Comparing
 #
