@@ -266,6 +266,7 @@ def make_trainer(options, parts, device, callbacks):
     from trl import GRPOTrainer
 
     from data import arrange
+    from engine.policy import prepare
     from reward_utils import make_reward_function
 
     log_probs = make_log_probs(options, parts, device)
@@ -282,6 +283,8 @@ def make_trainer(options, parts, device, callbacks):
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dict at every step
+    if trainer.ref_model is not None:  # TRL has loaded its own, for --beta
+        prepare(trainer.accelerator.unwrap_model(trainer.ref_model))
     return trainer
 
 
