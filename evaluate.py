@@ -33,11 +33,7 @@ PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever mad
 def generate_completions(
     model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
 ):
-    """One sampled completion per prompt, as text without the prompt.
-
-    Raises:
-        UserError: a prompt and its completion exceed the model's context.
-    """
+    """One sampled completion per prompt, as text without the prompt."""
     ids = _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size)
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 

@@ -268,6 +268,7 @@ def make_trainer(options, parts, device, callbacks):
 
     from data import arrange
     from engine.kl_control import KLControl
+    from engine.policy import prepare
     from reward_utils import make_reward_function
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
@@ -285,6 +286,8 @@ def make_trainer(options, parts, device, callbacks):
         callbacks=[*callbacks, kl_control] if kl_control else callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dict at every step
+    if trainer.ref_model is not None:  # TRL has loaded its own, for --beta
+        prepare(trainer.accelerator.unwrap_model(trainer.ref_model))
     return trainer
 
 
