@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.common import ROOT  # noqa: E402
+from engine.common import ROOT, UserError  # noqa: E402
 from engine.options import OneLineParser  # noqa: E402
 
 
@@ -57,7 +57,10 @@ def main():
     elif args.model == "judge":
         from instructor.tiny.judge import build_judge
 
-        build_judge(args.corpus, out)
+        try:
+            build_judge(args.corpus, out)
+        except UserError as error:
+            sys.exit(f"build_tiny.py: {error}")
     else:
         from instructor.tiny.classifier import build_sentiment
 

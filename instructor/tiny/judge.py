@@ -8,7 +8,7 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from engine.common import whole_file
+from engine.common import UserError, whole_file
 from engine.judge import FILE, ORDERS, STOP, encode, find, ngrams, text_statistics, tokens
 from instructor.tiny.judge_report import report_judge
 from instructor.tiny.stated_ratings import unseen_reviews
@@ -196,17 +196,21 @@ def save(out, vocabulary, features, weights, tables, text_check):
     print(f"{len(kept)} n-grams, {len(tables[0])} pairs, {len(tables[1])} triples; {size:.2f} MB")
 
 
-def build_judge(corpus, out, minimum=(20, 5, 8), seed=0):
+def build_judge(corpus, out, minimum=(20, 5, 8), labelled_segments=300_000, seed=0):
     """The judge from beginning to end.
 
     Args:
         corpus: folder with the corpora.
         out: folder for the judge.
         minimum: reviews in which a feature, a known pair and a known triple must occur.
+        labelled_segments: see `unseen_reviews`.
         seed: of the segments and of what is made up.
+
+    Raises:
+        UserError: the corpus is too small.
     """
     started, rng, out = time.time(), np.random.default_rng(seed), Path(out)
-    texts, ratings = unseen_reviews(corpus)
+    texts, ratings = unseen_reviews(corpus, labelled_segments)
     texts = [tokens(text) for text in texts]
     ratings = np.array([np.nan if rating is None else rating for rating in ratings])
     stated = {value: int((ratings == value).sum()) for value in (1, 0, 0.5)}
@@ -216,6 +220,8 @@ def build_judge(corpus, out, minimum=(20, 5, 8), seed=0):
 
     vocabulary = Vocabulary(texts)
     features = [vocabulary.common_ngrams(texts, order, minimum[0]) for order in ORDERS]
+    if not len(features[0]):
+        raise UserError("The corpus is too small: no word is common in what the judge may read.")
     features = np.concatenate(features)  # sorted: longer n-grams are larger numbers
     labels = soft_labels(vocabulary.matrix(texts, features), ratings)
     print(f"labels of reviews; {time.time() - started:.0f} s", flush=True)

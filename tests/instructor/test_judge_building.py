@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from engine.common import UserError
 from engine.judge import FILE, NgramJudge, tokens
 from instructor.tiny import judge as building
 from instructor.tiny.judge_report import accuracy, partial_correlation
@@ -112,7 +113,7 @@ def test_no_sentence_that_the_reward_model_learned_from(corpus):
 def test_the_same_bytes_again(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(building, "report_judge", lambda corpus, out: None)
     for name in ("first", "second"):
-        building.build_judge(corpus, tmp_path / name, minimum=(5, 5, 5))
+        building.build_judge(corpus, tmp_path / name, minimum=(5, 5, 5), labelled_segments=1500)
     first, second = ((tmp_path / name / FILE).read_bytes() for name in ("first", "second"))
     assert first == second
     positive, _ = NgramJudge(tmp_path / "first").parts([LIKES, HATES])
@@ -121,8 +122,13 @@ def test_the_same_bytes_again(corpus, tmp_path, monkeypatch, capsys):
     assert "of the other half" in capsys.readouterr().out
 
 
+def test_too_small_a_corpus_is_refused(corpus, tmp_path):
+    with pytest.raises(UserError, match="too small"):
+        building.build_judge(corpus, tmp_path)
+
+
 def test_the_report_runs(corpus, tmp_path, monkeypatch, capsys):
-    building.build_judge(corpus, tmp_path, minimum=(5, 5, 5))
+    building.build_judge(corpus, tmp_path, minimum=(5, 5, 5), labelled_segments=1500)
     lines = capsys.readouterr().out.splitlines()
     assert "40 openings of rated reviews, 2 polar sentences of SST-5 dev" in lines
     (judge,) = [line.split() for line in lines if line.startswith("judge ")]
