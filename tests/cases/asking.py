@@ -99,10 +99,28 @@ def close(got, want, tolerance=1e-4):
     return torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), atol=tolerance, rtol=0)
 
 
-def compare(got, want, meaning, causes, tolerance=1e-4):
+def compare(got, want, meaning, causes, tolerance=1e-4, otherwise="the formula"):
     """None if `got` equals `want`; else a Finding whose cause is the first of `causes`, pairs of
     (explanation, the values that this mistake gives), that explains the answer."""
     if close(got, want, tolerance):
         return None
     explained = (text for text, values in causes if close(got, values, tolerance))
-    return Finding(f"{show(torch.as_tensor(want))}: {meaning}", next(explained, "the formula"))
+    return Finding(f"{show(torch.as_tensor(want))}: {meaning}", next(explained, otherwise))
+
+
+def cause_of(text):
+    """The cause that a `report` names: its last line."""
+    return text.splitlines()[-1].strip()
+
+
+def is_news(text, failures, core):
+    """Whether a failure has to be told: not what a core failure may have brought about, and no
+    cause twice.
+
+    Args:
+        text: the report of the failed case.
+        failures: {case: report} of the same function's cases that failed before it.
+        core: names of the cases that must hold before the others mean much.
+    """
+    follows = any(case in core for case in failures)
+    return not follows and cause_of(text) not in map(cause_of, failures.values())
