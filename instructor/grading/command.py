@@ -42,8 +42,9 @@ def processors():
 
 def main(argv=None):
     args = parse_arguments(argv)
-    from instructor.grading.course import grade  # torch takes seconds; --help need not wait
-    from instructor.grading.course_files import show
+    from instructor.grading.class_view import show  # torch takes seconds; --help need not wait
+    from instructor.grading.course import grade
+    from instructor.grading.points import read_rubric
 
     console = make_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,5 +61,5 @@ def main(argv=None):
     if args.gradescope:
         (page,) = (Path(args.out) / "results").iterdir()
         page.replace(Path(args.out) / "results.json")
-    show(results, console)
+    show(results, read_rubric(args.rubric), console)
     console.print(f"\nWrote grades.csv, feedback/ and results/ to {args.out}", highlight=False)

@@ -193,7 +193,7 @@ def examine_into(result, workshop, control, source, settings, models):
     result["tests"] = [vars(outcome) for outcome in found.outcomes]
     result["points"] = score(result["tests"], rubric)
     result["score"] = round(sum(result["points"].values()), 2)
-    result["output"] = found.output
+    result["output"], result["printed"] = found.output, found.printed
     if found.import_error:
         result |= {"status": "import error", "reason": found.import_error}
     result["flags"] += sorted(found.flags)

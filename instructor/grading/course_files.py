@@ -1,13 +1,11 @@
-"""Everything that a graded course gets: the files in OUT and the table in the terminal."""
+"""Every file that a graded course gets."""
 
 import json
-import math
 from pathlib import Path
 
 from engine.common import write_whole
-from instructor.exercises import every_case
 from instructor.grading.feedback import feedback, file_names, gradescope, summary_line
-from instructor.grading.gradebook import number, write_grades, write_roster
+from instructor.grading.gradebook import write_grades, write_roster
 from instructor.grading.journal import journal_line
 from instructor.grading.likeness import similar
 from instructor.grading.roster import match, people_of, read_roster
@@ -79,52 +77,9 @@ def fill_roster(args, results, submissions):
     target = Path(args.out) / "roster.csv"
     write_roster(target, kind, header, rows, result_by_row, args.column)
     blank = {"status": "no submission", "score": None, "max": None, "tests": [], "flags": []}
-    blank |= {"seconds": "", "sandbox": "", "path": ""}
+    blank |= {"seconds": "", "sandbox": "", "path": "", "reason": ""}
     return [
         {"student": person["name"] or person["email"], **blank}
         for person in people
         if person["row"] not in result_by_row
-    ]
-
-
-def show(results, console):
-    """The table of students and the view of the class."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("student", no_wrap=True, overflow="ellipsis", max_width=32)
-    table.add_column("status", no_wrap=True)
-    table.add_column("points", justify="right", no_wrap=True)
-    table.add_column("look at", no_wrap=True, overflow="ellipsis", ratio=1)
-    for result in results:
-        points = f"{number(result['score'])}/{number(result['max'])}"
-        points = points if result["score"] is not None else ""
-        notes = [result["reason"]] * bool(result.get("reason")) + result["flags"]
-        table.add_row(Text(result["student"]), result["status"], points, Text("; ".join(notes)))
-    console.print(table)
-    console.print("\nshare of the class that passes", style="bold")
-    shown = None
-    for function, case, share in class_view(results):
-        if function != shown:
-            console.print(f"  {function}", highlight=False)
-        shown, bar = function, "" if math.isnan(share) else "█" * round(10 * share)
-        console.print(f"    {share:5.0%} {bar:10} {case}", highlight=False, markup=False)
-
-
-def class_view(results):
-    """[(function, case, share of the graded submissions that pass it)]."""
-    graded = [result for result in results if result["tests"]]
-    passed = {}
-    for result in graded:
-        for test in result["tests"]:
-            key = test["function"], test["case"]
-            passed[key] = passed.get(key, 0) + test["passed"]
-    return [
-        (
-            name,
-            case.__name__,
-            passed.get((name, case.__name__), 0) / len(graded) if graded else math.nan,
-        )
-        for name, case in every_case()
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.student import check_rewards, describe_error, name_of, source_of
+from engine.student import check_rewards, describe_error, name_of, plain_values, source_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,28 @@ class Ask:
         except Exception as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
         given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
-        shape = tuple(getattr(self.answer, "shape", ()))
-        if len(shape) == 2 and shape == tuple(getattr(given, "shape", ())):
-            raise Wrong("it returned one number per token; sum them over each completion")
+        try:
+            self.answer = plain_values(self.answer)
+        except Exception as error:
+            raise Wrong(f"what it returned cannot be read: {type(error).__name__}") from error
+        if isinstance(given, torch.Tensor) and given.ndim == 2 and is_table(self.answer):
+            if [len(self.answer), len(self.answer[0])] == list(given.shape):
+                raise Wrong("it returned one number per token; sum them over each completion")
         try:
             is_text = isinstance(given[0], str)
             labels = given if is_text else [f"row {i}" for i in range(len(given))]
             return check_rewards(self.answer, labels, self.name).double()
         except Exception as error:
             raise Wrong(str(error)) from error
+
+
+def is_table(answer):
+    """Whether an answer is a list of lists, all of one length."""
+    return (
+        isinstance(answer, list)
+        and all(isinstance(row, list) for row in answer)
+        and len({len(row) for row in answer}) == 1
+    )
 
 
 def show(value):
@@ -110,7 +123,7 @@ def compare(got, want, meaning, causes, tolerance=1e-4, otherwise="the formula")
 
 def cause_of(text):
     """The cause that a `report` names: its last line."""
-    return text.splitlines()[-1].strip()
+    return text.strip().rpartition("\n")[2].strip()
 
 
 def is_news(text, failures, core):
