@@ -26,9 +26,7 @@ def grade(args, console):
         UserError: in one line, what to do.
     """
     rubric = read_rubric(args.rubric)
-    submissions = collect(args.submissions)
-    if args.gradescope and len(submissions) > 1:
-        raise GraderError(f"--gradescope grades one submission; there are {len(submissions)}.")
+    submissions = collect(args.submissions, one=args.gradescope)
     if args.roster:
         read_roster(args.roster)  # a mistake in it is said before anything is graded
     again = set(args.only or ())
@@ -177,6 +175,8 @@ def grade_one(workshop, control, submission, settings, sandbox, models):
     result = journal.blank_result(submission, settings, sandbox)
     if submission.duplicate:
         result |= {"status": "duplicate", "reason": "A newer submission is graded instead."}
+    elif submission.question:
+        result |= {"status": "unclear", "reason": submission.question}
     elif submission.rejected:
         result |= {"status": "rejected", "reason": submission.rejected, "score": 0.0}
     else:

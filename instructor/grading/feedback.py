@@ -135,7 +135,8 @@ def file_names(students):
     """{student: a file name}: letters of the name, and a number where two would be the same."""
     names, taken = {}, collections.Counter()
     for student in students:
-        stem = re.sub(r"[^\w.-]+", "_", student).strip("._")[:80] or "student"
+        stem = re.sub(r"[^\w.-]+", "_", student).strip("._").encode()[:120]
+        stem = stem.decode(errors="ignore") or "student"  # file systems count bytes
         taken[stem.casefold()] += 1
         repeat = taken[stem.casefold()]
         names[student] = stem if repeat == 1 else f"{stem}-{repeat}"
