@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from instructor.grading.identity import METADATA, owner_of, read_metadata
 from instructor.grading.reading import SIZE_LIMIT, ZIP_LIMIT, Zip, check, open_source
 from instructor.grading.submission import Member, Rejected, Submission, normal, readable
+from instructor.grading.written import SHEET
 
 FILES_LIMIT = 2000  # of one student
 CANDIDATES = (  # names of files that may be the submission: what comes first is taken
@@ -142,12 +143,14 @@ def submissions_of(source, handed):
 
 def newest(source, handed):
     """The rows of an owner with several hand-ins on a platform that tells which is newer."""
-    side = []
+    side, sheet = [], b""
+    handed = sorted(handed, key=lambda entry: entry[0].order)
     if handed[0][0].key[0] == "canvas":  # which gives every file of a hand-in a number of its own
+        for _, names in handed:
+            sheet = sheet_of(source, names)[0] or sheet  # the newest
         best = min(rank(names) for _, names in handed)
         side = [readable(n) for _, names in handed if rank(names) > best for n in names.values()]
         handed = [(owner, names) for owner, names in handed if rank(names) == best]
-    handed = sorted(handed, key=lambda entry: entry[0].order)
     rows = [hand_in(source, o.student, o.members, names, o.flags) for o, names in handed]
     latest = [row for row, (owner, _) in zip(rows, handed) if owner.order == handed[-1][0].order]
     older = rows[: len(rows) - len(latest)]
@@ -156,6 +159,8 @@ def newest(source, handed):
         row.duplicate = True
     if older:
         chosen.flags.append(f"{len(older) + 1} submissions; the newest is graded")
+    chosen.answers = chosen.answers or sheet
+    side = [name for name in side if not SHEET.fullmatch(name)]
     if side:
         chosen.flags.append(f"further files: {', '.join(side[:3])}")
     return [chosen, *older]
@@ -200,6 +205,8 @@ def hand_in(source, student, members, names, flags=()):
     if len(paths) > FILES_LIMIT:
         row.rejected = f"more than {FILES_LIMIT} files"
         return row
+    row.answers, problem = sheet_of(source, names)
+    row.flags += [problem] if problem else []
     for pattern in CANDIDATES:
         fitting = [path for path in paths if pattern.fullmatch(names[path])]
         if fitting:
@@ -226,7 +233,8 @@ def from_candidates(source, row, fitting, versions):
     first = [path for path in fitting if len(path.parts) == len(fitting[0].parts)]
     found = [contents(source, path) for path in first[:8]]
     row.path = place(source, first[0])
-    row.source, row.rejected, row.question = found[0]
+    row.source, row.rejected, row.question, answers = found[0]
+    row.answers = row.answers or answers
     if len(set(found)) > 1:
         places = ", ".join(place(source, path) for path in first[:4])
         return unclear(row, f"Which of these is the submission: {places}? Keep one.")
@@ -236,15 +244,30 @@ def from_candidates(source, row, fitting, versions):
 
 
 def contents(source, path):
-    """(source, why it is rejected, what is not clear about it) of a file; one of them is filled."""
+    """(source, why it is rejected, what is not clear about it, written answers in the same zip)."""
     try:
-        return read_one(source, path), "", ""
+        data, answers = read_one(source, path)
+        return data, "", "", answers
     except Unclear as error:
-        return b"", "", str(error)
+        return b"", "", str(error), b""
     except Rejected as error:
-        return b"", str(error), ""
+        return b"", str(error), "", b""
     except OSError as error:
-        return b"", f"cannot be read ({error.strerror})", ""
+        return b"", f"cannot be read ({error.strerror})", "", b""
+
+
+def sheet_of(source, names):
+    """(the answers.md among the files of a hand-in, what is wrong with it)."""
+    sheets = [path for path in names if SHEET.fullmatch(names[path])]
+    sheets.sort(key=lambda path: (len(path.parts), path))
+    if not sheets:
+        return b"", ""
+    data, problem, *_ = contents(source, sheets[0])
+    problem = f"answers.md: {problem}" if problem else ""
+    first = [path for path in sheets if len(path.parts) == len(sheets[0].parts)]
+    if len(first) > 1:
+        problem = f"several sheets of answers; {place(source, first[0])} is taken"
+    return data, problem
 
 
 def place(source, path):
@@ -253,7 +276,7 @@ def place(source, path):
 
 
 def read_one(source, path):
-    """The bytes of the submission at a path of a folder or zip.
+    """(the bytes of the submission at a path of a folder or zip, written answers in the same zip).
 
     Raises:
         Rejected: it cannot be one; `Unclear` where a zip holds several.
@@ -262,7 +285,7 @@ def read_one(source, path):
     if problem := source.problem(path):
         raise Rejected(problem)
     if path.suffix.lower() != ".zip":
-        return check(source.read(path, SIZE_LIMIT))
+        return check(source.read(path, SIZE_LIMIT)), b""
     data = source.read(path, ZIP_LIMIT)
     if len(data) > ZIP_LIMIT:
         raise Rejected(f"a zip larger than {ZIP_LIMIT >> 20} MB")
@@ -278,7 +301,7 @@ def read_one(source, path):
         raise Unclear(row.question)
     if row.rejected:
         raise Rejected(row.rejected)
-    return row.source
+    return row.source, row.answers
 
 
 def in_order(submissions):

@@ -20,6 +20,7 @@ def parse_arguments(argv=None):
     add("--out", required=True, metavar="DIR", help="folder for grades and feedback")
     add("--roster", metavar="CSV", help="gradebook of Canvas, Moodle or your own, to be filled in")
     add("--column", default="GRPO", help="its column for the points (default: %(default)s)")
+    add("--written", metavar="CSV", help="points for written answers: DIR/answers.csv, filled in")
     add("--rubric", default=str(RUBRIC), help="points per exercise (default: %(default)s)")
     add("--seeds", type=int, nargs="+", help="hidden seeds; drawn and recorded by default")
     add("--only", nargs="+", metavar="STUDENT", help="grade these again, keep the other results")

@@ -17,6 +17,7 @@ from instructor.grading.process import Workshop, probe
 from instructor.grading.roster import read_roster
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
+from instructor.grading.written import read_points
 
 
 def grade(args, console):
@@ -29,6 +30,8 @@ def grade(args, console):
     submissions = collect(args.submissions, one=args.gradescope)
     if args.roster:
         read_roster(args.roster)  # a mistake in it is said before anything is graded
+    if args.written:
+        read_points(args.written, rubric, [s.student for s in submissions])
     again = set(args.only or ())
     if unknown := again - {submission.student for submission in submissions}:
         raise GraderError(f"nobody handed in as {', '.join(sorted(unknown))}.")

@@ -9,6 +9,7 @@ from instructor.grading.gradebook import write_grades, write_roster
 from instructor.grading.journal import journal_line
 from instructor.grading.likeness import similar
 from instructor.grading.roster import match, people_of, read_roster
+from instructor.grading.written import answers_by_heading, read_points, with_written, write_sheets
 
 
 def write_all(args, results, submissions, settings):
@@ -23,6 +24,8 @@ def write_all(args, results, submissions, settings):
     results = sorted(results, key=lambda result: order[result["path"]])
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
     results = with_likeness(results, submissions)
+    if not args.gradescope:
+        results = grade_written(args, results, submissions, rubric)
     files = file_names([result["student"] for result in filter(not_duplicate, results)])
     for folder in ("feedback", "results"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -35,6 +38,21 @@ def write_all(args, results, submissions, settings):
         results += fill_roster(args, results, submissions)
     write_grades(out / "grades.csv", results)
     return results
+
+
+def grade_written(args, results, submissions, rubric):
+    """The results with the points of --written; the page and the table to give such points."""
+    answers = {}
+    for submission in submissions:
+        if not submission.duplicate:
+            text = submission.answers.decode("utf-8", "replace")
+            answers[submission.student] = answers_by_heading(text, [*rubric["written"]])
+    if rubric["written"] and (any(answers.values()) or args.written):
+        write_sheets(Path(args.out), submissions, answers, rubric)
+    if not args.written:
+        return results
+    given = read_points(args.written, rubric, [*answers])
+    return with_written(results, answers, given, rubric)
 
 
 def not_duplicate(result):

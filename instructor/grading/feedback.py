@@ -60,6 +60,7 @@ def gradescope(result, rubric, visibility="visible"):
                     "visibility": visibility,
                 }
             )
+    tests += written_tests(result, rubric, len(rubric["exercises"]) + 1, visibility)
     return {
         "score": result["score"] or 0.0,
         "execution_time": result["seconds"],
@@ -70,6 +71,33 @@ def gradescope(result, rubric, visibility="visible"):
         "extra_data": {"flags": result["flags"], "sandbox": result["sandbox"]},
         "tests": tests,
     }
+
+
+def written_tests(result, rubric, place, visibility):
+    """The written answers as Gradescope's tests, where they have points."""
+    return [
+        {
+            "score": points,
+            "max_score": rubric["written"][heading]["points"],
+            "status": "passed" if points else "failed",
+            "name": f"written answer {heading}",
+            "number": f"{place}.{i}",
+            "output": "",
+            "output_format": "text",
+            "tags": ["written"],
+            "visibility": visibility,
+        }
+        for i, (heading, points) in enumerate(result.get("written", {}).items(), 1)
+    ]
+
+
+def written_lines(result, rubric):
+    """The section of the written answers."""
+    lines = ["", "## Written answers", "", "| question | points |", "|---|---|"]
+    for heading, points in result["written"].items():
+        most = rubric["written"][heading]["points"]
+        lines.append(f"| {escape(heading)} | {number(points)} of {number(most)} |")
+    return lines + (["", escape(result["comment"])] if result["comment"] else [])
 
 
 def escape(text):
@@ -88,6 +116,7 @@ def feedback(result, rubric):
     lines = [f"# {escape(result['student'])}", ""]
     if not result["tests"]:
         lines += [f"Not graded: {escape(result['status'])}.", "", fence(result["reason"]), ""]
+        lines += [*written_lines(result, rubric), ""] if result.get("written") else []
         return "\n".join(lines)
     lines += [f"**{number(result['score'])} of {number(result['max'])} points**", ""]
     if result["reason"]:
@@ -98,6 +127,8 @@ def feedback(result, rubric):
         lines.append(f"| {CASES[name][0]} `{name}` | {points} |")
     for name, entry in rubric["exercises"].items():
         lines += ["", *exercise_lines(result, rubric, name, entry)]
+    if result.get("written"):
+        lines += written_lines(result, rubric)
     if result.get("training"):
         lines += ["", "## Training with your reward", "", escape(result["training"])]
     if result.get("printed", "").strip():  # later it could print hidden inputs

@@ -25,6 +25,7 @@ class Submission:
     rejected: str = ""  # why it cannot be graded: no points
     question: str = ""  # what the instructor must settle before it can be graded
     flags: list = dataclasses.field(default_factory=list)
+    answers: bytes = b""  # of the answers.md beside it
     members: tuple = ()  # of `Member`: who has handed it in
     duplicate: bool = False  # a newer one of the same student is graded
 
