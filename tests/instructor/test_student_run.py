@@ -20,7 +20,7 @@ def student_tests(folder, source):
     (folder / "rewards.py").write_text(source, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--student", "-rs", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
