@@ -11,6 +11,7 @@ from instructor.exercises import CASES
 HARMLESS_IMPORTS = {
     *("math", "torch", "numpy", "re", "collections", "itertools", "functools", "statistics"),
     *("string", "typing", "operator", "sentiment", "reward_utils", "__future__"),
+    "engine",  # the last lines of the handed-out file
 }
 ALIKE = 0.9  # share of common five-token sequences from which two files are flagged
 

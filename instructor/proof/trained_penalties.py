@@ -29,26 +29,25 @@ MEASURED = ("kl", "sentiment", "length", "perplexity")
 # Against the penalty that is the exact gradient of KL(policy‖ref), at the same kl_coef:
 EXACT = "q - p"
 KL_AT_MOST, LENGTH_AT_LEAST, PERPLEXITY_AT_MOST = 2.0, 0.9, 1.25
-DELTA = "(q - p)"  # the difference δ; what the costs below are functions of
 PENALTIES = {  # name -> cost per token; q, p are log-probabilities, r = p/q is cut at 10
-    EXACT: DELTA,
+    EXACT: "q - p",
     "1 - r": "1 - r",
-    "probability times difference": f"q.exp() * {DELTA}",
-    "difference cut at zero": f"{DELTA}.clamp(min=0)",
+    "probability times difference": "q.exp() * (q - p)",
+    "difference cut at zero": "(q - p).clamp(min=0)",
     "1 - r cut at zero": "(1 - r).clamp(min=0)",
-    "tanh": f"torch.tanh{DELTA}",
-    "sinh, clamped": f"torch.sinh({DELTA}.clamp(-5, 5))",
-    "both pulls": f"{DELTA} + (1 - r)",
-    "signed log1p": f"torch.log1p({DELTA}.abs()) * {DELTA}.sign()",
-    "difference clamped at 5": f"{DELTA}.clamp(-5, 5)",
-    "a tenth below zero": f"torch.where(q > p, {DELTA}, 0.1 * {DELTA})",
+    "tanh": "torch.tanh(q - p)",
+    "sinh, clamped": "torch.sinh((q - p).clamp(-5, 5))",
+    "both pulls": "(q - p) + (1 - r)",
+    "signed log1p": "torch.log1p((q - p).abs()) * (q - p).sign()",
+    "difference clamped at 5": "(q - p).clamp(-5, 5)",
+    "a tenth below zero": "torch.where(q > p, (q - p), 0.1 * (q - p))",
     "difference of probabilities": "q.exp() - p.exp()",
-    "relative difference": f"{DELTA} / (q + p).abs().clamp(min=1e-6)",
-    "exp(difference) - 1, clamped": f"{DELTA}.clamp(-3, 3).exp() - 1",
-    "difference clamped at 1": f"{DELTA}.clamp(-1, 1)",
-    "signed root": f"{DELTA}.abs().sqrt() * {DELTA}.sign()",
-    "sign": f"{DELTA}.sign()",
-    "cube": f"{DELTA} ** 3",
+    "relative difference": "(q - p) / (q + p).abs().clamp(min=1e-6)",
+    "exp(difference) - 1, clamped": "(q - p).clamp(-3, 3).exp() - 1",
+    "difference clamped at 1": "(q - p).clamp(-1, 1)",
+    "signed root": "(q - p).abs().sqrt() * (q - p).sign()",
+    "sign": "(q - p).sign()",
+    "cube": "(q - p) ** 3",
 }
 
 

@@ -10,9 +10,16 @@ from rich.console import Console
 from instructor.exercises import CASES
 from instructor.grading.class_view import histogram, shares, show
 from instructor.grading.command import RUBRIC
-from instructor.grading.likeness import ALIKE, fingerprint, likeness, pairs_alike, similar
+from instructor.grading.likeness import (
+    ALIKE,
+    fingerprint,
+    likeness,
+    pairs_alike,
+    similar,
+    unusual_imports,
+)
 from instructor.grading.points import read_rubric
-from instructor.proof.attacks import SOLUTION, valid_files
+from instructor.proof.attacks import SOLUTION, TEMPLATE, valid_files
 from instructor.proof.mutants import with_body
 
 
@@ -105,3 +112,8 @@ def test_two_hundred_files_are_compared_in_seconds():
     flags = similar(files)
     assert time.process_time() - started < 6  # it was 14
     assert any("like the solution" in flag for own in flags.values() for flag in own)
+
+
+def test_what_is_handed_out_has_no_unusual_imports():
+    assert unusual_imports(SOLUTION) == unusual_imports(TEMPLATE) == []
+    assert unusual_imports(SOLUTION + "\nimport ctypes\n") == ["ctypes"]
