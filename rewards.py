@@ -46,7 +46,7 @@ def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
 
     >>> (score,) = sentiment_reward([" a fine film."])
     >>> (reward,) = shaped_reward_exponential([" a fine film."], temperature=0.5)
-    >>> abs(reward - (math.exp(2 * score) - 1)) < 1e-5
+    >>> bool(abs(reward - (math.exp(2 * score) - 1)) < 1e-5)
     True
 
     Source: Shao et al. 2024, arXiv 2402.03300, for the normalisation that decides its effect.
@@ -74,7 +74,7 @@ def shaped_reward(scores, completions, prompts=None):
         must earn more; of two with equal scores, the repetitive one must not earn more.
 
     >>> review, cheer = shaped_reward([0.9, 0.9], [" a good film with a fine cast.", " good" * 7])
-    >>> review >= cheer
+    >>> bool(review >= cheer)
     True
 
     Question: which text that nobody wants to read would earn the most from your reward?
@@ -108,10 +108,11 @@ def compute_ref_log_probs(completions, prompts, ref_model, tokenizer):
     >>> class Uniform:
     ...     device = "cpu"
     ...
-    ...     def __call__(self, ids):
-    ...         return SimpleNamespace(logits=torch.zeros(1, ids.shape[1], 256))
+    ...     def __call__(self, input_ids, **options):
+    ...         return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 256))
     >>> tokenize = lambda text: {"input_ids": list(text.encode())}
-    >>> round(compute_ref_log_probs(["abc"], ["It is "], Uniform(), tokenize)[0], 4)
+    >>> (log_prob,) = compute_ref_log_probs(["abc"], ["It is "], Uniform(), tokenize)
+    >>> round(float(log_prob), 4)
     -16.6355
 
     Question: a completion of 40 tokens has a lower log-probability than its first 20 tokens.
@@ -145,8 +146,9 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
         (B,) tensor, SUBTRACTED from the reward: kl_coef times the sum over a completion's real
         tokens. 0 where policy and reference agree.
 
-    >>> kl_penalty_forward([-1.0, -2.0], [-3.0, -2.0], None, kl_coef=0.5).tolist()
-    [1.0, 0.0]
+    >>> too_likely, agreed = kl_penalty_forward([-1.0, -2.0], [-3.0, -2.0], None, kl_coef=0.5)
+    >>> float(too_likely) > 0, float(agreed) == 0
+    (True, True)
 
     Source: Tang & Munos 2025, arXiv 2506.09477, on estimates and their gradients.
 
@@ -175,8 +177,9 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     Args, Returns: as for `kl_penalty_forward`. Keep exp() from overflowing: clamp log r from
     above, at log 10 say.
 
-    >>> kl_penalty_backward([-1.0, -2.0], [-1.0, -2.6931471], None, kl_coef=0.5).tolist()
-    [0.0, 0.25]
+    >>> agreed, too_likely = kl_penalty_backward([-1.0, -2.0], [-1.0, -2.6931], None, kl_coef=0.5)
+    >>> float(agreed) == 0, float(too_likely) > 0
+    (True, True)
 
     Source: the same; Schulman 2020, "Approximating KL divergence", for estimates of the value.
 

@@ -6,12 +6,13 @@ import functools
 import importlib.util
 import inspect
 import math
-import numbers
 import re
 import signal
 import traceback
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from engine.common import ROOT, UserError
@@ -134,11 +135,40 @@ def call_student(function, *args, **kwargs):
         raise StudentError(f"{name_of(function)} failed: {describe_error(error, path)}") from error
 
 
+def plain_values(answer):
+    """What student code returned, in plain lists and floats: the one rule of what an answer may be.
+
+    Lists and tuples, and whatever has `tolist`: tensors, arrays of numpy, pandas and `array`. In
+    them int, float, bool, Fraction, numbers of numpy, and tensors or arrays without dimensions.
+    Whatever is none of these stays as it is; so does a subclass of float, which compares as it
+    likes.
+    """
+    if isinstance(answer, torch.Tensor):
+        answer = answer.detach().cpu()
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
+    if isinstance(answer, (list, tuple)):
+        return [plain_values(value) for value in answer]
+    if type(answer) in (int, float, bool, Fraction) or isinstance(answer, np.longdouble):
+        try:
+            return float(answer)
+        except OverflowError:  # an integer of hundreds of digits
+            return math.inf if answer > 0 else -math.inf
+    return answer
+
+
+def shown(value):
+    """A value that is no number, for a message: as it reads, or the name of its type."""
+    if value is None or type(value) in (str, list, float, complex):
+        return f"{value!r:.60}"
+    return f"a {type(value).__name__:.60}"
+
+
 def check_rewards(values, completions, name, device="cpu"):
     """The values that student code returned, as a float32 CPU tensor of shape (N,).
 
     Args:
-        values: what came back: a list, tuple, numpy array or tensor of N finite real numbers.
+        values: what came back: N finite numbers in a form that `plain_values` knows.
         completions: the N texts it was about, to name the one that caused trouble.
         name: the function's name.
         device: where a tensor may lie besides the CPU.
@@ -148,13 +178,13 @@ def check_rewards(values, completions, name, device="cpu"):
     """
     if values is None:
         raise UserError(f"{name} returned None: is a `return` missing?")
-    if isinstance(values, torch.Tensor):
-        if values.device.type not in ("cpu", torch.device(device).type):
-            raise UserError(f"{name} returned a tensor on {values.device}; expected {device}.")
-        values = values.detach().cpu()
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    if not isinstance(values, (list, tuple)):
+    if isinstance(values, torch.Tensor) and values.device.type not in (
+        "cpu",
+        torch.device(device).type,
+    ):
+        raise UserError(f"{name} returned a tensor on {values.device}; expected {device}.")
+    values = plain_values(values)
+    if not isinstance(values, list):
         raise UserError(
             f"{name} returned {type(values).__name__}; "
             f"expected a list of {len(completions)} numbers."
@@ -164,14 +194,13 @@ def check_rewards(values, completions, name, device="cpu"):
             f"{name} returned {len(values)} values for {len(completions)} completions; "
             "return exactly one for each."
         )
-    values = [v.item() if getattr(v, "ndim", None) == 0 else v for v in values]
     for i, value in enumerate(values):
-        if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        if type(value) is not float or not math.isfinite(value):
             raise UserError(
-                f"{name} returned {value!r:.60} at index {i}; expected a finite number. "
+                f"{name} returned {shown(value)} at index {i}; expected a finite number. "
                 f"The completion was {completions[i]!r:.80}."
             )
-    return torch.tensor([float(v) for v in values])
+    return torch.tensor(values)
 
 
 def exercises(path):

@@ -9,9 +9,27 @@ from engine.common import ROOT
 if str(ROOT / "tests") not in sys.path:
     sys.path.insert(0, str(ROOT / "tests"))
 
-from cases import CASES, Ask, Wrong, report  # noqa: E402
+from cases import (  # noqa: E402
+    CASES,
+    CORE,
+    Ask,
+    Wrong,
+    example_report,
+    is_news,
+    report,
+)
 
-__all__ = ["CASES", "Ask", "Wrong", "encode", "every_case", "report"]
+__all__ = [
+    "CASES",
+    "CORE",
+    "Ask",
+    "Wrong",
+    "encode",
+    "every_case",
+    "example_report",
+    "is_news",
+    "report",
+]
 
 
 def every_case():

@@ -26,6 +26,11 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     quiet_libraries()
+    if config.getoption("--student"):
+        try:
+            load_rewards()
+        except UserError as error:  # one line, not one failure for each test
+            pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
 
 
 def pytest_generate_tests(metafunc):
@@ -58,13 +63,20 @@ def pytest_runtest_call(item):
             raise
         todo = str(error.__cause__)
     student = item.config.getoption("--student") or not HAS_SOLUTION
-    said = item.config.stash.setdefault(SAID, set())
     if item.get_closest_marker("bonus"):
         pytest.skip(f"{todo} (the bonus is optional)")
-    if student and "rewards" in getattr(item, "fixturenames", ()) and todo not in said:
-        said.add(todo)  # one red test for each exercise, not one for each of its cases
-        pytest.fail(f"to do: {todo}", pytrace=False)
+    if student and "rewards" in getattr(item, "fixturenames", ()):
+        tell_once(item.config, f"to do: {todo}")  # one red test for each exercise
     pytest.skip(todo)
+
+
+def tell_once(config, text):
+    """Fail with a text the first time; afterwards skip."""
+    said = config.stash.setdefault(SAID, set())
+    if text not in said:
+        said.add(text)
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
 
 
 @pytest.fixture
@@ -76,14 +88,20 @@ def solution():
 @pytest.fixture
 def rewards(request, classifier):
     """The functions under test: those of the solution, and those of the student."""
-    return load_rewards(rewards_file(request.param == "solution"))
+    try:
+        return load_rewards(rewards_file(request.param == "solution"))
+    except UserError as error:
+        tell_once(request.config, str(error))
 
 
 @pytest.fixture
-def unsolved(tmp_path):
+def unsolved(request, tmp_path):
     """A rewards.py as on the first day, whatever the student has done since."""
     source = rewards_file()
-    tree = ast.parse(source.read_text(encoding="utf-8"))
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        tell_once(request.config, f"rewards.py, line {error.lineno}: {error.msg}")
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name != "sentiment_reward":
             label = exercises(source)[node.name]

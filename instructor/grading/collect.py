@@ -6,201 +6,322 @@
     Moodle        Full Name_ID_assignsubmission_file_/rewards.py
 
 each as a folder or as one zip. Nothing is unpacked onto the disk: files are read within limits,
-and whatever is no plain small text is a submission too, rejected for a stated reason.
+and whatever is no plain small text is a submission too, rejected for a stated reason. Where it is
+not clear what a student has handed in, or who, the row holds a question and no points: nothing is
+merged or dropped in silence.
 """
 
-import dataclasses
 import io
 import re
 from pathlib import PurePosixPath
 
-from engine.common import first_line
+from instructor.grading.identity import METADATA, owner_of, read_metadata
 from instructor.grading.reading import SIZE_LIMIT, ZIP_LIMIT, Zip, check, open_source
-from instructor.grading.submission import Rejected, Submission, normal
+from instructor.grading.submission import Member, Rejected, Submission, normal, readable
+from instructor.grading.written import SHEET
 
-CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<order>\d+)_(?P<file>.+)")
-MOODLE = re.compile(r"(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_file_?(?P<file>.*)")
+FILES_LIMIT = 2000  # of one student
+CANDIDATES = (  # names of files that may be the submission: what comes first is taken
+    re.compile(r"rewards\.py"),
+    re.compile(r"rewards[-_ ()\d]*\.py", re.IGNORECASE),
+    re.compile(r".*\.py", re.IGNORECASE),
+    re.compile(r".*\.zip", re.IGNORECASE),
+)
+VERSION = re.compile(r"rewards?(?!s?_solution|_utils|s?\.py$).*\.(py|zip|bak|old)", re.IGNORECASE)
 
 
-def collect(path):
+class Unclear(Rejected):
+    """What the instructor must settle."""
+
+
+def collect(path, one=False):
     """Every submission below `path`, sorted by student; of several, the newest is to be graded.
 
+    Args:
+        path: a folder or a zip.
+        one: everything in it is one student's.
+
     Raises:
-        Rejected: there is nothing to grade.
+        Rejected: there is nothing to grade, or the metadata cannot be read.
     """
     source = open_source(path)
-    metadata = gradescope_metadata(source)
-    found = []
-    for unit, files in units(source).items():
-        found += submissions_of(source, unit, files, metadata)
+    files = [file for file in source.paths() if is_content(file)]
+    folders = [folder for folder in source.folders() if is_content(folder)]
+    if files and (one or lonely(files)):
+        found = [hand_in(source, "submission", [Member("submission")], {f: f.name for f in files})]
+        named = [
+            file.name for file in files if len(file.parts) == 1 and rank({file: file.name}) == 2
+        ]
+        if named and not one:
+            flag = f"taken for one student's folder, with {', '.join(map(readable, named[:4]))}"
+            found[0].flags.append(flag)
+    else:
+        root = root_of(files)
+        metadata = read_metadata(source, root) if root / METADATA in files else {}
+        found = [
+            submission
+            for handed in owned(files, folders, root, metadata).values()
+            for submission in submissions_of(source, handed)
+        ]
     if not found:
         raise Rejected(f"there is no submission in '{path}': no rewards.py, no .py, no .zip")
-    return mark_duplicates(found)
-
-
-def units(source):
-    """{owner: its paths}: the first folder of a path, or the file itself where there is none."""
-    paths = [path for path in source.paths() if is_content(path)]
-    if [path for path in paths if path.name == "rewards.py"] == [PurePosixPath("rewards.py")]:
-        return {"submission": paths}  # one student's folder
-    firsts = {path.parts[0] for path in paths if len(path.parts) > 1}
-    lone = len(firsts) == 1 and all(len(path.parts) > 1 for path in paths)
-    around = lone and any(len(path.parts) > 2 or path.suffix == ".zip" for path in paths)
-    if lone and not around:  # a zip of one folder full of NAME.py, not of one student
-        around = "rewards.py" not in {path.name for path in paths}
-    grouped = {}
-    for path in paths:
-        inner = path.parts[1:] if around and ".." not in path.parts else path.parts
-        grouped.setdefault(inner[0], []).append(path)
-    return grouped
+    return in_order(found)
 
 
 def is_content(path):
-    """Whether a file comes from a student, not from the platform or an operating system."""
-    extra = path.name == "submission_metadata.yml" or "__MACOSX" in path.parts
-    return not extra and path.name[0] != "."
+    """Whether a path is a student's, not of an operating system; hidden files are not."""
+    hidden = any(part.startswith(".") and part != ".." for part in path.parts)
+    return bool(path.parts) and not hidden and "__MACOSX" not in path.parts
 
 
-def submissions_of(source, owner, paths, metadata):
-    """The submissions of one folder or file of the hand-in; rejected ones too."""
-    who = identify(owner, metadata)
-    if who is None:
-        return []
-    best = pick(paths)
-    if best is None:
-        names = ", ".join(sorted({path.name for path in paths})[:3])
-        return [Submission(**who, path=owner, rejected=f"no rewards.py, only {names}")]
-    others = [path for path in paths if path.name == best.name and path != best]
-    found = [read_one(source, best, who)]
-    found += [dataclasses.replace(read_one(source, path, who), order=(-1,)) for path in others]
-    return found
+def lonely(files):
+    """Whether the only rewards.py lies in the folder itself, which then is one student's."""
+    named = [file for file in files if file.name == "rewards.py"]
+    return named == [PurePosixPath("rewards.py")]
 
 
-def pick(paths):
-    """The submission among the files of one student: rewards.py, else the only .py, else a zip."""
-    by_depth = sorted(paths, key=lambda path: (len(path.parts), str(path)))
-    for wanted in (
-        [path for path in by_depth if path.name == "rewards.py"],
-        [path for path in by_depth if re.fullmatch(r".*rewards[-_ ()\d]*\.py", path.name)],
-        [path for path in by_depth if path.suffix == ".py"],
-        [path for path in by_depth if path.suffix == ".zip"],
-    ):
-        if wanted and (
-            wanted[0].name == "rewards.py" or wanted[0].suffix == ".zip" or len(wanted) == 1
-        ):
-            return wanted[0]
-    return None
+def root_of(files):
+    """The folder that holds the hand-ins: the one around all, unless it is one student's own."""
+    root = PurePosixPath()
+    for depth in range(3):
+        firsts = {file.parts[depth] for file in files}
+        if len(firsts) != 1 or any(len(file.parts) == depth + 1 for file in files):
+            break
+        (first,) = firsts
+        if first in ("/", ".."):
+            break
+        inside = root / first
+        named = [file for file in files if file.name == "rewards.py"]
+        students = {file.parts[depth + 1] for file in named} - {"rewards.py"}
+        own = inside / "rewards.py" in named and len(students) < 2
+        if own and inside / METADATA not in files:
+            break
+        root = inside
+    return root
 
 
-def read_one(source, path, who):
-    """The `Submission` at a path of a folder or zip, rejected where it cannot be one."""
-    label = f"{source.label}{path}"
+def owned(files, folders, root, metadata):
+    """{key of an owner: [(owner, {path: the name that the student gave it})]}.
+
+    One entry of the list for each file or folder in `root`; an empty folder counts too, and so does
+    a folder that only the metadata name.
+    """
+    tops = {}
+    for file in files:
+        if file != root / METADATA:
+            tops.setdefault(file.parts[len(root.parts)], []).append(file)
+    for folder in folders:
+        if folder.parent == root:
+            tops.setdefault(folder.name, [])
+    for top in metadata:
+        tops.setdefault(top, [])
+    owners = {}
+    for top, paths in tops.items():
+        owner = owner_of(top, metadata)
+        names = {path: path.name for path in paths}
+        if owner.file and paths == [root / top]:
+            names = {paths[0]: owner.file}
+        owners.setdefault(owner.key, []).append((owner, names))
+    return owners
+
+
+def submissions_of(source, handed):
+    """The rows of one owner: the submission, and older ones, which are not graded."""
+    owner = handed[0][0]
+    if owner.key == ("name", "rewards") and [*handed[0][1].values()] == ["rewards.py"]:
+        row = hand_in(source, owner.student, owner.members, handed[0][1])
+        return [unclear(row, "Whose is it? It lies beside the hand-ins, without a name.")]
+    if owner.order is None or len(handed) == 1:
+        flags = [flag for one, _ in handed for flag in one.flags]
+        if len(handed) > 1 and owner.key[0] == "name":  # ann.py beside ann/ and ann.zip
+            parts = [hand_in(source, owner.student, owner.members, names) for _, names in handed]
+            return [one_of(parts, flags)]
+        names = {path: name for _, own in handed for path, name in own.items()}
+        return [hand_in(source, owner.student, owner.members, names, flags)]
+    return newest(source, handed)
+
+
+def newest(source, handed):
+    """The rows of an owner with several hand-ins on a platform that tells which is newer."""
+    side, sheet = [], b""
+    handed = sorted(handed, key=lambda entry: entry[0].order)
+    if handed[0][0].key[0] == "canvas":  # which gives every file of a hand-in a number of its own
+        for _, names in handed:
+            sheet = sheet_of(source, names)[0] or sheet  # the newest
+        best = min(rank(names) for _, names in handed)
+        side = [readable(n) for _, names in handed if rank(names) > best for n in names.values()]
+        handed = [(owner, names) for owner, names in handed if rank(names) == best]
+    rows = [hand_in(source, o.student, o.members, names, o.flags) for o, names in handed]
+    latest = [row for row, (owner, _) in zip(rows, handed) if owner.order == handed[-1][0].order]
+    older = rows[: len(rows) - len(latest)]
+    chosen = one_of(latest, latest[-1].flags)
+    for row in older:
+        row.duplicate = True
+    if older:
+        chosen.flags.append(f"{len(older) + 1} submissions; the newest is graded")
+    chosen.answers = chosen.answers or sheet
+    side = [name for name in side if not SHEET.fullmatch(name)]
+    if side:
+        chosen.flags.append(f"further files: {', '.join(side[:3])}")
+    return [chosen, *older]
+
+
+def rank(names):
+    """How well files, {path: name}, fit a submission: 1 for rewards.py, with a number or not."""
+    fits = [i for name in names.values() for i, c in enumerate(CANDIDATES) if c.fullmatch(name)]
+    return max(min(fits, default=len(CANDIDATES)), 1)
+
+
+def one_of(rows, flags):
+    """One row from several of the same owner: equal files are one, others are a question."""
+    best = rows[0]
+    best.flags = list(flags)
+    if len({(row.source, row.rejected, row.question) for row in rows}) > 1:
+        places = ", ".join(row.path for row in rows[:4])
+        return unclear(best, f"Which of these is the submission: {places}? Keep one.")
+    return best
+
+
+def unclear(row, question):
+    """The row with a question in the place of a submission."""
+    row.source, row.rejected, row.question = b"", "", question
+    return row
+
+
+def hand_in(source, student, members, names, flags=()):
+    """The row of one hand-in.
+
+    Args:
+        source: a `Folder` or `Zip`.
+        student, members, flags: of the `Submission`.
+        names: {path: the name that the student gave to the file}.
+    """
+    row = Submission(student, "", members=tuple(members), flags=list(flags))
+    if not names:
+        row.path, row.rejected = readable(f"{source.label}{student}"), "nothing in it"
+        return row
+    paths = sorted(names, key=lambda path: (len(path.parts), path))
+    row.path = place(source, paths[0])
+    if len(paths) > FILES_LIMIT:
+        row.rejected = f"more than {FILES_LIMIT} files"
+        return row
+    row.answers, problem = sheet_of(source, names)
+    row.flags += [problem] if problem else []
+    for pattern in CANDIDATES:
+        fitting = [path for path in paths if pattern.fullmatch(names[path])]
+        if fitting:
+            return from_candidates(source, row, fitting, beside(names, fitting[0]))
+    shown = ", ".join(sorted({readable(name)[:60] for name in names.values()})[:3])
+    row.rejected = f"no rewards.py, only {shown}"
+    return row
+
+
+def beside(names, chosen):
+    """Names of files in the folder of the chosen one that look like another version of it."""
+    near = [path for path in names if path.parent == chosen.parent and path != chosen]
+    return [readable(names[path]) for path in near if VERSION.search(names[path])]
+
+
+def from_candidates(source, row, fitting, versions):
+    """The row of a hand-in in which these paths, shallow ones first, may be the submission.
+
+    Args:
+        source, row: of `hand_in`.
+        fitting: the paths.
+        versions: names of files that are to be told beside it.
+    """
+    first = [path for path in fitting if len(path.parts) == len(fitting[0].parts)]
+    found = [contents(source, path) for path in first[:8]]
+    row.path = place(source, first[0])
+    row.source, row.rejected, row.question, answers = found[0]
+    row.answers = row.answers or answers
+    if len(set(found)) > 1:
+        places = ", ".join(place(source, path) for path in first[:4])
+        return unclear(row, f"Which of these is the submission: {places}? Keep one.")
+    if more := [*versions, *(place(source, path) for path in fitting[len(first) :])]:
+        row.flags.append(f"also in the hand-in: {', '.join(more[:3])}")
+    return row
+
+
+def contents(source, path):
+    """(source, why it is rejected, what is not clear about it, written answers in the same zip)."""
     try:
-        if problem := source.problem(path):
-            raise Rejected(problem)
-        if path.suffix == ".zip":
-            inner = Zip(io.BytesIO(whole_zip(source, path)), f"{label}:")
-            unsafe = [entry for entry in inner.paths() if inner.problem(entry)]
-            if unsafe:
-                raise Rejected(inner.problem(unsafe[0]))
-            best = pick([entry for entry in inner.paths() if "__MACOSX" not in entry.parts])
-            if best is None or best.suffix == ".zip":
-                raise Rejected("a zip without rewards.py")
-            return read_one(inner, best, who)
-        return Submission(**who, path=label, source=check(source.read(path, SIZE_LIMIT)))
+        data, answers = read_one(source, path)
+        return data, "", "", answers
+    except Unclear as error:
+        return b"", "", str(error), b""
     except Rejected as error:
-        return Submission(**who, path=label, rejected=str(error))
+        return b"", str(error), "", b""
     except OSError as error:
-        return Submission(**who, path=label, rejected=f"cannot be read ({error.strerror})")
+        return b"", f"cannot be read ({error.strerror})", "", b""
 
 
-def whole_zip(source, path):
-    """The bytes of a zip inside a folder or zip.
+def sheet_of(source, names):
+    """(the answers.md among the files of a hand-in, what is wrong with it)."""
+    sheets = [path for path in names if SHEET.fullmatch(names[path])]
+    sheets.sort(key=lambda path: (len(path.parts), path))
+    if not sheets:
+        return b"", ""
+    data, problem, *_ = contents(source, sheets[0])
+    problem = f"answers.md: {problem}" if problem else ""
+    first = [path for path in sheets if len(path.parts) == len(sheets[0].parts)]
+    if len(first) > 1:
+        problem = f"several sheets of answers; {place(source, first[0])} is taken"
+    return data, problem
+
+
+def place(source, path):
+    """Where something was found, for the instructor."""
+    return readable(f"{source.label}{path}")
+
+
+def read_one(source, path):
+    """(the bytes of the submission at a path of a folder or zip, written answers in the same zip).
 
     Raises:
-        Rejected: they are too many.
+        Rejected: it cannot be one; `Unclear` where a zip holds several.
+        OSError: it cannot be read.
     """
+    if problem := source.problem(path):
+        raise Rejected(problem)
+    if path.suffix.lower() != ".zip":
+        return check(source.read(path, SIZE_LIMIT)), b""
     data = source.read(path, ZIP_LIMIT)
     if len(data) > ZIP_LIMIT:
         raise Rejected(f"a zip larger than {ZIP_LIMIT >> 20} MB")
-    return data
+    inner = Zip(io.BytesIO(data))
+    outside = [entry for entry in inner.paths() if inner.problem(entry)]
+    if outside:
+        raise Rejected(inner.problem(outside[0]))
+    names = {entry: entry.name for entry in inner.paths() if is_content(entry)}
+    row = hand_in(inner, "", (), names)
+    if row.path.lower().endswith(".zip") or row.rejected.startswith(("no rewards.py", "nothing")):
+        raise Rejected("a zip without rewards.py")
+    if row.question:
+        raise Unclear(row.question)
+    if row.rejected:
+        raise Rejected(row.rejected)
+    return row.source, row.answers
 
 
-def identify(owner, metadata):
-    """Who handed in: the fields of a Submission that its name or the metadata tell."""
-    if metadata:
-        return identify_by_metadata(owner, metadata)
-    if match := MOODLE.fullmatch(owner):
-        return {"student": match["name"], "name": match["name"], "id": match["id"]}
-    if match := CANVAS.fullmatch(owner):
-        flags = ["late"] if match["late"] else []
-        order = (int(match["order"]),)
-        who = {"student": match["name"], "name": match["name"], "id": match["id"]}
-        return {**who, "flags": flags, "order": order}
-    stem = owner.rsplit(".", 1)[0] if owner.endswith((".py", ".zip")) else owner
-    return {"student": stem, "name": stem}
+def in_order(submissions):
+    """The submissions sorted by student, with names and paths that are all different."""
+    students, paths = {}, set()
+    for row in submissions:
+        ids = ", ".join(filter(None, (member.id for member in row.members)))
+        if not row.duplicate:
+            name, repeat = row.student, 1
+            while row.student in students:
+                repeat += 1
+                row.student = f"{name} ({ids})" if ids and repeat == 2 else f"{name} ({repeat})"
+            students[row.student] = row
+        path, repeat = row.path, 1
+        while row.path in paths:
+            repeat += 1
+            row.path = f"{path} ({repeat})"
+        paths.add(row.path)
 
-
-def identify_by_metadata(owner, metadata):
-    """The same from Gradescope's metadata; None for a folder that they do not name."""
-    if owner not in metadata:
-        return None
-    entry = metadata[owner] or {}
-    people = entry.get(":submitters") or [{}]
-    names = [str(person.get(":name") or "") for person in people]
-    name = ", ".join(filter(None, names)) or owner
-    return {
-        "student": name,
-        "name": name,
-        "email": str(people[0].get(":email") or ""),
-        "id": str(people[0].get(":sid") or ""),
-        "order": (str(entry.get(":created_at") or ""), owner),
-    }
-
-
-def gradescope_metadata(source):
-    """{folder: entry} of submission_metadata.yml, or {}."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Reads Ruby's tags as what they hold."""
-
-    def plain(loader, suffix, node):
-        if isinstance(node, yaml.MappingNode):
-            return loader.construct_mapping(node, deep=True)
-        if isinstance(node, yaml.SequenceNode):
-            return loader.construct_sequence(node, deep=True)
-        return loader.construct_scalar(node)
-
-    Loader.add_multi_constructor("!ruby", plain)
-    for path in source.paths():
-        if path.name == "submission_metadata.yml" and len(path.parts) <= 2:
-            try:
-                return yaml.load(source.read(path, 16 << 20), Loader) or {}
-            except (yaml.YAMLError, ValueError) as error:
-                raise Rejected(f"{path} cannot be read: {first_line(error)}") from error
-    return {}
-
-
-def mark_duplicates(submissions):
-    """Of several by one student the newest stays; namesakes with other ids stay apart."""
-    groups = {}
-    for submission in submissions:
-        groups.setdefault((submission.id or normal(submission.student)), []).append(submission)
-    taken = {}
-    for group in groups.values():
-        group.sort(key=lambda one: (one.order, not one.rejected), reverse=True)
-        for i, submission in enumerate(group):
-            if submission.id and taken.get(submission.student, submission.id) != submission.id:
-                submission.student += f" ({submission.id})"
-            taken.setdefault(submission.student, submission.id)
-            if i:
-                submission.duplicate = True
-        if len(group) > 1:
-            group[0].flags.append(f"{len(group)} submissions; the newest is graded")
-
-    def by_student(submission):
-        student = submission.student
-        return normal(student), student, submission.duplicate, submission.path
+    def by_student(row):
+        return normal(row.student), row.student, row.duplicate, row.path
 
     return sorted(submissions, key=by_student)

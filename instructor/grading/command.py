@@ -20,6 +20,7 @@ def parse_arguments(argv=None):
     add("--out", required=True, metavar="DIR", help="folder for grades and feedback")
     add("--roster", metavar="CSV", help="gradebook of Canvas, Moodle or your own, to be filled in")
     add("--column", default="GRPO", help="its column for the points (default: %(default)s)")
+    add("--written", metavar="CSV", help="points for written answers: DIR/answers.csv, filled in")
     add("--rubric", default=str(RUBRIC), help="points per exercise (default: %(default)s)")
     add("--seeds", type=int, nargs="+", help="hidden seeds; drawn and recorded by default")
     add("--only", nargs="+", metavar="STUDENT", help="grade these again, keep the other results")
@@ -42,8 +43,9 @@ def processors():
 
 def main(argv=None):
     args = parse_arguments(argv)
-    from instructor.grading.course import grade  # torch takes seconds; --help need not wait
-    from instructor.grading.course_files import show
+    from instructor.grading.class_view import show  # torch takes seconds; --help need not wait
+    from instructor.grading.course import grade
+    from instructor.grading.points import read_rubric
 
     console = make_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,5 +62,5 @@ def main(argv=None):
     if args.gradescope:
         (page,) = (Path(args.out) / "results").iterdir()
         page.replace(Path(args.out) / "results.json")
-    show(results, console)
+    show(results, read_rubric(args.rubric), console)
     console.print(f"\nWrote grades.csv, feedback/ and results/ to {args.out}", highlight=False)

@@ -17,6 +17,7 @@ from instructor.grading.process import Workshop, probe
 from instructor.grading.roster import read_roster
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
+from instructor.grading.written import read_points
 
 
 def grade(args, console):
@@ -26,11 +27,11 @@ def grade(args, console):
         UserError: in one line, what to do.
     """
     rubric = read_rubric(args.rubric)
-    submissions = collect(args.submissions)
-    if args.gradescope and len(submissions) > 1:
-        raise GraderError(f"--gradescope grades one submission; there are {len(submissions)}.")
+    submissions = collect(args.submissions, one=args.gradescope)
     if args.roster:
         read_roster(args.roster)  # a mistake in it is said before anything is graded
+    if args.written:
+        read_points(args.written, rubric, [s.student for s in submissions])
     again = set(args.only or ())
     if unknown := again - {submission.student for submission in submissions}:
         raise GraderError(f"nobody handed in as {', '.join(sorted(unknown))}.")
@@ -177,6 +178,8 @@ def grade_one(workshop, control, submission, settings, sandbox, models):
     result = journal.blank_result(submission, settings, sandbox)
     if submission.duplicate:
         result |= {"status": "duplicate", "reason": "A newer submission is graded instead."}
+    elif submission.question:
+        result |= {"status": "unclear", "reason": submission.question}
     elif submission.rejected:
         result |= {"status": "rejected", "reason": submission.rejected, "score": 0.0}
     else:
@@ -193,7 +196,7 @@ def examine_into(result, workshop, control, source, settings, models):
     result["tests"] = [vars(outcome) for outcome in found.outcomes]
     result["points"] = score(result["tests"], rubric)
     result["score"] = round(sum(result["points"].values()), 2)
-    result["output"] = found.output
+    result["output"], result["printed"] = found.output, found.printed
     if found.import_error:
         result |= {"status": "import error", "reason": found.import_error}
     result["flags"] += sorted(found.flags)

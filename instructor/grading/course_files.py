@@ -1,16 +1,15 @@
-"""Everything that a graded course gets: the files in OUT and the table in the terminal."""
+"""Every file that a graded course gets."""
 
 import json
-import math
 from pathlib import Path
 
 from engine.common import write_whole
-from instructor.exercises import every_case
 from instructor.grading.feedback import feedback, file_names, gradescope, summary_line
-from instructor.grading.gradebook import number, write_grades, write_roster
+from instructor.grading.gradebook import write_grades, write_roster
 from instructor.grading.journal import journal_line
 from instructor.grading.likeness import similar
 from instructor.grading.roster import match, people_of, read_roster
+from instructor.grading.written import answers_by_heading, read_points, with_written, write_sheets
 
 
 def write_all(args, results, submissions, settings):
@@ -25,6 +24,8 @@ def write_all(args, results, submissions, settings):
     results = sorted(results, key=lambda result: order[result["path"]])
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
     results = with_likeness(results, submissions)
+    if not args.gradescope:
+        results = grade_written(args, results, submissions, rubric)
     files = file_names([result["student"] for result in filter(not_duplicate, results)])
     for folder in ("feedback", "results"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -37,6 +38,21 @@ def write_all(args, results, submissions, settings):
         results += fill_roster(args, results, submissions)
     write_grades(out / "grades.csv", results)
     return results
+
+
+def grade_written(args, results, submissions, rubric):
+    """The results with the points of --written; the page and the table to give such points."""
+    answers = {}
+    for submission in submissions:
+        if not submission.duplicate:
+            text = submission.answers.decode("utf-8", "replace")
+            answers[submission.student] = answers_by_heading(text, [*rubric["written"]])
+    if rubric["written"] and (any(answers.values()) or args.written):
+        write_sheets(Path(args.out), submissions, answers, rubric)
+    if not args.written:
+        return results
+    given = read_points(args.written, rubric, [*answers])
+    return with_written(results, answers, given, rubric)
 
 
 def not_duplicate(result):
@@ -63,68 +79,42 @@ def fill_roster(args, results, submissions):
     """Write OUT/roster.csv; returns a result for everybody who has handed nothing in."""
     kind, header, rows = read_roster(args.roster)
     people = list(people_of(kind, header, rows))
-    result_by_path, result_by_row = {result["path"]: result for result in results}, {}
+    claims = claims_of(results, submissions, people)
+    result_by_row = {}
+    for row, claimed in claims.items():
+        best = min(level for level, _ in claimed)
+        chosen = [result for level, result in claimed if level == best]
+        for _, result in claimed:
+            if len(chosen) > 1 or result is not chosen[0]:
+                title = "shares a row of the roster with another: " + ", ".join(
+                    other["student"] for _, other in claimed if other is not result
+                )
+                result["flags"].append(title)
+        if len(chosen) == 1 and chosen[0]["score"] is not None:
+            text = chosen[0]["reason"] or summary_line(chosen[0])
+            result_by_row[row] = {**chosen[0], "text": text}
+    target = Path(args.out) / "roster.csv"
+    write_roster(target, kind, header, rows, result_by_row, args.column)
+    blank = {"status": "no submission", "score": None, "max": None, "tests": [], "flags": []}
+    blank |= {"seconds": "", "sandbox": "", "path": "", "reason": ""}
+    return [
+        {"student": person["name"] or person["email"], **blank}
+        for person in people
+        if person["row"] not in claims
+    ]
+
+
+def claims_of(results, submissions, people):
+    """{row of the roster: [(how well it fits, result)]}; what does not fit is flagged."""
+    result_by_path, claims = {result["path"]: result for result in results}, {}
     for submission in submissions:
         result = result_by_path.get(submission.path)
         if submission.duplicate or result is None:
             continue
-        person = match(submission, people)
-        if person is None:
-            result["flags"].append("not in the roster")
-        elif person["row"] in result_by_row:
-            result["flags"].append("shares a row of the roster with another")
-        else:
-            text = result["reason"] or summary_line(result)
-            result_by_row[person["row"]] = {**result, "text": text}
-    target = Path(args.out) / "roster.csv"
-    write_roster(target, kind, header, rows, result_by_row, args.column)
-    blank = {"status": "no submission", "score": None, "max": None, "tests": [], "flags": []}
-    blank |= {"seconds": "", "sandbox": "", "path": ""}
-    return [
-        {"student": person["name"] or person["email"], **blank}
-        for person in people
-        if person["row"] not in result_by_row
-    ]
-
-
-def show(results, console):
-    """The table of students and the view of the class."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("student", no_wrap=True, overflow="ellipsis", max_width=32)
-    table.add_column("status", no_wrap=True)
-    table.add_column("points", justify="right", no_wrap=True)
-    table.add_column("look at", no_wrap=True, overflow="ellipsis", ratio=1)
-    for result in results:
-        points = f"{number(result['score'])}/{number(result['max'])}"
-        points = points if result["score"] is not None else ""
-        notes = [result["reason"]] * bool(result.get("reason")) + result["flags"]
-        table.add_row(Text(result["student"]), result["status"], points, Text("; ".join(notes)))
-    console.print(table)
-    console.print("\nshare of the class that passes", style="bold")
-    shown = None
-    for function, case, share in class_view(results):
-        if function != shown:
-            console.print(f"  {function}", highlight=False)
-        shown, bar = function, "" if math.isnan(share) else "█" * round(10 * share)
-        console.print(f"    {share:5.0%} {bar:10} {case}", highlight=False, markup=False)
-
-
-def class_view(results):
-    """[(function, case, share of the graded submissions that pass it)]."""
-    graded = [result for result in results if result["tests"]]
-    passed = {}
-    for result in graded:
-        for test in result["tests"]:
-            key = test["function"], test["case"]
-            passed[key] = passed.get(key, 0) + test["passed"]
-    return [
-        (
-            name,
-            case.__name__,
-            passed.get((name, case.__name__), 0) / len(graded) if graded else math.nan,
-        )
-        for name, case in every_case()
-    ]
+        for member in submission.members:
+            person, level, note = match(member, people)
+            if note:
+                result["flags"].append(note)
+            if person is not None:
+                claims.setdefault(person["row"], []).append((level, result))
+    return claims

@@ -33,6 +33,7 @@ class Examination:
     import_error: str = ""  # why the file cannot be imported; then no case passes
     flags: set = dataclasses.field(default_factory=set)  # for a person to look at
     output: str = ""  # the beginning of what the submission printed
+    printed: str = ""  # the same, when it was imported: no hidden input can be in it
 
 
 def examine(workshop, control, source, seeds, models, seconds=10.0):
@@ -52,8 +53,8 @@ def examine(workshop, control, source, seeds, models, seconds=10.0):
     if error:
         message = f"The file cannot be imported: {error}"
         outcomes = [Outcome(name, case.__name__, False, message) for name, case in every_case()]
-        return Examination(outcomes, message, output=output[:OUTPUT_SHOWN])
-    outcomes, flags = [], set()
+        return Examination(outcomes, message, output=output, printed=output)
+    outcomes, flags, printed = [], set(), output
     for name, (_, cases) in CASES.items():
         with Child(workshop, control, source, seconds) as child:
             load(child)  # if it fails this time, the questions will say so
@@ -64,14 +65,14 @@ def examine(workshop, control, source, seeds, models, seconds=10.0):
             flags.add(f"{name} gives other answers to the same question")
         if any(outcome.public_only for outcome in found):
             flags.add(f"{name} passes only the inputs of the public tests")
-    return Examination(outcomes, flags=flags, output=output[:OUTPUT_SHOWN])
+    return Examination(outcomes, flags=flags, output=output[:OUTPUT_SHOWN], printed=printed)
 
 
 def try_import(workshop, control, source, seconds):
     """(why a submission cannot be imported, or an empty string; what it printed)."""
     with Child(workshop, control, source, seconds) as child:
         error = load(child)
-        return error, clean(child.output.decode("utf-8", "replace"))
+        return error, clean(child.output.decode("utf-8", "replace"))[:OUTPUT_SHOWN]
 
 
 def load(child):
@@ -91,28 +92,27 @@ def examine_function(child, name, cases, seeds, models):
     def run(case, seed):
         asked[case, seed] = []
         ask = Ask(remote(child, name, asked[case, seed]), models, name)
-        return report(case, ask, random.Random(seed), with_expected=False) or ""
+        try:
+            return report(case, ask, random.Random(seed), with_expected=False) or ""
+        except NotImplementedError as error:  # perhaps in one branch only
+            return f"Not implemented: {error}"
 
-    try:
+    for case in cases:
+        messages[case] = run(case, first)
+    before = {case: asked[case, first] for case in cases}
+    for seed in hidden:
         for case in cases:
-            messages[case] = run(case, first)
-        before = {case: asked[case, first] for case in cases}
-        for seed in hidden:
-            for case in cases:
-                if not messages[case] and run(case, seed):
-                    messages[case] = child.dead or HIDDEN
-                    if not child.dead:
-                        public_only.add(case)
-        unsteady = False
-        for case in cases:
-            again = run(case, first)
-            if asked[case, first] != before[case]:
-                unsteady = True
-                if again and not messages[case]:
-                    messages[case] = "It held, and did not hold when asked again."
-    except NotImplementedError as error:
-        message = f"Not implemented: {error}"
-        return [Outcome(name, case.__name__, False, message) for case in cases], False
+            if not messages[case] and run(case, seed):
+                messages[case] = child.dead or HIDDEN
+                if not child.dead:
+                    public_only.add(case)
+    unsteady = False
+    for case in cases:
+        again = run(case, first)
+        if asked[case, first] != before[case]:
+            unsteady = True
+            if again and not messages[case]:
+                messages[case] = "It held, and did not hold when asked again."
     outcomes = [
         Outcome(name, case.__name__, not message, message, case in public_only)
         for case, message in messages.items()

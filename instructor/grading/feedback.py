@@ -7,8 +7,10 @@ import collections
 import html
 import re
 
-from instructor.exercises import CASES
+from instructor.exercises import CASES, is_news
 from instructor.grading.gradebook import number
+
+FOLLOWS = "This may follow from what is told above. Mend that first."
 
 
 def title(case):
@@ -20,16 +22,31 @@ def summary_line(result):
     return f"{number(result['score'])} of {number(result['max'])} points; {passed} tests passed."
 
 
+def outcomes_of(result, name, core):
+    """{case: its test} of one function in order, without messages that tell nothing new."""
+    own = {test["case"]: test for test in result["tests"] if test["function"] == name}
+    outcomes, failures = {}, {}
+    for case in (case.__name__ for case in CASES[name][1]):
+        test = own.get(case, {"passed": False, "message": result["reason"]})
+        message = test["message"]
+        if not test["passed"]:
+            test = {**test, "message": message if is_news(message, failures, core) else ""}
+            failures[case] = message
+        outcomes[case] = test
+    return outcomes
+
+
 def gradescope(result, rubric, visibility="visible"):
     """The results.json of one student, as the documentation of Gradescope's autograder has it."""
     tests = []
     for i, (name, entry) in enumerate(rubric["exercises"].items(), 1):
         exercise, cases = CASES[name]
-        own = {test["case"]: test for test in result["tests"] if test["function"] == name}
+        own = outcomes_of(result, name, entry.get("core", ()))
         passed = sum(test["passed"] for test in own.values())
         share = result["points"].get(name, 0.0) / passed if passed else 0.0
         for j, case in enumerate(cases, 1):
-            test = own.get(case.__name__, {"passed": False, "message": result["reason"]})
+            test = own[case.__name__]
+            follows = "" if test["passed"] else FOLLOWS
             tests.append(
                 {
                     "score": round(share if test["passed"] else 0.0, 4),
@@ -37,12 +54,13 @@ def gradescope(result, rubric, visibility="visible"):
                     "status": "passed" if test["passed"] else "failed",
                     "name": f"{exercise} {name}: {title(case)}",
                     "number": f"{i}.{j}",
-                    "output": test["message"][:2000],
+                    "output": test["message"][:2000] or follows,
                     "output_format": "text",
                     "tags": [f"exercise {exercise}"],
                     "visibility": visibility,
                 }
             )
+    tests += written_tests(result, rubric, len(rubric["exercises"]) + 1, visibility)
     return {
         "score": result["score"] or 0.0,
         "execution_time": result["seconds"],
@@ -53,6 +71,33 @@ def gradescope(result, rubric, visibility="visible"):
         "extra_data": {"flags": result["flags"], "sandbox": result["sandbox"]},
         "tests": tests,
     }
+
+
+def written_tests(result, rubric, place, visibility):
+    """The written answers as Gradescope's tests, where they have points."""
+    return [
+        {
+            "score": points,
+            "max_score": rubric["written"][heading]["points"],
+            "status": "passed" if points else "failed",
+            "name": f"written answer {heading}",
+            "number": f"{place}.{i}",
+            "output": "",
+            "output_format": "text",
+            "tags": ["written"],
+            "visibility": visibility,
+        }
+        for i, (heading, points) in enumerate(result.get("written", {}).items(), 1)
+    ]
+
+
+def written_lines(result, rubric):
+    """The section of the written answers."""
+    lines = ["", "## Written answers", "", "| question | points |", "|---|---|"]
+    for heading, points in result["written"].items():
+        most = rubric["written"][heading]["points"]
+        lines.append(f"| {escape(heading)} | {number(points)} of {number(most)} |")
+    return lines + (["", escape(result["comment"])] if result["comment"] else [])
 
 
 def escape(text):
@@ -71,6 +116,7 @@ def feedback(result, rubric):
     lines = [f"# {escape(result['student'])}", ""]
     if not result["tests"]:
         lines += [f"Not graded: {escape(result['status'])}.", "", fence(result["reason"]), ""]
+        lines += [*written_lines(result, rubric), ""] if result.get("written") else []
         return "\n".join(lines)
     lines += [f"**{number(result['score'])} of {number(result['max'])} points**", ""]
     if result["reason"]:
@@ -81,10 +127,13 @@ def feedback(result, rubric):
         lines.append(f"| {CASES[name][0]} `{name}` | {points} |")
     for name, entry in rubric["exercises"].items():
         lines += ["", *exercise_lines(result, rubric, name, entry)]
+    if result.get("written"):
+        lines += written_lines(result, rubric)
     if result.get("training"):
         lines += ["", "## Training with your reward", "", escape(result["training"])]
-    if result["output"].strip():
-        lines += ["", "## What your file printed", "", fence(result["output"].rstrip())]
+    if result.get("printed", "").strip():  # later it could print hidden inputs
+        lines += ["", "## What your file printed when it was imported", ""]
+        lines += [fence(result["printed"].rstrip())]
     lines += [
         "",
         "`pytest --student` shows the public tests; graded are further inputs as well.",
@@ -94,17 +143,18 @@ def feedback(result, rubric):
 
 
 def exercise_lines(result, rubric, name, entry):
-    """The section of one exercise: each case, passed or failed, each message once."""
+    """The section of one exercise: each case, passed or failed, and what is to be mended first."""
     lines = [f"## Exercise {CASES[name][0]}: `{name}`", ""]
-    own = {test["case"]: test for test in result["tests"] if test["function"] == name}
-    said = set()
+    own = outcomes_of(result, name, entry.get("core", ()))
     for case in CASES[name][1]:
         test = own[case.__name__]
         lines.append(f"- {'passed' if test['passed'] else '**failed**'}: {title(case)}")
-        if test["message"] and test["message"] not in said:
-            said.add(test["message"])
+        if test["message"]:
             block = fence(test["message"][:1500]).replace("\n", "\n  ")
             lines += ["", f"  {block}", ""]
+    failed = [test for test in own.values() if not test["passed"]]
+    if any(not test["message"] for test in failed):
+        lines += ["", "What failed without a word may follow from what is told. Mend that first."]
     core = [case for case in entry.get("core", ()) if not own[case]["passed"]]
     if core and result["points"][name]:
         share = f"{rubric['without_core']:.0%}"
@@ -116,7 +166,8 @@ def file_names(students):
     """{student: a file name}: letters of the name, and a number where two would be the same."""
     names, taken = {}, collections.Counter()
     for student in students:
-        stem = re.sub(r"[^\w.-]+", "_", student).strip("._")[:80] or "student"
+        stem = re.sub(r"[^\w.-]+", "_", student).strip("._").encode()[:120]
+        stem = stem.decode(errors="ignore") or "student"  # file systems count bytes
         taken[stem.casefold()] += 1
         repeat = taken[stem.casefold()]
         names[student] = stem if repeat == 1 else f"{stem}-{repeat}"

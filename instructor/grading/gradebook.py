@@ -50,13 +50,16 @@ def write_csv(path, rows):
 def write_grades(path, results):
     """grades.csv: one row per hand-in, one column per case."""
     tests = [f"{name}.{case.__name__}" for name, case in every_case()]
-    header = ["student", "status", "score", "max", *tests, "flags", "seconds", "sandbox", "path"]
+    written = next((result["written"] for result in results if result.get("written")), {})
+    header = ["student", "status", "score", "max", *tests, *(f"answer {name}" for name in written)]
+    header += ["flags", "seconds", "sandbox", "path"]
     rows = [header]
     for result in results:
         passed = {f"{test['function']}.{test['case']}": test["passed"] for test in result["tests"]}
         row = [result["student"], result["status"]]
         row += [number(result["score"]), number(result["max"])]
         row += [int(passed[test]) if test in passed else "" for test in tests]
+        row += [number(result.get("written", {}).get(name)) for name in written]
         row += ["; ".join(result["flags"]), result["seconds"], result["sandbox"], result["path"]]
         rows.append(row)
     write_csv(path, rows)

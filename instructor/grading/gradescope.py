@@ -40,6 +40,7 @@ python=${PYTHON:-$root/venv/bin/python}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 "$python" "$root/source/instructor/grade.py" "$root/submission" --out "$out/graded" --gradescope
+mkdir -p "$root/results"
 if [ -f "$out/graded/results.json" ]; then
     cp "$out/graded/results.json" "$root/results/results.json"
 else

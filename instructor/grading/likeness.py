@@ -2,6 +2,8 @@
 
 import ast
 import collections
+import itertools
+import math
 
 from engine.common import ROOT
 from instructor.exercises import CASES
@@ -9,6 +11,7 @@ from instructor.exercises import CASES
 HARMLESS_IMPORTS = {
     *("math", "torch", "numpy", "re", "collections", "itertools", "functools", "statistics"),
     *("string", "typing", "operator", "sentiment", "reward_utils", "__future__"),
+    "engine",  # the last lines of the handed-out file
 }
 ALIKE = 0.9  # share of common five-token sequences from which two files are flagged
 
@@ -66,20 +69,48 @@ def likeness(one, other):
     return (one & other).total() / max((one | other).total(), 1)
 
 
+def pairs_alike(prints):
+    """{(name, other): likeness} of all pairs that are at least ALIKE.
+
+    Two sets of n and at least n things that share 90 % of all share one of the rarest n/10 + 1
+    things of either. So only files that share a rare sequence are compared, not all with all.
+    """
+    names_of = collections.defaultdict(list)  # equal files are looked at once
+    for name, counts in prints.items():
+        things = frozenset((what, i) for what, n in counts.items() for i in range(n))
+        names_of[things].append(name)
+    frequency = collections.Counter(thing for things in names_of for thing in things)
+    by_thing, found = collections.defaultdict(list), {}
+    for things in names_of:
+        rarest = sorted(things, key=lambda thing: (frequency[thing], thing))
+        rarest = rarest[: len(things) - math.ceil(ALIKE * len(things)) + 1]
+        for other in {id(x): x for thing in rarest for x in by_thing[thing]}.values():
+            common = len(things & other)
+            if (same := common / (len(things) + len(other) - common)) >= ALIKE:
+                for a, b in itertools.product(names_of[things], names_of[other]):
+                    found[a, b] = found[b, a] = same
+        for thing in rarest:
+            by_thing[thing].append(things)
+        for a, b in itertools.permutations(names_of[things], 2):
+            found[a, b] = 1.0
+    return found
+
+
 def similar(sources):
     """{name: flags} for files alike: {name: source} against each other and the solution."""
     prints = {name: fingerprint(source) for name, source in sources.items()}
     prints = {name: own for name, own in prints.items() if own.total() >= 100}
     solution = ROOT / "rewards_solution.py"
     known = fingerprint(solution.read_bytes()) if solution.exists() else None
+    peers = collections.defaultdict(list)
+    for (name, other), same in pairs_alike(prints).items():
+        peers[name].append((-same, other))
     flags = collections.defaultdict(list)
     for name, own in prints.items():
-        peers = {other: likeness(own, prints[other]) for other in prints if other != name}
         if known and (same := likeness(own, known)) >= ALIKE:
             flags[name].append(f"{same:.0%} like the solution")
-        alike = [other for other in peers if peers[other] >= ALIKE]
-        alike.sort(key=lambda other: -peers[other])
-        flags[name] += [f"{peers[other]:.0%} like {other}" for other in alike[:2]]
+        alike = sorted(peers[name])
+        flags[name] += [f"{-same:.0%} like {other}" for same, other in alike[:2]]
         if alike[2:]:
             flags[name].append(f"and like {len(alike) - 2} more")
     return flags

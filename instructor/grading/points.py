@@ -26,6 +26,11 @@ def read_rubric(path):
                 raise GraderError(f"rubric: {name} has no case {', '.join(sorted(unknown))}")
             if not (isinstance(entry["points"], (int, float)) and entry["points"] >= 0):
                 raise GraderError(f"rubric: points of {name} must be a number from 0 on")
+        for heading, entry in rubric.setdefault("written", {}).items():
+            if not isinstance(heading, str) or not {"points", "for"} <= set(entry):
+                raise GraderError(f'rubric: written "{heading}" needs quotes, points and for')
+            if not (isinstance(entry["points"], (int, float)) and entry["points"] >= 0):
+                raise GraderError(f"rubric: points of written {heading} must be a number from 0 on")
         if not 0 <= rubric["without_core"] <= 1 or int(rubric["hidden_seeds"]) < 0:
             raise GraderError("rubric: without_core lies in [0, 1], hidden_seeds is 0 or more")
     except OSError as error:

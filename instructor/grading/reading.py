@@ -5,10 +5,12 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from engine.common import first_line
 from instructor.grading.submission import Rejected
 
 SIZE_LIMIT = 256 * 1024  # bytes of a rewards.py; the solution has 10 000
-ZIP_LIMIT, MEMBER_LIMIT = 64 << 20, 5000
+ZIP_LIMIT, MEMBER_LIMIT = 64 << 20, 200_000  # of a whole course
+DEPTH_LIMIT = 24  # folders in folders
 
 
 def check(data):
@@ -35,12 +37,37 @@ class Folder:
         self.root, self.label = Path(root), ""
 
     def paths(self):
-        for path in sorted(self.root.rglob("*")):
-            if path.is_symlink() or not path.is_dir():
-                yield PurePosixPath(path.relative_to(self.root).as_posix())
+        """Relative paths of all files, in order; of a folder that cannot be read, its own."""
+        found, left = [], [PurePosixPath()]
+        while left:
+            folder = left.pop()
+            try:
+                entries = list(os.scandir(self.root / folder))
+            except OSError as error:
+                if not folder.parts:
+                    raise Rejected(f"'{self.root}' cannot be read: {error.strerror}") from error
+                found.append(folder)
+                continue
+            for entry in entries:
+                path = folder / entry.name
+                inside = entry.is_dir(follow_symlinks=False) and len(path.parts) < DEPTH_LIMIT
+                (left if inside else found).append(path)
+        return sorted(found)
+
+    def folders(self):
+        """Relative paths of the folders in it and in those."""
+        return [
+            PurePosixPath(path.relative_to(self.root).as_posix())
+            for pattern in ("*", "*/*")
+            for path in sorted(self.root.glob(pattern))
+            if path.is_dir() and not path.is_symlink()
+        ]
 
     def problem(self, path):
-        mode = (self.root / path).lstat().st_mode
+        try:
+            mode = (self.root / path).lstat().st_mode
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
         if stat.S_ISLNK(mode):
             return "a symbolic link"
         return "" if stat.S_ISREG(mode) else "not a regular file"
@@ -55,33 +82,46 @@ class Zip:
     """The same for a zip file, read within limits and never unpacked."""
 
     def __init__(self, file, label=""):
-        self.label = label
+        self.label, self.members, self.twice, self.inside = label, {}, set(), set()
         try:
             self.zip = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise Rejected(f"not a zip file that can be read ({error})") from error
-        self.members = {info.filename: info for info in self.zip.infolist() if not info.is_dir()}
-        if len(self.members) > MEMBER_LIMIT:
+            entries = self.zip.infolist()
+        except Exception as error:  # a damaged one raises far more than BadZipFile
+            raise Rejected(f"not a zip file that can be read ({first_line(error)})") from error
+        if len(entries) > MEMBER_LIMIT:
             raise Rejected(f"a zip of more than {MEMBER_LIMIT} files")
+        for entry in entries:
+            name = entry.filename.replace("\\", "/")  # as Windows writes it
+            path = PurePosixPath(name)
+            self.inside.update(path.parents)
+            if name.endswith("/") or not path.parts:
+                self.inside.add(path)
+                continue
+            if path in self.members:
+                self.twice.add(path)
+            self.members[path] = entry
 
     def paths(self):
-        for name in sorted(self.members):
-            yield PurePosixPath(name)
+        return sorted(self.members)
+
+    def folders(self):
+        return sorted(path for path in self.inside if 0 < len(path.parts) <= 2)
 
     def problem(self, path):
-        info = self.members[str(path)] if str(path) in self.members else None
-        if path.is_absolute() or ".." in path.parts or "\\" in str(path) or info is None:
+        if path.is_absolute() or ".." in path.parts:
             return "a zip entry that points outside its folder"
-        if stat.S_ISLNK(info.external_attr >> 16):
+        if path in self.twice:
+            return "two zip entries with one name"
+        if stat.S_ISLNK(self.members[path].external_attr >> 16):
             return "a symbolic link"
         return ""
 
     def read(self, path, limit):
         try:
-            with self.zip.open(str(path)) as file:
+            with self.zip.open(self.members[path]) as file:
                 return file.read(limit + 1)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
-            raise Rejected(f"a zip entry that cannot be read ({error})") from error
+        except Exception as error:  # damaged, encrypted, an unknown compression
+            raise Rejected(f"a zip entry that cannot be read ({first_line(error)})") from error
 
 
 def open_source(path):

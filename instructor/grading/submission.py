@@ -1,6 +1,7 @@
 """One file that a student has handed in, and the errors of the grader."""
 
 import dataclasses
+import re
 import unicodedata
 
 from engine.common import UserError
@@ -21,13 +22,32 @@ class Submission:
     student: str  # unique; what feedback is named after
     path: str  # where it was found, for the instructor
     source: bytes = b""
-    rejected: str = ""  # why it cannot be graded
+    rejected: str = ""  # why it cannot be graded: no points
+    question: str = ""  # what the instructor must settle before it can be graded
     flags: list = dataclasses.field(default_factory=list)
-    name: str = ""
+    answers: bytes = b""  # of the answers.md beside it
+    members: tuple = ()  # of `Member`: who has handed it in
+    duplicate: bool = False  # a newer one of the same student is graded
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One of those who have handed something in, as far as the platform tells."""
+
+    name: str
     email: str = ""
-    id: str = ""  # of the platform
-    order: tuple = ()  # the highest of a student's submissions counts
-    duplicate: bool = False
+    id: str = ""  # a number of the platform, or of the university
+
+
+def readable(name):
+    """A name from outside that every file and every page can hold: UTF-8, no control characters.
+
+    >>> readable("Zoe\\u0308\\n"), readable("a\\udcff\\x1b[1m")
+    ('Zoë', 'a�[1m')
+    """
+    text = re.sub(r"[\ud800-\udfff]", "\ufffd", str(name))
+    text = "".join(" " if x.isspace() else x for x in text if x.isprintable() or x.isspace())
+    return unicodedata.normalize("NFC", text).strip() or "unnamed"
 
 
 def normal(name):

@@ -185,7 +185,10 @@ def load(path):
 def describe(error):
     from engine.student import describe_error
 
-    return describe_error(error, "rewards.py")
+    text = describe_error(error, "rewards.py")
+    if isinstance(error, PermissionError):
+        text += ". The grader lets a submission start no process, use no network and no other file"
+    return text
 
 
 def call(rewards, function, arguments):
@@ -209,26 +212,17 @@ def decode(value):
 
 def encode(answer):
     """An answer as plain JSON: numbers and lists. Anything else is named by its type."""
-    import numpy
-    import torch
+    from engine.student import plain_values
 
-    if isinstance(answer, torch.Tensor):
-        shape = list(answer.shape)
-        return {"kind": "tensor", "shape": shape, "value": answer.detach().cpu().tolist()}
-    if isinstance(answer, numpy.ndarray):
-        return {"kind": "tensor", "shape": list(answer.shape), "value": answer.tolist()}
-    if type(answer) in (list, tuple):
-        items = []
-        for i, item in enumerate(answer):
-            if isinstance(item, (torch.Tensor, numpy.ndarray, numpy.generic)) and item.ndim == 0:
-                item = item.item()
-            if type(item) not in (int, float, bool, str, type(None)):
+    values = plain_values(answer)
+    if type(values) is list:
+        for i, item in enumerate(values):
+            if item is not None and type(item) not in (float, str, list):
                 return {"kind": "item", "index": i, "type": type(item).__name__[:60]}
-            items.append(item[:100] if type(item) is str else item)
-        return {"kind": "list", "value": items}
-    if answer is None or type(answer) in (int, float, bool, str):
-        return {"kind": "plain", "value": answer[:100] if type(answer) is str else answer}
-    return {"kind": "other", "type": type(answer).__name__[:60]}
+        return {"kind": "list", "value": [x[:100] if type(x) is str else x for x in values]}
+    if values is None or type(values) in (float, str):
+        return {"kind": "plain", "value": values[:100] if type(values) is str else values}
+    return {"kind": "other", "type": type(values).__name__[:60]}
 
 
 def train(folder, options):

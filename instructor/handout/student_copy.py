@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from engine.common import ROOT, UserError, whole_file
 from engine.options import OneLineParser
 from instructor.archive import add_file
+from instructor.handout.answer_sheet import sheet
 from instructor.handout.pages import dead_references, student_page
 from instructor.handout.rewards_file import BODY
 
@@ -73,6 +74,7 @@ def copy_files(folder):
     for source, name in MOVED.items():
         (folder / name).parent.mkdir(parents=True)
         shutil.copyfile(ROOT / source, folder / name)
+    (folder / "answers.md").write_text(sheet(), encoding="utf-8")
     for path in files:
         if path.suffix == ".md":
             text = (ROOT / path).read_text(encoding="utf-8")
@@ -124,7 +126,7 @@ def run_tests(folder):
         if not report.exists():
             raise Refused(f"pytest did not run in the copy:\n{done.stdout[-2000:]}{done.stderr}")
         cases = list(ElementTree.parse(report).iter("testcase"))
-    for cache in folder.rglob("__pycache__"):
+    for cache in (*folder.rglob("__pycache__"), folder / ".hypothesis", folder / ".pytest_cache"):
         shutil.rmtree(cache, ignore_errors=True)
     failed = [case for case in cases if any(child.tag in ("failure", "error") for child in case)]
     exercises, others = set(), []

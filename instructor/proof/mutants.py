@@ -39,13 +39,18 @@ def reports(function, body, models):
     """{case: what the student reads} for the cases that one body fails."""
     from instructor.exercises import CASES, Ask, report
 
-    source = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
-    answer = getattr(load(with_body(source, function, body), "rewards.py"), function)
+    answer = getattr(module_with(function, body), function)
     texts = {
         case.__name__: report(case, Ask(answer, models), random.Random(0))
         for case in CASES[function][1]
     }
     return {case: text for case, text in texts.items() if text}
+
+
+def module_with(function, body):
+    """The solution with another body for one function, as a module."""
+    source = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+    return load(with_body(source, function, body), "rewards.py")
 
 
 def main(argv=None):

@@ -23,7 +23,7 @@ VALID_PENALTIES = {
     "bent": penalty("torch.tanh(q - p)"),
     "steeper": penalty("torch.sinh((q - p).clamp(-5, 5))"),
     "both pulls": penalty("(q - p) + (1 - r)"),
-    "cut off at zero": penalty("(1 - r).clamp(min=0)"),
+    "signed log1p": penalty("torch.log1p((q - p).abs()) * (q - p).sign()"),
     "float mask": """
         q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
         cost = torch.log1p((q - p).abs()) * (q - p).sign()

@@ -4,13 +4,14 @@ Cases judge numbers and never code, so loops or vectors, lists or tensors, numpy
 and so does every KL penalty that pulls the policy back, not only the one of the solution.
 """
 
-from cases.asking import Ask, Finding, Wrong, report
+from cases.asking import Ask, Finding, Wrong, is_news, report
+from cases.examples import example_report
 from cases.log_probs import (
     an_empty_completion_is_certain,
     joins_ids_not_texts,
     sums_the_completion,
 )
-from cases.penalties import PENALTY_CASES
+from cases.penalties import PENALTY_CASES, PENALTY_CORE
 from cases.shaping import (
     does_not_pay_for_repetition,
     equals_the_score,
@@ -20,7 +21,7 @@ from cases.shaping import (
     teaches_more_than_the_score,
 )
 
-__all__ = ["CASES", "Ask", "Finding", "Wrong", "report"]
+__all__ = ["CASES", "CORE", "Ask", "Finding", "Wrong", "example_report", "is_news", "report"]
 
 CASES = {  # function -> (exercise, its cases)
     "sentiment_reward": ("1", (equals_the_score,)),
@@ -41,4 +42,13 @@ CASES = {  # function -> (exercise, its cases)
     "kl_penalty_forward": ("3b", PENALTY_CASES),
     "kl_penalty_backward": ("3c", PENALTY_CASES),
     "my_custom_reward": ("bonus", (gives_a_number_for_each_text,)),
+}
+
+# What must hold before the other cases of a function mean much. While one fails, the others are not
+# explained, and the exercise earns few of its points.
+CORE = {
+    "shaped_reward": (pays_for_sentiment, teaches_more_than_the_score),
+    "compute_ref_log_probs": (sums_the_completion,),
+    "kl_penalty_forward": PENALTY_CORE,
+    "kl_penalty_backward": PENALTY_CORE,
 }

@@ -5,11 +5,12 @@ its answer as a (N,) float64 tensor; the case returns None if all is well, or a 
 """
 
 import random
+import re
 from dataclasses import dataclass
 
 import torch
 
-from engine.student import check_rewards, describe_error, name_of, source_of
+from engine.student import check_rewards, describe_error, name_of, plain_values, source_of
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,28 @@ class Ask:
         except Exception as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
         given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
-        shape = tuple(getattr(self.answer, "shape", ()))
-        if len(shape) == 2 and shape == tuple(getattr(given, "shape", ())):
-            raise Wrong("it returned one number per token; sum them over each completion")
+        try:
+            self.answer = plain_values(self.answer)
+        except Exception as error:
+            raise Wrong(f"what it returned cannot be read: {type(error).__name__}") from error
+        if isinstance(given, torch.Tensor) and given.ndim == 2 and is_table(self.answer):
+            if [len(self.answer), len(self.answer[0])] == list(given.shape):
+                raise Wrong("it returned one number per token; sum them over each completion")
         try:
             is_text = isinstance(given[0], str)
             labels = given if is_text else [f"row {i}" for i in range(len(given))]
             return check_rewards(self.answer, labels, self.name).double()
         except Exception as error:
             raise Wrong(str(error)) from error
+
+
+def is_table(answer):
+    """Whether an answer is a list of lists, all of one length."""
+    return (
+        isinstance(answer, list)
+        and all(isinstance(row, list) for row in answer)
+        and len({len(row) for row in answer}) == 1
+    )
 
 
 def show(value):
@@ -99,10 +113,28 @@ def close(got, want, tolerance=1e-4):
     return torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), atol=tolerance, rtol=0)
 
 
-def compare(got, want, meaning, causes, tolerance=1e-4):
+def compare(got, want, meaning, causes, tolerance=1e-4, otherwise="the formula"):
     """None if `got` equals `want`; else a Finding whose cause is the first of `causes`, pairs of
     (explanation, the values that this mistake gives), that explains the answer."""
     if close(got, want, tolerance):
         return None
     explained = (text for text, values in causes if close(got, values, tolerance))
-    return Finding(f"{show(torch.as_tensor(want))}: {meaning}", next(explained, "the formula"))
+    return Finding(f"{show(torch.as_tensor(want))}: {meaning}", next(explained, otherwise))
+
+
+def cause_of(text):
+    """The cause that a `report` names: its last line, without numbers, which depend on the case."""
+    return re.sub(r"\d+", "#", text.strip().rpartition("\n")[2])
+
+
+def is_news(text, failures, core):
+    """Whether a failure has to be told: not what a core failure may have brought about, and no
+    cause twice.
+
+    Args:
+        text: the report of the failed case.
+        failures: {case: report} of the same function's cases that failed before it.
+        core: names of the cases that must hold before the others mean much.
+    """
+    follows = any(case in core for case in failures)
+    return not follows and cause_of(text) not in map(cause_of, failures.values())

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from cases.asking import Finding, close, compare, show
+from cases.asking import Finding, compare
 from cases.shaping import write_texts
 
 PROMPTS = ("This movie was", "The plot", "I watched this because", "It is", "My friends and I")
@@ -36,10 +36,9 @@ def picked(table, completion_ids):
     return table[range(len(completion_ids)), completion_ids]  # (C,)
 
 
-def sums_the_completion(ask, rng):
-    """the log-probability of a text is the sum over its completion tokens."""
-    model, tokenizer = ask.models
-    prompts, completions = rng.sample(PROMPTS, 3), write_texts(rng, 3)
+def sums_and_mistakes(models, prompts, completions):
+    """(the log-probability of each completion, [(explanation, what this mistake gives)])."""
+    model, tokenizer = models
     tokens, late, whole, raw, probs = [], [], [], [], []
     for prompt, completion in zip(prompts, completions):
         start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
@@ -52,7 +51,7 @@ def sums_the_completion(ask, rng):
         every = logits_token_by_token(model, ids[:1], ids[1:])
         whole.append(picked(every.log_softmax(-1), ids[1:]).sum())
     total = torch.stack([row.sum() for row in tokens])
-    causes = [
+    return total, [
         ("the sign: a log-probability is never positive", -total),
         ("the sum: this is the mean over tokens", [row.mean() for row in tokens]),
         ("the shift: the logits at position t predict token t + 1", [row.sum() for row in late]),
@@ -64,6 +63,12 @@ def sums_the_completion(ask, rng):
         ("the logarithm: these are summed probabilities", probs),
         ("log_softmax: logits are not log-probabilities yet", raw),
     ]
+
+
+def sums_the_completion(ask, rng):
+    """the log-probability of a text is the sum over its completion tokens."""
+    prompts, completions = rng.sample(PROMPTS, 3), write_texts(rng, 3)
+    total, causes = sums_and_mistakes(ask.models, prompts, completions)
     got = ask(completions=completions, prompts=prompts)
     return compare(got, total, "Σ_t log P(token_t | all before it), in nats", causes, 2e-3)
 
@@ -71,20 +76,25 @@ def sums_the_completion(ask, rng):
 def joins_ids_not_texts(ask, rng):
     """prompt and completion are tokenized apart, as the sampled ids were."""
     prompts, completions = ["The act", "I like this mov"], ["ing was good", "ie a lot"]
+    total, causes = sums_and_mistakes(ask.models, prompts, completions)
     model, tokenizer = ask.models
-    want = []
+    merged = []
     for prompt, completion in zip(prompts, completions):
-        start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
-        table = logits_token_by_token(model, start, rest).log_softmax(-1)
-        want.append(picked(table, rest).sum().item())
+        ids, length = token_ids(tokenizer, prompt + completion), len(token_ids(tokenizer, prompt))
+        table = logits_token_by_token(model, ids[:length], ids[length:]).log_softmax(-1)
+        merged.append(picked(table, ids[length:]).sum())
+    border = "the border: tokenized together, tokens merge across it; join the lists of ids"
     got = ask(completions=completions, prompts=prompts)
-    if close(got, want, 2e-3):
-        return None
-    cause = "the border: tokenized together, tokens merge across it; join the lists of ids"
-    return Finding(f"{show(want)}: Σ log P over tokenizer(completion)", cause)
+    causes.append((border, merged))
+    return compare(got, total, "Σ log P over tokenizer(completion)", causes, 2e-3, "the ids")
 
 
 def an_empty_completion_is_certain(ask, rng):
     """an empty completion has probability 1, so log-probability 0."""
     got = ask(completions=["", " good."], prompts=["It is", "It is"])
-    return None if abs(got[0]) < 1e-6 else Finding("0 for the first", "the empty completion")
+    if abs(got[0]) < 1e-6:
+        return None
+    cause = (
+        "the logarithm: this is the probability" if abs(got[0] - 1) < 1e-6 else "no token: no sum"
+    )
+    return Finding("0 for the first", cause)

@@ -18,9 +18,20 @@ def random_log_probs(rng, texts, tokens):
 def costs_nothing_where_the_models_agree(ask, rng):
     """policy and reference agree, so there is nothing to pay."""
     same = random_log_probs(rng, 2, 3)
-    got = ask(policy_log_probs=same, ref_log_probs=same.clone(), mask=torch.ones(2, 3).bool())
+    mask = torch.ones(2, 3).bool()
+    got = ask(policy_log_probs=same, ref_log_probs=same.clone(), mask=mask)
     if close(got, [0.0, 0.0], 1e-6):
         return None
+    arguments, answer = ask.arguments, ask.answer  # what the report is about
+    q, p = toy_policies(rng, 0.5)
+    cost = cost_of_each_token(ask, q, p)
+    agreed = cost_of_each_token(ask, q, q)
+    ask.arguments, ask.answer = arguments, answer
+    pulls = (correlation(cost, q - p, q.exp()) > 0.3).all()
+    if pulls and close(agreed, agreed.mean().expand_as(agreed)):
+        each = f"{agreed.mean():+.3g} · kl_coef"
+        cause = f"a constant: right but for {each} at every token; take it away"
+        return Finding("[0, 0]", cause)
     return Finding("[0, 0]", "both models must enter: compare them, token by token")
 
 
@@ -113,6 +124,10 @@ def known_mistakes(q, p):
         (value + "pushes the policy away; read the docstring again", r * log_r),
         (value + "pushes the policy away; read the docstring again", r * log_r - (r - 1)),
         ("the size: without its sign, it punishes a token for being too rare as well", log_r.abs()),
+        ("the policy: only the reference enters", -p),
+        ("the policy: only the reference enters", -p.exp()),
+        ("the reference: only the policy enters", -q),
+        ("the reference: only the policy enters", q),
     ]
 
 
@@ -133,11 +148,15 @@ def pulls_the_policy_back(ask, rng):
             for text, wrong in known_mistakes(q, p)
             if (correlation(cost, wrong, q.exp()) > 0.999).all()
         )
-        away = (pull < -0.3).all()
+        cause = "which tokens become dearer"
+        if close(cost, cost[0, 0].expand_as(cost), 1e-6):
+            cause = "the difference: every token costs the same"
+        elif (pull < -0.3).all():
+            cause = "the sign"
         return Finding(
             "dearer, the more the policy prefers a token over the reference "
             f"(correlation with log q − log p above 0.3; it is {pull.min():.2f} at worst)",
-            next(explained, "the sign" if away else "which tokens become dearer"),
+            next(explained, cause),
         )
     return None
 
@@ -162,17 +181,53 @@ def belongs_to_its_divergence(ask, rng):
     )
 
 
+def depends_on_the_difference_alone(ask, rng):
+    """equal differences cost the same, whether the token is likely or rare."""
+    likely_to_rare = torch.tensor([-1.1, -2.0, -4.0, -7.0]) - 0.5 * rng.random()
+    for difference in (-0.8, -0.2, 0.2, 0.8):
+        cost = cost_of_each_token(ask, likely_to_rare, likely_to_rare - difference)
+        if not close(cost, cost[0].expand_as(cost), 1e-3 * (1 + abs(cost[0].item()))):
+            return Finding(
+                f"one number, four times: log q − log p is {difference:g} everywhere",
+                "the probability: it weighs the difference, so some tokens are hardly held; "
+                "let log q − log p alone decide",
+            )
+    return None
+
+
+def refunds_what_it_charges(ask, rng):
+    """close to agreement, liking a token a little too little earns what a little too much costs.
+
+    Otherwise every token costs something on average, and the shortest text is the cheapest.
+    """
+    q = torch.tensor([-1.0 - rng.random()]).expand(3)
+    less, same, more = cost_of_each_token(ask, q, q - torch.tensor([-0.02, 0.0, 0.02])).tolist()
+    charged, refunded = more - same, same - less
+    if abs(charged - refunded) <= 0.1 * abs(charged + refunded) + 1e-6:
+        return None
+    cause = "the size: without its sign, a token costs for being too rare as well"
+    if abs(refunded) < abs(charged) and charged * refunded >= 0:
+        cause = "the cut: the negative half brings back what the policy has given up; keep it"
+    return Finding(f"as far below {same:.4g} as above it", cause)
+
+
 def stays_finite(ask, rng):
     """a finite number even where one model finds the text impossible."""
-    arguments = dict(mask=torch.ones(2, 1).bool(), kl_coef=1.0)
     try:
         ask(
             policy_log_probs=torch.tensor([[-150.0], [-0.1]]),
             ref_log_probs=torch.tensor([[-0.1], [-150.0]]),
-            **arguments,
+            mask=torch.ones(2, 1).bool(),
+            kl_coef=1.0,
         )
-    except Wrong:
-        return Finding("finite numbers", "exp() overflows: clamp log r from above, at log 10 say")
+    except Wrong as wrong:
+        if "returned inf" in str(wrong) or "returned -inf" in str(wrong):
+            cause = "exp() overflows: clamp log r from above, at log 10 say"
+        elif "returned nan" in str(wrong):
+            cause = "inf − inf, inf · 0 or 0 / 0: clamp log r from above, at log 10 say"
+        else:
+            raise  # another mistake, which has its own words
+        return Finding("finite numbers", cause)
 
 
 def works_on_paper(ask, rng):
@@ -190,10 +245,18 @@ def works_on_paper(ask, rng):
     return Finding(show(want), "mask=None: lists of one number per completion, nothing to sum")
 
 
+PENALTY_CORE = (
+    pulls_the_policy_back,
+    belongs_to_its_divergence,
+    depends_on_the_difference_alone,
+    refunds_what_it_charges,
+)
 PENALTY_CASES = (
     costs_nothing_where_the_models_agree,
     pulls_the_policy_back,
     belongs_to_its_divergence,
+    depends_on_the_difference_alone,
+    refunds_what_it_charges,
     sums_over_tokens,
     ignores_padding,
     grows_with_kl_coef,

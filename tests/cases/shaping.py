@@ -78,7 +78,14 @@ def pays_for_sentiment(ask, rng):
     got = ask(scores=scores, completions=[PLAIN] * 5, prompts=["It is"] * 5)
     if (got.diff() > 0).all():
         return None
-    cause = "the score: it does not enter" if (got == got[0]).all() else "the sign of the score"
+    if (got == got[0]).all():
+        cause = "the score: it does not enter"
+    elif (got.diff() < 0).all():
+        cause = "the sign of the score"
+    elif (got.diff() >= 0).all():
+        cause = "the steps: different scores earn the same, so GRPO sees no difference there"
+    else:
+        cause = "the order: some better score earns less"
     return Finding("numbers that rise with the score", cause)
 
 

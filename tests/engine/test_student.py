@@ -1,6 +1,10 @@
 import math
+from array import array
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
+import pandas
 import pytest
 import torch
 
@@ -9,6 +13,17 @@ from engine.common import UserError
 from engine.student import check_rewards, load_rewards
 
 TEXTS = [" good", " bad"]
+
+
+class ListOfMine(list):
+    """As a student may write it."""
+
+
+class EqualToAll(float):
+    """What would pass any comparison in this process."""
+
+    def __eq__(self, other):
+        return True
 
 
 @pytest.mark.parametrize(
@@ -20,6 +35,13 @@ TEXTS = [" good", " bad"]
         torch.tensor([1.0, 0.5], requires_grad=True),
         [torch.tensor(1.0), np.float64(0.5)],
         [True, 0.5],
+        [Fraction(1), np.longdouble(0.5)],
+        np.array([1.0, 0.5], dtype=np.longdouble),
+        array("d", [1.0, 0.5]),
+        pandas.Series([1.0, 0.5]),
+        ListOfMine([1, 0.5]),
+        np.array([[1.0], [0.5]])[:, 0],
+        [np.array(1.0), np.float16(0.5)],
     ],
 )
 def test_every_list_of_numbers_is_welcome(values):
@@ -41,6 +63,10 @@ def test_every_list_of_numbers_is_welcome(values):
         (torch.tensor(0.5), "f returned float; expected a list of 2 numbers"),
         ("ab", "f returned str; expected a list of 2 numbers"),
         ([1j, 0.5], "f returned 1j at index 0"),
+        ([0.5, EqualToAll(0)], "f returned a EqualToAll at index 1"),
+        ([10**400, 0.5], "f returned inf at index 0"),
+        ({1.0, 0.5}, "f returned set; expected a list of 2 numbers"),
+        ([Decimal(1), 0.5], "f returned a Decimal at index 0"),
         (torch.ones(2, device="meta"), "a tensor on meta; expected cpu"),
     ],
 )

@@ -25,3 +25,16 @@ def result_of(student, score=87.5, **more):
     """A result as the grader makes it, without tests."""
     blank = {"status": "graded", "tests": [], "flags": [], "seconds": 10, "sandbox": "x"}
     return {"student": student, "score": score, "max": 100, "path": "p", **blank, **more}
+
+
+def examined(sources, models):
+    """{name: what the grader finds in a source}, each examined for real in the sandbox."""
+    from instructor.grading.examining import examine
+    from instructor.grading.process import Workshop
+
+    with Workshop(1) as workshop:
+        workshop.wait()
+        return {
+            name: examine(workshop, workshop.controls[0], source.encode(), [0, 7], models)
+            for name, source in sources.items()
+        }

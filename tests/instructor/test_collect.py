@@ -8,7 +8,7 @@ import pytest
 from grading_help import put
 
 from instructor.grading.collect import collect
-from instructor.grading.submission import Rejected
+from instructor.grading.submission import Member, Rejected
 
 
 def found(path):
@@ -72,7 +72,9 @@ submission_103: !ruby/hash:ActiveSupport::HashWithIndifferentAccess
     }[form]()
     everything = collect(source)
     got = {s.student: s for s in everything if not s.duplicate}
-    assert got["José Núñez"].source == b"n = 102" and got["José Núñez"].id == "900"
+    assert got["José Núñez"].source == b"n = 102"
+    assert got["José Núñez"].members == (Member("José Núñez", "jose@example.org", "900"),)
+    assert got["Ann, Ben"].members == (Member("Ann"), Member("Ben"))
     assert got["José Núñez"].flags == ["2 submissions; the newest is graded"]
     assert got["Ann, Ben"].source == b"n = 103"
     assert [s.source for s in everything if s.duplicate] == [b"n = 101"]
@@ -90,7 +92,7 @@ def test_names_of_a_canvas_export(tmp_path):
     for name, text in files.items():
         (export / name).write_text(text)
     everything = collect(export)
-    got = {(s.student, s.id): s for s in everything if not s.duplicate}
+    got = {(s.student, s.members[0].id): s for s in everything if not s.duplicate}
     assert got["doejane", "1234"].source == b"v = 2"
     assert got["doejane (7777)", "7777"].source == b"v = 4"  # a namesake, not a duplicate
     assert got["núñezjosé", "1235"].flags == ["late"]
@@ -101,7 +103,7 @@ def test_names_of_a_moodle_export(tmp_path):
     put(tmp_path, "Zoë O'Neil_501_assignsubmission_file_", "v = 1")
     (tmp_path / "Li Wei_502_assignsubmission_file_rewards.py").write_text("v = 2")
     got = found(tmp_path)
-    assert got["Zoë O'Neil"].id == "501" and got["Li Wei"].source == b"v = 2"
+    assert got["Zoë O'Neil"].members[0].id == "501" and got["Li Wei"].source == b"v = 2"
 
 
 def test_nothing_to_grade_is_one_line(tmp_path):

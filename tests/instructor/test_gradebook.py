@@ -6,7 +6,7 @@ from grading_help import result_of
 
 from instructor.grading.gradebook import csv_text, write_grades, write_roster
 from instructor.grading.roster import match, people_of, read_roster
-from instructor.grading.submission import Submission
+from instructor.grading.submission import Member
 
 
 def test_a_canvas_gradebook_is_filled_in(tmp_path):
@@ -19,8 +19,8 @@ def test_a_canvas_gradebook_is_filled_in(tmp_path):
     (tmp_path / "gradebook.csv").write_text(csv_text([header, *rows]), encoding="utf-8-sig")
     kind, header, rows = read_roster(tmp_path / "gradebook.csv")
     people = list(people_of(kind, header, rows))
-    jose = match(Submission("nunezjose", "p", name="nunezjose"), people)
-    by_id = match(Submission("x", "p", id="1235"), people)
+    jose, _, _ = match(Member("nunezjose"), people)
+    by_id, _, _ = match(Member("x", id="1235"), people)
     assert kind == "canvas" and len(people) == 2 and jose is by_id and jose["row"] == 1
     by_row = {1: {**result_of("José"), "text": ""}}
     write_roster(tmp_path / "out.csv", kind, header, rows, by_row, "GRPO")
@@ -37,7 +37,7 @@ def test_a_moodle_worksheet_is_filled_in(tmp_path):
     (tmp_path / "m.csv").write_text(csv_text([header, *rows]), encoding="utf-8")
     kind, header, rows = read_roster(tmp_path / "m.csv")
     people = list(people_of(kind, header, rows))
-    assert match(Submission("Z", "p", id="501"), people)["row"] == 0
+    assert match(Member("Z", id="501"), people)[0]["row"] == 0
     by_row = {0: {**result_of("Z"), "text": "-1 = good"}}
     write_roster(tmp_path / "out.csv", kind, header, rows, by_row, "GRPO")
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:

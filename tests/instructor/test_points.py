@@ -2,6 +2,7 @@
 
 import pytest
 
+from instructor.exercises import CORE
 from instructor.grading.command import RUBRIC
 from instructor.grading.feedback import file_names
 from instructor.grading.likeness import fingerprint, likeness
@@ -19,13 +20,18 @@ def tests_of(**passed):
 
 def test_points_by_hand():
     rubric = read_rubric(RUBRIC)
-    core = {"pulls_the_policy_back": True, "belongs_to_its_divergence": True}
+    core = dict.fromkeys(rubric["exercises"]["kl_penalty_forward"]["core"], True)
     others = {"sums_over_tokens": True, "ignores_padding": False}
     points = score(tests_of(**core, **others), rubric)
-    assert points["kl_penalty_forward"] == 15 and points["kl_penalty_backward"] == 0  # 3 of 4 cases
+    assert points["kl_penalty_forward"] == 16.67 and points["kl_penalty_backward"] == 0  # 5 of 6
     core["pulls_the_policy_back"] = False
     points = score(tests_of(**core, **others, x=True, y=True), rubric)
-    assert points["kl_penalty_forward"] == 5  # four of six, yet a quarter at most
+    assert points["kl_penalty_forward"] == 5  # six of eight, yet a quarter at most
+
+
+def test_the_core_of_the_rubric_is_what_the_cases_call_their_core():
+    for name, entry in read_rubric(RUBRIC)["exercises"].items():
+        assert entry.get("core", []) == [case.__name__ for case in CORE.get(name, ())]
 
 
 @pytest.mark.parametrize(

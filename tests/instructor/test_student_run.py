@@ -20,7 +20,7 @@ def student_tests(folder, source):
     (folder / "rewards.py").write_text(source, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--student", "-rs", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout
+    return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -38,3 +38,33 @@ def test_an_exercise_that_is_left_is_red(tmp_path):
     status, shown = student_tests(tmp_path / "copy", source)
     assert status == 1 and "to do: Exercise 3b: implement kl_penalty_forward" in shown
     assert shown.count("to do: Exercise") >= 1 and "1 failed" in shown
+
+
+@pytest.mark.slow
+def test_a_syntax_error_is_one_line(tmp_path):
+    source = SOLUTION.replace("import math", "import math\ndef broken(:\n", 1)
+    status, shown = student_tests(tmp_path / "copy", source)
+    lines = [line for line in shown.splitlines() if line.strip()]
+    assert status == 1 and len(lines) == 1, shown
+    assert "rewards.py cannot be imported: SyntaxError: invalid syntax (rewards.py, line" in shown
+
+
+@pytest.mark.slow
+def test_one_wrong_form_is_told_once(tmp_path):
+    body = """
+        q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+        return kl_coef * (q - p).sum()
+    """
+    source = with_body(SOLUTION, "kl_penalty_forward", body)
+    status, shown = student_tests(tmp_path / "copy", source)
+    told, _, summary = shown.partition("short test summary")
+    assert status == 1 and "1 failed" in summary
+    assert told.count("returned float; expected a list") == 1 and len(told.splitlines()) < 20
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_docstrings_run(tmp_path):
+    source = SOLUTION.replace("    -16.6355\n", "    -16.6356\n")
+    status, shown = student_tests(tmp_path / "copy", source)
+    assert status == 1 and "1 failed" in shown
+    assert "compute_ref_log_probs: the example in its docstring" in shown

@@ -1,0 +1,119 @@
+"""What the terminal shows of a class, and files that resemble each other."""
+
+import random
+import time
+
+import pytest
+from grading_help import result_of
+from rich.console import Console
+
+from instructor.exercises import CASES
+from instructor.grading.class_view import histogram, shares, show
+from instructor.grading.command import RUBRIC
+from instructor.grading.likeness import (
+    ALIKE,
+    fingerprint,
+    likeness,
+    pairs_alike,
+    similar,
+    unusual_imports,
+)
+from instructor.grading.points import read_rubric
+from instructor.proof.attacks import SOLUTION, TEMPLATE, valid_files
+from instructor.proof.mutants import with_body
+
+
+def graded(student, score, failed=(), **more):
+    tests = [
+        {"function": name, "case": case.__name__, "passed": case.__name__ not in failed}
+        for name, (_, cases) in CASES.items()
+        for case in cases
+    ]
+    return {**result_of(student, float(score)), "reason": "", **more, "tests": tests}
+
+
+def shown(results):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    show(results, read_rubric(RUBRIC), console)
+    return console.export_text()
+
+
+def test_two_hundred_students_fit_on_a_screen():
+    results = [graded(f"student {i}", 100 if i < 150 else 50) for i in range(200)]
+    results[7]["flags"] = ["late"]
+    results[8]["flags"] = ["imports ctypes"]
+    results[9] |= {"status": "rejected", "reason": "a symbolic link", "score": 0.0, "tests": []}
+    text = shown(results)
+    assert len(text.splitlines()) < 45 and all(len(line) <= 80 for line in text.splitlines())
+    assert "200 graded: mean 87.0, median 100.0 of 100 points" in text  # 149 · 100 + 50 · 50 + 0
+    assert "2 of the rows need a look" in text
+    assert "student 8 " in text and "student 9 " in text and "student 7 " not in text
+
+
+def test_many_rows_are_cut_and_the_worst_stand_first():
+    results = [graded(f"s{i}", 50, flags=["imports os"]) for i in range(60)]
+    results.append(graded("last", 0, status="rejected", reason="a symbolic link"))
+    text = shown(results)
+    assert "and 36 more: see flags in grades.csv" in text and "last" in text
+
+
+def test_the_hardest_cases_stand_first_and_only_what_counts():
+    hard = "refunds_what_it_charges"
+    results = [graded(f"s{i}", 90, (hard, "equals_the_score")) for i in range(3)]
+    results.append(graded("s3", 100))
+    text = shown(results)
+    hardest = text.partition("hardest cases")[2].splitlines()[1:6]
+    assert [line.split()[0] for line in hardest] == ["25%", "25%", "100%", "100%", "100%"]
+    assert "sentiment_reward" not in text and "my_custom_reward" not in text
+    found = {
+        (name, case.__name__): share for name, case, share in shares(results, read_rubric(RUBRIC))
+    }
+    assert found["kl_penalty_forward", hard] == 0.25
+    assert found["compute_ref_log_probs", "sums_the_completion"] == 1.0
+
+
+def test_a_histogram_by_hand():
+    assert [count for *_, count in histogram([0, 9.9, 10, 55, 99, 100], 100)] == [
+        *(2, 1, 0, 0, 0),
+        *(1, 0, 0, 0, 2),
+    ]
+
+
+@pytest.mark.parametrize("results", [[], [result_of("a", None, status="no submission")]])
+def test_an_empty_class(results):
+    assert "No row needs a look" in shown([{**result, "reason": ""} for result in results])
+
+
+def class_of(count):
+    """Files of a class: styles, own numbers, copies."""
+    rng, styles, files = random.Random(0), list(valid_files().values()), {}
+    for i in range(count):
+        power, share = rng.randint(1, 3), rng.randint(1, 40)
+        body = f"return [s**{power} - 0.0{share} * len(t) for s, t in zip(scores, completions)]"
+        source = with_body(SOLUTION, "shaped_reward", body) if i % 3 else rng.choice(styles)
+        files[f"s{i}"] = source
+    return files
+
+
+def test_alike_pairs_are_those_of_comparing_all_with_all():
+    prints = {name: fingerprint(source) for name, source in class_of(40).items()}
+    want = {
+        (a, b): likeness(prints[a], prints[b])
+        for a in prints
+        for b in prints
+        if a != b and likeness(prints[a], prints[b]) >= ALIKE
+    }
+    assert want and pairs_alike(prints) == pytest.approx(want)
+
+
+def test_two_hundred_files_are_compared_in_seconds():
+    files = class_of(200)
+    started = time.process_time()
+    flags = similar(files)
+    assert time.process_time() - started < 6  # it was 14
+    assert any("like the solution" in flag for own in flags.values() for flag in own)
+
+
+def test_what_is_handed_out_has_no_unusual_imports():
+    assert unusual_imports(SOLUTION) == unusual_imports(TEMPLATE) == []
+    assert unusual_imports(SOLUTION + "\nimport ctypes\n") == ["ctypes"]
