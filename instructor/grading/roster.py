@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from instructor.grading.submission import Rejected, normal
+from instructor.grading.text import one_line
 
 
 def read_roster(path):
@@ -36,7 +37,7 @@ def people_of(kind, header, rows):
     def cell(row, *wanted):
         for title in wanted:
             if title in titles and titles.index(title) < len(row):
-                return row[titles.index(title)].strip()
+                return one_line(row[titles.index(title)])
         return ""
 
     for i, row in enumerate(rows):

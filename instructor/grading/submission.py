@@ -4,6 +4,7 @@ import dataclasses
 import unicodedata
 
 from engine.common import UserError
+from instructor.grading.text import one_line, visible
 
 
 class GraderError(UserError):
@@ -28,6 +29,13 @@ class Submission:
     id: str = ""  # of the platform
     order: tuple = ()  # the highest of a student's submissions counts
     duplicate: bool = False
+
+    def __post_init__(self):
+        """File names and metadata are strangers' text: harmless from here on."""
+        for field in ("student", "rejected", "name", "email", "id"):
+            setattr(self, field, one_line(getattr(self, field)))
+        self.path = visible(self.path)
+        self.student = self.student or "(no name)"
 
 
 def normal(name):

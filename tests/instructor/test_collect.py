@@ -1,5 +1,6 @@
 """Submissions are found in plain folders and in the exports of three platforms."""
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from grading_help import put
 
 from instructor.grading.collect import collect
 from instructor.grading.submission import Rejected
+from instructor.grading.watching import remove
 
 
 def found(path):
@@ -112,3 +114,20 @@ def test_nothing_to_grade_is_one_line(tmp_path):
     (tmp_path / "x.zip").write_text("no zip")
     with pytest.raises(Rejected, match="not a zip file that can be read"):
         collect(tmp_path / "x.zip")
+
+
+def test_folders_without_end_are_one_row(tmp_path):
+    """`Path.rglob` ends in RecursionError, and so did the run."""
+    here = tmp_path / "deep"
+    here.mkdir()
+    fd = os.open(here, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=fd)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = deeper
+    os.close(fd)
+    put(tmp_path, "ann", "a = 1")
+    rows = {one.student: one.rejected for one in collect(tmp_path)}
+    remove(here)
+    assert rows == {"ann": "", "deep": "no rewards.py, only d"}

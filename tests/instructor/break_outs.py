@@ -1,0 +1,222 @@
+"""Submissions that reach outside, swell, or mislead the grader: what grading.md does not list.
+
+Each tries its way in every function it can, and prints IT WORKED or how it was denied; numbers from
+36 on, graded by `test_attacks.py` together with those of `hostile.py`.
+"""
+
+import textwrap
+
+from engine.common import ROOT
+from instructor.proof.attacks import SOLUTION, attempt, in_penalty, on_import
+
+TRY_ALL = """
+import ctypes, fcntl, os, signal, socket
+libc = ctypes.CDLL(None, use_errno=True)
+
+def raw(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "denied")
+
+def try_all(attempts):
+    for i, one in enumerate(attempts):
+        try:
+            one()
+        except OSError:
+            continue
+        print("IT WORKED", i)
+    raise PermissionError("all of them")
+"""
+
+
+def all_denied(attempts):
+    """A file that tries each of some expressions in every function and answers zeros."""
+    lines = "".join(f"    lambda: {one.strip()},\n" for one in attempts.strip().splitlines())
+    return attempt(f"{TRY_ALL}\ntry_all([\n{lines}])")
+
+
+def outside(target, bystander, unix):
+    """{student: source} of what changes or reaches something outside.
+
+    Args:
+        target: a file of the course that nobody may change.
+        bystander: a process of the same user that must live.
+        unix: the path of a datagram socket that nobody may reach.
+    """
+    shared, path = "os.environ['HOME'] + '/../tools/rewards.py'", repr(str(target))
+    tools = repr(str(ROOT / "engine"))
+    module = "__import__('reward_utils').__file__"
+    return {
+        "36 modes": all_denied(
+            f"""
+            os.chmod({path}, 0)
+            os.chmod({tools}, 0)
+            os.chmod({module}, 0)
+            os.chmod(os.path.dirname({module}), 0)
+            os.fchmod(os.open({module}, 0), 0)
+            os.chown({path}, 65534, 65534)
+            os.fchown(os.open({module}, 0), 65534, 65534)
+            os.utime({path}, (0, 0))
+            os.utime({module}, (0, 0))
+            os.setxattr({path}, 'user.x', b'x')
+            os.setxattr(os.open({module}, 0), 'user.x', b'x')
+            raw(452, -100, {path}.encode(), 0, 0)
+            raw(463, -100, {path}.encode(), 0, b'user.x', ctypes.create_string_buffer(24), 16)
+            fcntl.ioctl(os.open({module}, 0), 0x40086602, (0x40).to_bytes(8, 'little'))
+            os.truncate({path}, 0)
+            os.open({path}, os.O_RDONLY | os.O_TRUNC)
+            os.rename({path}, 'mine')
+            os.unlink({path})
+            os.link({module}, 'mine')
+            """
+        ),
+        "37 signals": all_denied(
+            f"""
+            [fcntl.fcntl(0, fcntl.F_SETOWN, pid) for pid in ({bystander}, os.getppid())]
+            fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)
+            fcntl.fcntl(os.pipe()[0], 15, (1).to_bytes(4, 'little') + bytes(4))
+            fcntl.fcntl(os.open('.', 0), fcntl.F_NOTIFY, 1)
+            fcntl.fcntl(4, 1031, 4096)
+            raw(72, os.pipe()[0], 8 + (1 << 32), {bystander})
+            raw(16, os.pipe()[0], 0x8901 + (1 << 32), (1).to_bytes(4, 'little'))
+            fcntl.ioctl(os.pipe()[0], 0x5452, (1).to_bytes(4, 'little'))
+            fcntl.ioctl(os.pipe()[0], 0x8902, (1).to_bytes(4, 'little'))
+            os.kill({bystander}, 9)
+            os.kill(os.getppid(), 9)
+            raw(129, {bystander}, 9, bytes(128))
+            raw(234, {bystander}, {bystander}, 9)
+            raw(200, {bystander}, 9)
+            signal.pidfd_send_signal(os.pidfd_open({bystander}), 9)
+            """
+        ),
+        "38 outlives": all_denied("raw(157, 1, 0, 0, 0, 0)\nraw(157, 1 + (1 << 32), 0, 0, 0, 0)"),
+        "39 sockets": all_denied(
+            f"""
+            socket.socketpair()
+            socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', {str(unix)!r})
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', {str(unix)!r})
+            socket.socket(socket.AF_UNIX).connect('\\\\0abstract')
+            """
+        ),
+        "40 watches": all_denied("raw(294, 0)\nraw(253)\nraw(300, 0, 0)"),
+        "41 peers": all_denied(
+            f"""
+            os.listdir(os.environ['HOME'] + '/..')
+            open(os.environ['HOME'] + '/../x', 'w')
+            open({shared}, 'w')
+            open(os.path.dirname({module}) + '/math.py', 'w')
+            open('/proc/self/maps')
+            open('/dev/shm/x', 'w')
+            open('/tmp/x', 'w')
+            """
+        ),
+    }
+
+
+def swelling():
+    """{student: source} of what wants more threads, disk, bytes or seconds than there are."""
+    return {
+        "42 threads": in_penalty(
+            """
+            import threading, time
+            threading.stack_size(32768)
+            for _ in range(1501):
+                threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+            time.sleep(60)
+            """
+        ),
+        "43 disk": in_penalty(
+            "for i in range(400):\n    open(str(i), 'wb').write(bytes(1_000_000))\n"
+            "import time\ntime.sleep(60)"
+        ),
+        "43 files": in_penalty(
+            "for i in range(20_000):\n    open(str(i), 'w').close()\nimport time\ntime.sleep(60)"
+        ),
+        "43 held open": in_penalty(
+            "import os\nwhile True:\n    with open('x', 'wb') as file:\n"
+            "        os.unlink('x')\n        file.write(bytes(1_000_000))"
+        ),
+        "43 nested": in_penalty(NESTED),
+        "44 slow": on_import(SLOW),
+        "45 loud": on_import(
+            LOUD, SOLUTION + "".join(f"\nif 0: import x{i:0200}" for i in range(900))
+        ),
+    }
+
+
+NESTED = """
+    import os
+    for i in range(3000):
+        os.mkdir('d', 0o300)
+        os.chdir('d')
+    return [0.0] * len(policy_log_probs)
+"""
+SLOW = """
+import time
+
+def slowly(function):
+    def wrapped(*args, **kwargs):
+        time.sleep(2.5)
+        return function(*args, **kwargs)
+    return wrapped
+
+for name in ('shaped_reward_exponential', 'shaped_reward', 'compute_ref_log_probs',
+             'kl_penalty_forward', 'kl_penalty_backward'):
+    globals()[name] = slowly(globals()[name])
+"""
+LOUD = """
+def loudly(*args, **kwargs):
+    raise ValueError('\\u2028' * 400_000 + 'x' * 400_000)
+
+kl_penalty_forward = kl_penalty_backward = shaped_reward = loudly
+"""
+FORGED_SHAPE = """
+    import os, time
+    shape = ', '.join(['1'] * %d)
+    number = 1
+    while True:
+        number += 1
+        os.write(4, ('{"number": %%d, "answer": {"kind": "shape", "shape": [%%s]}}' %% (number, shape)
+                     ).encode() + b'\\n')
+        time.sleep(0.02)
+"""
+NEVER_READS = """
+    import fcntl, os, time
+    try:
+        fcntl.fcntl(3, 1031, 4096)
+    except OSError:
+        pass
+    number = 1
+    while True:
+        number += 1
+        os.write(4, ('{"number": %d, "answer": {"kind": "list", "value": [0.0]}}' % number).encode()
+                 + b'\\n')
+        time.sleep(0.05)
+"""
+
+
+def misleading():
+    """{student: source} of what is to hang or crash the grader, or to garble what it writes."""
+    return {
+        "46 never reads": in_penalty(NEVER_READS),
+        "47 dimensions": in_penalty(FORGED_SHAPE % 20_000),
+        "47 half": in_penalty(
+            "import os, time\nos.write(4, b'{')\ntime.sleep(0.1)\n"
+            "fd = os.open('/proc/self/fd/4', os.O_RDONLY)\n"
+            "while True:\n    os.read(fd, 1)"
+        ),
+        "48 surrogate": in_penalty("raise ValueError('\\ud800 \\x1b[31mred \\u2028 next')"),
+        "48 digits": SOLUTION + f"\n\nNUMBER = 0x{'f' * 5000}\n",
+        "48 answers digits": in_penalty("return [int('9' * 4000)] * len(policy_log_probs)"),
+        "48 answers more": in_penalty("return [10 ** 5000] * len(policy_log_probs)"),
+        "48 answers surrogates": in_penalty("return ['\\ud800' * 50] * len(policy_log_probs)"),
+        "49 error of errors": in_penalty(
+            textwrap.dedent(
+                """
+                class Worse(Exception):
+                    def __str__(self):
+                        raise RuntimeError('worse')
+                raise Worse
+                """
+            )
+        ),
+    }
