@@ -4,9 +4,8 @@ Each tries its way in every function it can, and prints IT WORKED or how it was 
 36 on, graded by `test_attacks.py` together with those of `hostile.py`.
 """
 
-import textwrap
-
 from engine.common import ROOT
+from instructor.proof import swelling as bodies
 from instructor.proof.attacks import SOLUTION, attempt, in_penalty, on_import
 
 TRY_ALL = """
@@ -115,41 +114,16 @@ def outside(target, bystander, unix):
 def swelling():
     """{student: source} of what wants more threads, disk, bytes or seconds than there are."""
     return {
-        "42 threads": in_penalty(
-            """
-            import threading, time
-            threading.stack_size(32768)
-            for _ in range(1501):
-                threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-            time.sleep(60)
-            """
-        ),
-        "43 disk": in_penalty(
-            "for i in range(400):\n    open(str(i), 'wb').write(bytes(1_000_000))\n"
-            "import time\ntime.sleep(60)"
-        ),
-        "43 files": in_penalty(
-            "for i in range(20_000):\n    open(str(i), 'w').close()\nimport time\ntime.sleep(60)"
-        ),
-        "43 held open": in_penalty(
-            "import os\nwhile True:\n    with open('x', 'wb') as file:\n"
-            "        os.unlink('x')\n        file.write(bytes(1_000_000))"
-        ),
-        "43 nested": in_penalty(NESTED),
+        "42 threads": in_penalty(bodies.THREADS),
+        "43 disk": in_penalty(bodies.DISK),
+        "43 files": in_penalty(bodies.FILES),
+        "43 held open": in_penalty(bodies.HELD_OPEN),
+        "43 nested": in_penalty(bodies.NESTED),
         "44 slow": on_import(SLOW),
-        "45 loud": on_import(
-            LOUD, SOLUTION + "".join(f"\nif 0: import x{i:0200}" for i in range(900))
-        ),
+        "45 loud": on_import(LOUD, SOLUTION + IMPORTS),
     }
 
 
-NESTED = """
-    import os
-    for i in range(3000):
-        os.mkdir('d', 0o300)
-        os.chdir('d')
-    return [0.0] * len(policy_log_probs)
-"""
 SLOW = """
 import time
 
@@ -163,60 +137,49 @@ for name in ('shaped_reward_exponential', 'shaped_reward', 'compute_ref_log_prob
              'kl_penalty_forward', 'kl_penalty_backward'):
     globals()[name] = slowly(globals()[name])
 """
+IMPORTS = "".join(f"\nif 0: import x{i:0200}" for i in range(900))
 LOUD = """
 def loudly(*args, **kwargs):
     raise ValueError('\\u2028' * 400_000 + 'x' * 400_000)
 
 kl_penalty_forward = kl_penalty_backward = shaped_reward = loudly
 """
-FORGED_SHAPE = """
-    import os, time
-    shape = ', '.join(['1'] * %d)
-    number = 1
-    while True:
-        number += 1
-        os.write(4, ('{"number": %%d, "answer": {"kind": "shape", "shape": [%%s]}}' %% (number, shape)
-                     ).encode() + b'\\n')
-        time.sleep(0.02)
-"""
-NEVER_READS = """
-    import fcntl, os, time
-    try:
-        fcntl.fcntl(3, 1031, 4096)
-    except OSError:
-        pass
-    number = 1
-    while True:
-        number += 1
-        os.write(4, ('{"number": %d, "answer": {"kind": "list", "value": [0.0]}}' % number).encode()
-                 + b'\\n')
-        time.sleep(0.05)
-"""
 
 
 def misleading():
     """{student: source} of what is to hang or crash the grader, or to garble what it writes."""
     return {
-        "46 never reads": in_penalty(NEVER_READS),
-        "47 dimensions": in_penalty(FORGED_SHAPE % 20_000),
-        "47 half": in_penalty(
-            "import os, time\nos.write(4, b'{')\ntime.sleep(0.1)\n"
-            "fd = os.open('/proc/self/fd/4', os.O_RDONLY)\n"
-            "while True:\n    os.read(fd, 1)"
-        ),
-        "48 surrogate": in_penalty("raise ValueError('\\ud800 \\x1b[31mred \\u2028 next')"),
+        "46 never reads": in_penalty(bodies.NEVER_READS),
+        "47 dimensions": in_penalty(bodies.DIMENSIONS),
+        "47 half": in_penalty(bodies.STEALS_ITS_ANSWER),
+        "48 surrogate": in_penalty(bodies.SURROGATE),
         "48 digits": SOLUTION + f"\n\nNUMBER = 0x{'f' * 5000}\n",
         "48 answers digits": in_penalty("return [int('9' * 4000)] * len(policy_log_probs)"),
         "48 answers more": in_penalty("return [10 ** 5000] * len(policy_log_probs)"),
         "48 answers surrogates": in_penalty("return ['\\ud800' * 50] * len(policy_log_probs)"),
-        "49 error of errors": in_penalty(
-            textwrap.dedent(
-                """
-                class Worse(Exception):
-                    def __str__(self):
-                        raise RuntimeError('worse')
-                raise Worse
-                """
-            )
-        ),
+        "49 error of errors": in_penalty(ERROR_OF_ERRORS),
     }
+
+
+ERROR_OF_ERRORS = """
+    class Worse(Exception):
+        def __str__(self):
+            raise RuntimeError('worse')
+    raise Worse
+"""
+STOPPED = {  # student -> words for kl_penalty_forward, the one function that fails
+    "42 threads": "it was stopped: it started more than 64 threads",
+    "43 disk": "it was stopped: its folder held more than 32 MB",
+    "43 files": "it was stopped: its folder held more than 200 files",
+    "43 held open": "it was stopped: it wrote more than 128 MB",
+    "43 nested": "",  # quick enough to answer, or stopped for its files
+    "46 never reads": "returned 1 values for",
+    "47 dimensions": "no list of numbers",
+    "47 half": "no answer within 3 seconds",
+    "48 surrogate": "ValueError: ? red  next",
+    "48 answers digits": "OverflowError",
+    "48 answers more": "OverflowError",
+    "48 answers surrogates": "returned '????",
+    "49 error of errors": "it ended its process (exit status 1)",
+}
+DENIED = ["36 modes", "37 signals", "38 outlives", "39 sockets", "40 watches", "41 peers"]

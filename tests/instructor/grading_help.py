@@ -11,7 +11,7 @@ FRONT = ROOT / "instructor" / "grade.py"
 def grader(*arguments, **options):
     """Run grade.py as a program; its finished process."""
     command = [sys.executable, str(FRONT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, **options)
 
 
 def put(folder, student, source):

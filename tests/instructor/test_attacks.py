@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import time
 import zipfile
@@ -34,6 +35,32 @@ def listener():
         yield tcp, udp
 
 
+@pytest.fixture(scope="module")
+def surroundings(tmp_path_factory):
+    """What must stay as it is: a file, a process of the same user, a socket on this machine."""
+    folder = tmp_path_factory.mktemp("around")
+    (folder / "file").write_text("nobody's")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unix:
+        unix.bind(str(folder / "socket"))
+        unix.setblocking(False)
+        yield folder / "file", process, unix
+    process.kill()
+    process.wait()
+
+
+def state_of(*folders):
+    """{file or folder: its mode, owner, size, time of change and extended attributes}."""
+    found = {}
+    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
+        if "__pycache__" not in path.parts and ".git" not in path.parts:
+            now = path.lstat()
+            time_of_change = 0 if path.is_dir() else now.st_mtime_ns
+            found[path] = (now.st_mode, now.st_uid, now.st_gid, now.st_size, time_of_change)
+            found[path] += tuple(os.listxattr(path, follow_symlinks=False))
+    return found
+
+
 def shared_memory():
     """What would outlive a process: segments of System V and files in memory."""
     segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
@@ -45,11 +72,13 @@ def processes():
 
 
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory, policy, listener, classifier):
+def batch(tmp_path_factory, policy, listener, surroundings, classifier):
     """All hostile submissions and all valid ones, graded in one run."""
     folder = tmp_path_factory.mktemp("course")
     course, marker = folder / "in", folder / "marker"
-    for student, source in hostile_sources(listener[0].getsockname()[1], marker, policy).items():
+    kept, bystander, unix = surroundings
+    port, around = listener[0].getsockname()[1], (kept, bystander.pid, unix.getsockname())
+    for student, source in hostile_sources(port, marker, policy, around).items():
         put(course, student, source)
     for student, source in attacks.valid_files().items():
         put(course, student, source)
@@ -67,6 +96,8 @@ def batch(tmp_path_factory, policy, listener, classifier):
     temporary = folder / "tmp"
     temporary.mkdir()
     before, shared = processes(), shared_memory()
+    places = (ROOT, course, kept.parent)
+    as_it_was = state_of(*places)
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = grader(
         course,
@@ -86,6 +117,10 @@ def batch(tmp_path_factory, policy, listener, classifier):
         rows = {row["student"]: row for row in csv.DictReader(file)}
     left = {"processes": processes() - before, "files": list(temporary.iterdir())}
     left["shared memory"] = shared_memory() - shared
+    now = state_of(*places)
+    left["changed"] = [
+        path for path in as_it_was.keys() | now if as_it_was.get(path) != now.get(path)
+    ]
     return {"results": results, "rows": rows, "out": folder / "out", "marker": marker, **left} | {
         "shown": done.stdout
     }
@@ -102,9 +137,9 @@ def full_points():
 
 @pytest.mark.slow
 def test_every_attack_is_in_the_batch(batch):
-    judged = {*NOTHING, *LOST_ONE, *FULL, *GAINED_NOTHING, "29 hard-coded"}
+    judged = {*NOTHING, *LOST_ONE, *FULL, *GAINED_NOTHING, "29 hard-coded", "44 slow", "45 loud"}
     assert judged | set(attacks.valid_files()) == set(batch["results"])
-    assert {int(s[:2]) for s in judged if s[:2].isdigit()} | {34} == set(range(1, 36))
+    assert {int(s[:2]) for s in judged if s[:2].isdigit()} | {34} == set(range(1, 50))
 
 
 @pytest.mark.slow
@@ -163,6 +198,32 @@ def test_what_a_person_should_look_at_is_flagged(batch):
     assert "100% like 35 peer's friend" in rows["35 peer"]["flags"]
     assert "imports ctypes" in rows["06 segfault"]["flags"]
     assert "gives other answers" not in rows["35 copy"]["flags"]
+
+
+@pytest.mark.slow
+def test_a_submission_has_a_bounded_size_and_time(batch):
+    slow, loud = batch["results"]["44 slow"], batch["results"]["45 loud"]
+    assert "all its answers together took longer than 18 seconds" in said(slow)
+    assert slow["seconds"] <= 40 and slow["score"] < 50
+    assert loud["status"] == "graded" and loud["points"]["compute_ref_log_probs"] == 25
+    longest = max(map(len, lines_of(batch["out"] / "results.jsonl")))
+    assert longest < 50_000  # 7 MB were seen
+
+
+@pytest.mark.slow
+def test_nothing_outside_has_changed(batch, surroundings):
+    file, bystander, unix = surroundings
+    assert batch["changed"] == [] and file.read_text() == "nobody's"
+    assert bystander.poll() is None
+    with pytest.raises(BlockingIOError):
+        unix.recv(10)
+
+
+@pytest.mark.slow
+def test_the_grader_never_failed(batch):
+    assert {result["status"] for result in batch["results"].values()} == {
+        *("graded", "rejected", "import error")
+    }
 
 
 @pytest.mark.slow
