@@ -1,5 +1,6 @@
 """What several tests of the grader need."""
 
+import os
 import subprocess
 import sys
 
@@ -25,3 +26,15 @@ def result_of(student, score=87.5, **more):
     """A result as the grader makes it, without tests."""
     blank = {"status": "graded", "tests": [], "flags": [], "seconds": 10, "sandbox": "x"}
     return {"student": student, "score": score, "max": 100, "path": "p", **blank, **more}
+
+
+def state_of(*folders):
+    """{file or folder: its mode, owner, size, time of change and extended attributes}."""
+    found = {}
+    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
+        if "__pycache__" not in path.parts and ".git" not in path.parts:
+            now = path.lstat()
+            time_of_change = 0 if path.is_dir() else now.st_mtime_ns
+            found[path] = (now.st_mode, now.st_uid, now.st_gid, now.st_size, time_of_change)
+            found[path] += tuple(os.listxattr(path, follow_symlinks=False))
+    return found

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from grading_help import grader, put
+from grading_help import grader, put, state_of
 from hostile import FULL, GAINED_NOTHING, HYPERLINK, LOST_ONE, NOTHING, hostile_sources
 
 from engine.common import ROOT, lines_of
@@ -47,18 +47,6 @@ def surroundings(tmp_path_factory):
         yield folder / "file", process, unix
     process.kill()
     process.wait()
-
-
-def state_of(*folders):
-    """{file or folder: its mode, owner, size, time of change and extended attributes}."""
-    found = {}
-    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
-        if "__pycache__" not in path.parts and ".git" not in path.parts:
-            now = path.lstat()
-            time_of_change = 0 if path.is_dir() else now.st_mtime_ns
-            found[path] = (now.st_mode, now.st_uid, now.st_gid, now.st_size, time_of_change)
-            found[path] += tuple(os.listxattr(path, follow_symlinks=False))
-    return found
 
 
 def shared_memory():
@@ -171,7 +159,8 @@ def test_an_attack_gains_nothing(batch, student):
     for name, entry in full_points().items():
         assert result["points"][name] <= 0.25 * entry["points"]
     assert "IT WORKED" not in result["output"]
-    if student not in ("16 guesses", "27 torch"):
+    late = "took longer than" in said(result) or "no answer within" in said(result)
+    if student not in ("16 guesses", "27 torch") and not late:  # on a busy machine
         assert "denied" in result["output"]
 
 
