@@ -41,9 +41,15 @@ def outside(target, bystander, unix):
         bystander: a process of the same user that must live.
         unix: the path of a datagram socket that nobody may reach.
     """
-    shared, path = "os.environ['HOME'] + '/../tools/rewards.py'", repr(str(target))
-    tools = repr(str(ROOT / "engine"))
-    module = "__import__('reward_utils').__file__"
+    return on_files(str(target)) | on_processes(bystander) | on_sockets(str(unix))
+
+
+MODULE = "__import__('reward_utils').__file__"
+
+
+def on_files(target):
+    path, tools, module = repr(target), repr(str(ROOT / "engine")), MODULE
+    shared = "os.environ['HOME'] + '/../tools/rewards.py'"
     return {
         "36 modes": all_denied(
             f"""
@@ -68,6 +74,22 @@ def outside(target, bystander, unix):
             os.link({module}, 'mine')
             """
         ),
+        "41 peers": all_denied(
+            f"""
+            os.listdir(os.environ['HOME'] + '/..')
+            open(os.environ['HOME'] + '/../x', 'w')
+            open({shared}, 'w')
+            open(os.path.dirname({module}) + '/math.py', 'w')
+            open('/proc/self/maps')
+            open('/dev/shm/x', 'w')
+            open('/tmp/x', 'w')
+            """
+        ),
+    }
+
+
+def on_processes(bystander):
+    return {
         "37 signals": all_denied(
             f"""
             [fcntl.fcntl(0, fcntl.F_SETOWN, pid) for pid in ({bystander}, os.getppid())]
@@ -88,26 +110,20 @@ def outside(target, bystander, unix):
             """
         ),
         "38 outlives": all_denied("raw(157, 1, 0, 0, 0, 0)\nraw(157, 1 + (1 << 32), 0, 0, 0, 0)"),
+    }
+
+
+def on_sockets(unix):
+    return {
         "39 sockets": all_denied(
             f"""
             socket.socketpair()
-            socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', {str(unix)!r})
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', {str(unix)!r})
+            socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', {unix!r})
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', {unix!r})
             socket.socket(socket.AF_UNIX).connect('\\\\0abstract')
             """
         ),
         "40 watches": all_denied("raw(294, 0)\nraw(253)\nraw(300, 0, 0)"),
-        "41 peers": all_denied(
-            f"""
-            os.listdir(os.environ['HOME'] + '/..')
-            open(os.environ['HOME'] + '/../x', 'w')
-            open({shared}, 'w')
-            open(os.path.dirname({module}) + '/math.py', 'w')
-            open('/proc/self/maps')
-            open('/dev/shm/x', 'w')
-            open('/tmp/x', 'w')
-            """
-        ),
     }
 
 
