@@ -13,7 +13,7 @@ from instructor.grading.course_files import write_all
 from instructor.grading.examining import examine
 from instructor.grading.likeness import unusual_imports
 from instructor.grading.points import read_rubric, score
-from instructor.grading.process import Workshop, probe
+from instructor.grading.process import WorkerGone, Workshop, probe
 from instructor.grading.roster import read_roster
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
@@ -96,7 +96,7 @@ def require_sandbox(held, unsafe):
         return "landlock+seccomp"
     if not unsafe:
         raise GraderError(
-            f"no sandbox for {', '.join(missing)} here. Grade on Linux 5.13 or newer with "
+            f"no sandbox for {', '.join(missing)} here. Grade on Linux 6.2 or newer with "
             "libseccomp2 (a container will do); --unsafe runs strangers' code without."
         )
     return f"unsafe (no {', '.join(missing)})"
@@ -150,7 +150,7 @@ def grade_all(workshop, submissions, settings, sandbox, models, file, tick):
         control = controls.get()
         try:
             return grade_one(workshop, control, submission, settings, sandbox, models)
-        except GraderError:
+        except WorkerGone:  # nobody can be graded any more, and this one was not
             raise
         except Exception as error:  # one submission shall not end the others
             return journal.unfinished(submission, settings, sandbox, error)
@@ -186,7 +186,7 @@ def grade_one(workshop, control, submission, settings, sandbox, models):
         examine_into(result, workshop, control, submission.source, settings, models)
     # Rounded up to tens, so that a run that was resumed writes the very same files.
     result["seconds"] = math.ceil((time.monotonic() - started) / 10) * 10
-    return result
+    return journal.bounded(result)
 
 
 def examine_into(result, workshop, control, source, settings, models):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from engine.common import write_whole
+from engine.common import first_line, write_whole
 from instructor.grading.feedback import feedback, file_names, gradescope, summary_line
 from instructor.grading.gradebook import write_grades, write_roster
 from instructor.grading.journal import journal_line
@@ -21,7 +21,7 @@ def write_all(args, results, submissions, settings):
     """
     out, rubric = Path(args.out), settings["rubric"]
     order = {submission.path: i for i, submission in enumerate(submissions)}
-    results = sorted(results, key=lambda result: order[result["path"]])
+    results = sorted(results, key=lambda result: order.get(result["path"], len(order)))
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
     results = with_likeness(results, submissions)
     if not args.gradescope:
@@ -30,10 +30,10 @@ def write_all(args, results, submissions, settings):
     for folder in ("feedback", "results"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for result in filter(not_duplicate, results):
-        stem = files[result["student"]]
-        write_whole(out / "feedback" / f"{stem}.md", feedback(result, rubric))
-        page = gradescope(result, rubric, args.visibility)
-        write_whole(out / "results" / f"{stem}.json", json.dumps(page, indent=1))
+        try:
+            write_pages(out, files[result["student"]], result, rubric, args.visibility)
+        except Exception as error:  # one student's pages shall not keep the others from theirs
+            result["flags"].append(f"feedback cannot be written: {first_line(error)}")
     if args.roster:
         results += fill_roster(args, results, submissions)
     write_grades(out / "grades.csv", results)
@@ -53,6 +53,13 @@ def grade_written(args, results, submissions, rubric):
         return results
     given = read_points(args.written, rubric, [*answers])
     return with_written(results, answers, given, rubric)
+
+
+def write_pages(out, stem, result, rubric, visibility):
+    """The pages of one student: feedback/STEM.md and results/STEM.json."""
+    write_whole(out / "feedback" / f"{stem}.md", feedback(result, rubric))
+    page = gradescope(result, rubric, visibility)
+    write_whole(out / "results" / f"{stem}.json", json.dumps(page, indent=1))
 
 
 def not_duplicate(result):

@@ -8,9 +8,12 @@ import dataclasses
 import random
 
 from instructor.exercises import CASES, Ask, Wrong, every_case, report
-from instructor.grading.process import OUTPUT_SHOWN, Child, clean
+from instructor.grading.process import OUTPUT_SHOWN, Allowance, Child, WorkerGone
 from instructor.grading.remote import remote
+from instructor.grading.text import clean
 
+WHOLE = 6  # seconds that all answers of a submission may take, as a multiple of those for one
+MESSAGE_LIMIT = 2000  # characters
 HIDDEN = "It holds for the inputs of the public tests, but not for others."
 
 
@@ -44,33 +47,31 @@ def examine(workshop, control, source, seeds, models, seconds=10.0):
         source: bytes of its rewards.py.
         seeds: the first is that of the public tests, the others are hidden.
         models: (ref_model, tokenizer), the bundled ones, of this process.
-        seconds: for one answer.
+        seconds: for one answer; for all of them together, WHOLE times as many.
 
     Returns:
         an `Examination`.
     """
-    error, output = try_import(workshop, control, source, seconds)
+    allowance = Allowance(WHOLE * seconds)
+    error, output = try_import(workshop, control, source, seconds, allowance)
     if error:
-        message = f"The file cannot be imported: {error}"
+        message = f"The file cannot be imported: {error}"[:MESSAGE_LIMIT]
         outcomes = [Outcome(name, case.__name__, False, message) for name, case in every_case()]
         return Examination(outcomes, message, output=output, printed=output)
     outcomes, flags, printed = [], set(), output
     for name, (_, cases) in CASES.items():
-        with Child(workshop, control, source, seconds) as child:
+        with Child(workshop, control, source, seconds, allowance) as child:
             load(child)  # if it fails this time, the questions will say so
-            found, unsteady = examine_function(child, name, cases, seeds, models)
+            found, noticed = examine_function(child, name, cases, seeds, models)
             output += clean(child.output.decode("utf-8", "replace"))
         outcomes += found
-        if unsteady:
-            flags.add(f"{name} gives other answers to the same question")
-        if any(outcome.public_only for outcome in found):
-            flags.add(f"{name} passes only the inputs of the public tests")
+        flags |= noticed
     return Examination(outcomes, flags=flags, output=output[:OUTPUT_SHOWN], printed=printed)
 
 
-def try_import(workshop, control, source, seconds):
+def try_import(workshop, control, source, seconds, allowance):
     """(why a submission cannot be imported, or an empty string; what it printed)."""
-    with Child(workshop, control, source, seconds) as child:
+    with Child(workshop, control, source, seconds, allowance) as child:
         error = load(child)
         return error, clean(child.output.decode("utf-8", "replace"))[:OUTPUT_SHOWN]
 
@@ -85,17 +86,23 @@ def load(child):
 
 
 def examine_function(child, name, cases, seeds, models):
-    """(outcomes of one function, whether a repeated question got another answer)."""
-    messages, asked, public_only = {case: "" for case in cases}, {}, set()
+    """(outcomes of one function, flags: for example that an answer changed when asked again)."""
+    messages, asked, public_only, flags = {case: "" for case in cases}, {}, set(), set()
     first, *hidden = seeds
 
     def run(case, seed):
         asked[case, seed] = []
         ask = Ask(remote(child, name, asked[case, seed]), models, name)
         try:
-            return report(case, ask, random.Random(seed), with_expected=False) or ""
+            found = report(case, ask, random.Random(seed), with_expected=False) or ""
         except NotImplementedError as error:  # perhaps in one branch only
-            return f"Not implemented: {error}"
+            found = f"Not implemented: {error}"
+        except WorkerGone:
+            raise
+        except Exception as error:  # numbers that no case has thought of: wrong, and looked at
+            flags.add(f"{name}: no verdict, {type(error).__name__}: {error}"[:200])
+            found = f"{name}: its answer could not be judged ({type(error).__name__})"
+        return found[:MESSAGE_LIMIT]
 
     for case in cases:
         messages[case] = run(case, first)
@@ -106,15 +113,17 @@ def examine_function(child, name, cases, seeds, models):
                 messages[case] = child.dead or HIDDEN
                 if not child.dead:
                     public_only.add(case)
-    unsteady = False
     for case in cases:
         again = run(case, first)
         if asked[case, first] != before[case]:
-            unsteady = True
+            if not child.dead:
+                flags.add(f"{name} gives other answers to the same question")
             if again and not messages[case]:
-                messages[case] = "It held, and did not hold when asked again."
+                messages[case] = child.dead or "It held, and did not hold when asked again."
     outcomes = [
         Outcome(name, case.__name__, not message, message, case in public_only)
         for case, message in messages.items()
     ]
-    return outcomes, unsteady and not child.dead
+    if public_only:
+        flags.add(f"{name} passes only the inputs of the public tests")
+    return outcomes, flags

@@ -7,13 +7,22 @@ from pathlib import Path
 from engine.common import ROOT, lines_of, sha256, write_json
 from instructor.grading.points import maximum
 from instructor.grading.submission import GraderError
+from instructor.grading.text import one_line
 
+GRADER_ERROR = "grader error"  # the status where the grader failed: --resume tries again
+CHANGED = "the file has changed since it was graded"
+FLAG_LIMIT = 20
+FIELDS = {"student", "path", "sha256", "status", "reason", "tests", "points", "score", "max"} | {
+    *("flags", "output", "seconds", "sandbox")
+}
 CODE = (  # what decides about points, besides the cases
     "exercises.py",
     "grading/examining.py",
     "grading/points.py",
     "grading/process.py",
     "grading/remote.py",
+    "grading/sandbox.py",
+    "grading/watching.py",
     "grading/worker.py",
 )
 
@@ -59,29 +68,44 @@ def run_settings(args, rubric):
 
 
 def finished(path, submissions, again):
-    """{path of a submission: result} of the journal, where the file is still the same.
+    """{path of a submission: result} of the journal: what need not be graded now.
+
+    Where the file has changed since or the grader itself had failed, a submission is graded again,
+    unless `again` names other students: then every other row stays as it is.
 
     Args:
         path: the journal.
         submissions: all that were handed in.
-        again: students whose results are not wanted, because they are graded again.
+        again: the students of --only, whose results are not wanted; empty for --resume.
     """
     if not Path(path).exists():
         return {}
-    wanted = {
-        submission.path: sha256(submission.source)
-        for submission in submissions
-        if submission.student not in again
-    }
+    student = {submission.path: submission.student for submission in submissions}
+    present = {submission.path: sha256(submission.source) for submission in submissions}
     done = {}
+    for result in results_of(path):
+        who = student.get(result["path"], result["student"])
+        same = present.get(result["path"]) == result["sha256"]
+        if again:
+            wanted = who not in again
+            if not same and CHANGED not in result["flags"]:
+                result["flags"].append(CHANGED)
+        else:
+            wanted = same and result["status"] != GRADER_ERROR
+        if wanted:
+            done[result["path"]] = result
+    return done
+
+
+def results_of(path):
+    """The results of a journal; a line that a kill has cut off is left out."""
     for line in lines_of(path):
         try:
             result = json.loads(line)
         except ValueError:
-            continue  # a line that a kill has cut off
-        if wanted.get(result["path"]) == result["sha256"]:
-            done[result["path"]] = result
-    return done
+            continue
+        if isinstance(result, dict) and FIELDS <= set(result):
+            yield result
 
 
 def journal_line(result):
@@ -112,4 +136,11 @@ def unfinished(submission, settings, sandbox, error):
     """The result where the grader itself failed: no points, for a person to look at."""
     reason = f"the grader failed, not the submission: {type(error).__name__}: {error}"
     result = blank_result(submission, settings, sandbox)
-    return {**result, "status": "grader error", "reason": reason[:300]}
+    return {**result, "status": GRADER_ERROR, "reason": one_line(reason)[:300]}
+
+
+def bounded(result):
+    """A result whose texts and flags are of a size that a journal and a page can hold."""
+    flags = [one_line(flag)[:200] for flag in result["flags"]]
+    more = [f"and {len(flags) - FLAG_LIMIT} more flags"] if len(flags) > FLAG_LIMIT else []
+    return {**result, "reason": result["reason"][:1000], "flags": flags[:FLAG_LIMIT] + more}

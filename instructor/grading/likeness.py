@@ -61,7 +61,14 @@ def tokens_of(statement):
         if isinstance(node, ast.Attribute):
             yield node.attr
         elif isinstance(node, ast.Constant):
-            yield repr(node.value)[:40]
+            yield short(node.value)
+
+
+def short(value):
+    """A constant in a few characters; of a number with thousands of digits, its size."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"int of {value.bit_length()} bits"
+    return repr(value[:40] if isinstance(value, (str, bytes)) else value)[:40]
 
 
 def likeness(one, other):

@@ -6,7 +6,6 @@ or malformed is an error of the submission.
 
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -21,19 +20,38 @@ from engine.common import ROOT
 from instructor.exercises import Wrong
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
+from instructor.grading.text import clean
+from instructor.grading.watching import remove
 
 MODULES = ("data.py", "evaluate.py", "reward_utils.py", "sentiment.py", "train.py")
-WORKER = ("instructor/grading/sandbox.py", "instructor/grading/worker.py")
-ANSWER_LIMIT, OUTPUT_SHOWN = 1 << 20, 2000
-LIMITS = {"cpu_seconds": 60, "memory": 2 << 30, "file_size": 1 << 20}
-CONTROL = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-9;?]*[ -/]*[@-~]"  # terminal commands, colours
-    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"  # controls, reversed writing
+WORKER = tuple(
+    f"instructor/grading/{name}.py" for name in ("probing", "sandbox", "watching", "worker")
 )
+ANSWER_LIMIT, OUTPUT_SHOWN, TEXT_LIMIT = 1 << 16, 2000, 1000  # bytes, bytes, characters
+LIMITS = {"cpu_seconds": 60, "memory": 2 << 30, "file_size": 1 << 20}  # see sandbox.limit
+BOUNDS = {"threads": 64, "files": 200, "bytes": 32 << 20, "written": 128 << 20}  # see watching
+CONTROL_SECONDS = 300  # for an order to the worker, which answers at once
 
 
 class Dead(Wrong):
     """The process of the submission cannot be asked any more."""
+
+
+class WorkerGone(GraderError):
+    """Nobody can be graded any more; what was asked last says nothing about a submission."""
+
+    def __init__(self):
+        super().__init__("the worker process is gone; --resume goes on with what is left")
+
+
+class Allowance:
+    """The seconds that all answers of one submission may take together."""
+
+    def __init__(self, seconds):
+        self.seconds, self.left = seconds, seconds
+
+    def spend(self, seconds):
+        self.left -= seconds
 
 
 def modules_to_copy():
@@ -41,15 +59,10 @@ def modules_to_copy():
 
     Returns:
         {path below the root: path in the folder of copies}. engine/ stays a package; the worker
-        and the sandbox lie beside it.
+        and what it needs lie beside it.
     """
     engine = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("engine/*.py"))
     return {name: name for name in (*engine, *MODULES)} | {n: Path(n).name for n in WORKER}
-
-
-def clean(text):
-    """Text from a submission without control characters, colours or reversed writing."""
-    return CONTROL.sub("", str(text))
 
 
 class Workshop:
@@ -70,7 +83,18 @@ class Workshop:
         shutil.copytree(ROOT / "tiny", self.tools / "tiny")
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(jobs)]
         theirs = [theirs.fileno() for _, theirs in pairs]
-        self.process = subprocess.Popen(
+        try:
+            self.process = self._start(theirs)
+        except OSError as error:
+            remove(self.folder)
+            raise GraderError(f"The worker process did not start: {error.strerror}.") from error
+        self.controls = [ours for ours, _ in pairs]
+        for ours, end in pairs:
+            ours.settimeout(CONTROL_SECONDS)
+            end.close()
+
+    def _start(self, theirs):
+        return subprocess.Popen(
             [sys.executable, "-I", str(self.tools / "worker.py"), *map(str, theirs)],
             cwd=self.tools,
             env={"PATH": os.environ.get("PATH", "")},
@@ -79,14 +103,19 @@ class Workshop:
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the grader alone
         )
-        self.controls = [ours for ours, _ in pairs]
-        for _, end in pairs:
-            end.close()
 
     def wait(self):
-        """Until the worker is ready."""
+        """Until the worker is ready.
+
+        Raises:
+            GraderError: it did not start.
+        """
         for control in self.controls:
-            if not control.recv(4096):
+            try:
+                ready = control.recv(4096)
+            except OSError:
+                ready = b""
+            if not ready:
                 raise GraderError("The worker process did not start; its error is above.")
 
     def close(self):
@@ -97,7 +126,7 @@ class Workshop:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove(self.folder)
 
     def __enter__(self):
         return self
@@ -113,29 +142,47 @@ class Child:
         workshop, control: where it comes from.
         source: bytes of the submission's rewards.py.
         seconds: for one question, by the clock.
-        limits: changes to LIMITS.
+        allowance: `Allowance` of the whole submission; by default there is no limit.
+        bounds, limits: changes to BOUNDS and LIMITS.
+
+    Raises:
+        WorkerGone: the worker has ended.
+        RuntimeError: the machine has no room for a process.
     """
 
-    def __init__(self, workshop, control, source, seconds=10.0, **limits):
+    def __init__(
+        self, workshop, control, source, seconds=10.0, allowance=None, bounds=None, **limits
+    ):
         self.control, self.seconds, self.number = control, seconds, 0
-        self.output, self.dead, self.buffer = b"", None, b""
+        self.allowance = allowance or Allowance(float("inf"))
+        self.output, self.dead, self.buffer, self.fds = b"", None, b"", []
         self.folder = Path(tempfile.mkdtemp(dir=workshop.folder))
-        (self.folder / "rewards.py").write_bytes(source)
+        try:
+            (self.folder / "rewards.py").write_bytes(source)
+            order = {"folder": str(self.folder), "unsafe": workshop.unsafe}
+            order |= {"limits": {**LIMITS, **limits}, "bounds": {**BOUNDS, **(bounds or {})}}
+            self._start(order)
+        except BaseException:
+            self._clear()
+            raise
+
+    def _start(self, order):
         questions, self.questions = os.pipe()
         self.answers, answers = os.pipe()
         self.shown, shown = os.pipe()
-        limits = {**LIMITS, **limits}
-        order = {"folder": str(self.folder), "limits": limits, "unsafe": workshop.unsafe}
-        fds = [questions, answers, shown]
+        self.fds, theirs = [self.questions, self.answers, self.shown], [questions, answers, shown]
+        for fd in self.fds:  # a submission that steals bytes or does not read must not block us
+            os.set_blocking(fd, False)
         try:
-            socket.send_fds(control, [json.dumps(order).encode()], fds)
-            self._reply()
+            reply = self._order(order, theirs)
         finally:
-            for fd in fds:
+            for fd in theirs:
                 os.close(fd)
+        if "failed" in reply:
+            raise RuntimeError(f"no process could be started ({reply['failed']})")
 
     def ask(self, operation, **question):
-        """Send one question, return the reply as a dict.
+        """Send one question, return the reply, checked by `flat`.
 
         Raises:
             Dead: it crashed, was late, or did not keep to the protocol; then it is gone.
@@ -144,86 +191,167 @@ class Child:
             raise Dead(self.dead)
         self.number += 1
         line = json.dumps({"operation": operation, "number": self.number, **question}).encode()
+        started = time.monotonic()
         try:
-            os.write(self.questions, line + b"\n")
-            reply = json.loads(self._read_line(time.monotonic() + self.seconds))
-        except BrokenPipeError:
-            self._die()
-        except (ValueError, RecursionError):
+            answer = self._exchange(line + b"\n", started)
+        finally:
+            self.allowance.spend(time.monotonic() - started)
+        try:
+            kind, content = read_reply(answer, self.number)
+        except RecursionError:
             self._die("protocol error: the answer is no JSON")
-        kinds = {"answer", "todo", "raised"}
-        if not isinstance(reply, dict) or reply.pop("number", None) != self.number:
-            self._die("protocol error: an answer to a question that was not asked")
-        if len(reply) != 1 or not kinds & set(reply):
-            self._die("protocol error: an answer of unknown form")
-        if "raised" in reply:
-            raise Wrong(f"it raised {clean(reply['raised'])[:500]}")
-        if "todo" in reply:
-            raise NotImplementedError(clean(reply["todo"])[:200])
-        return reply["answer"]
+        except ValueError as error:
+            self._die(f"protocol error: {error}")
+        if kind == "raised":
+            raise Wrong(f"it raised {content[:500]}")
+        if kind == "todo":
+            raise NotImplementedError(content[:200])
+        return content
 
-    def _read_line(self, deadline):
-        poll = select.poll()
-        for fd in (self.answers, self.shown):
-            poll.register(fd, select.POLLIN)
+    def _exchange(self, line, started):
+        """Write a question and read one line, both within the time."""
+        allowed = min(self.seconds, self.allowance.left)
+        deadline, poll = started + allowed, select.poll()
+        for fd, event in zip(self.fds, (select.POLLOUT, select.POLLIN, select.POLLIN)):
+            poll.register(fd, event)
         while True:
             answered = b"\n" in self.buffer  # then only what was printed before it is left
-            events = poll.poll(0 if answered else max(0, deadline - time.monotonic()) * 1000)
-            if answered and self.shown not in [fd for fd, _ in events]:
+            left = deadline - time.monotonic()
+            ready = [fd for fd, _ in poll.poll(0 if answered else max(0, left) * 1000)]
+            if answered and (self.shown not in ready or left < 0):
                 break
-            if not events:
-                self._die(f"no answer within {self.seconds:.0f} seconds")
-            for fd, _ in events:
-                data = os.read(fd, 1 << 16)
-                if fd == self.shown:
-                    self.output = (self.output + data)[:OUTPUT_SHOWN]
-                    if not data:
-                        poll.unregister(fd)
-                elif not data:
-                    self._die()
-                else:
-                    self.buffer += data
-            if len(self.buffer) > ANSWER_LIMIT:
-                self._die("the answer is larger than 1 MB")
-            if time.monotonic() > deadline:
-                self._die(f"no answer within {self.seconds:.0f} seconds")
-        line, _, self.buffer = self.buffer.partition(b"\n")
+            if left < 0:
+                self._late()
+            if self.questions in ready:
+                line = self._write(line)
+                if not line:
+                    poll.unregister(self.questions)
+            if self.shown in ready and not self._show():
+                poll.unregister(self.shown)
+            if self.answers in ready:
+                self._read()
+        answer, _, self.buffer = self.buffer.partition(b"\n")
         if self.buffer:
             self._die("protocol error: more than one answer")
-        return line
+        return answer
+
+    def _late(self):
+        if self.allowance.left < self.seconds:
+            seconds = self.allowance.seconds
+            self._die(f"all its answers together took longer than {seconds:.0f} seconds")
+        self._die(f"no answer within {self.seconds:.0f} seconds")
+
+    def _write(self, line):
+        try:
+            return line[os.write(self.questions, line) :]
+        except BlockingIOError:
+            return line
+        except BrokenPipeError:
+            self._die()
+
+    def _show(self):
+        """Keep the beginning of what it prints; whether there may be more."""
+        try:
+            data = os.read(self.shown, 1 << 16)
+        except BlockingIOError:
+            return True
+        self.output = (self.output + data)[:OUTPUT_SHOWN]
+        return bool(data)
+
+    def _read(self):
+        try:
+            data = os.read(self.answers, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._die()
+        self.buffer += data
+        if len(self.buffer) > ANSWER_LIMIT:
+            self._die(f"the answer is larger than {ANSWER_LIMIT >> 10} KB")
 
     def _die(self, reason=None):
-        status = self._end()
-        if reason is None and "signal" in status:
+        """Kill it and raise; without a reason, it has ended by itself and the status tells why."""
+        status = self._order({"end": True})
+        if status.get("over"):
+            reason = f"it was stopped: {status['over']}"
+        elif reason is None and "signal" in status:
             name = signal.strsignal(status["signal"])
             reason = f"its process crashed: {name} (signal {status['signal']})"
         elif reason is None:
             reason = f"it ended its process (exit status {status.get('exit')})"
         self.dead = reason
+        self._show()
         raise Dead(reason)
 
-    def _end(self):
-        self.control.send(b'{"end": true}')
-        return self._reply()
+    def end(self):
+        """Kill it if it still runs, and keep its folder: nobody can change that any more."""
+        if not self.dead:
+            self.dead = "it has ended"
+            self._order({"end": True})
 
-    def _reply(self):
-        reply = self.control.recv(4096)
+    def _order(self, order, fds=()):
+        try:
+            socket.send_fds(self.control, [json.dumps(order).encode()], fds)
+            reply = self.control.recv(4096)
+        except OSError as error:
+            raise WorkerGone from error
         if not reply:
-            raise GraderError("the worker process is gone; --resume goes on with what is left")
+            raise WorkerGone
         return json.loads(reply)
 
     def close(self):
-        if not self.dead:
-            self._end()
-        for fd in (self.questions, self.answers, self.shown):
-            os.close(fd)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.end()
+        finally:
+            self._clear()
+
+    def _clear(self):
+        while self.fds:
+            os.close(self.fds.pop())
+        remove(self.folder)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         self.close()
+
+
+def read_reply(line, number):
+    """The one reply to question `number` as (kind, content): answer, todo or raised.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        reply = json.loads(line)
+    except ValueError as error:
+        raise ValueError("the answer is no JSON") from error
+    if not isinstance(reply, dict) or reply.pop("number", None) != number:
+        raise ValueError("an answer to a question that was not asked")
+    if len(reply) != 1:
+        raise ValueError("an answer of unknown form")
+    ((kind, content),) = reply.items()
+    if not (kind == "answer" or kind in ("todo", "raised") and isinstance(content, str)):
+        raise ValueError("an answer of unknown form")
+    return kind, flat(content)
+
+
+def flat(value, depth=2):
+    """A value of JSON with at most `depth` levels, a dict of lists, its texts made harmless.
+
+    Raises:
+        ValueError: it is deeper.
+    """
+    if isinstance(value, str):
+        return clean(value)[:TEXT_LIMIT]
+    if isinstance(value, dict) and depth:
+        return {clean(key)[:100]: flat(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list) and depth:
+        return [flat(item, depth - 1) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise ValueError("an answer of unknown form")
 
 
 def probe(workshop, control):
@@ -235,4 +363,15 @@ def probe(workshop, control):
             held = child.ask("probe", secret=secret, memory=memory)
     except Wrong:
         return dict.fromkeys(PROTECTIONS, False)
+    held["amounts"] = all(stopped(workshop, control, bound) for bound in ("threads", "files"))
     return {name: held.get(name) is True for name in PROTECTIONS}
+
+
+def stopped(workshop, control, bound):
+    """Whether a process that passes one of BOUNDS is killed."""
+    try:
+        with Child(workshop, control, b"", 10.0) as child:
+            child.ask("overrun", what=bound, number_of=BOUNDS[bound] + 1)
+    except Dead as dead:
+        return "it was stopped" in str(dead)
+    return False

@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 from instructor.grading.submission import Rejected, normal
+from instructor.grading.text import one_line
 
 
 def read_roster(path):
@@ -37,7 +38,7 @@ def people_of(kind, header, rows):
     def cell(row, *wanted):
         for title in wanted:
             if title in titles and titles.index(title) < len(row):
-                return row[titles.index(title)].strip()
+                return one_line(row[titles.index(title)])
         return ""
 
     for i, row in enumerate(rows):

@@ -11,38 +11,57 @@ import ctypes
 import errno
 import os
 import resource
-import socket
 import sys
 
 PROTECTIONS = {
     "files": "reads and writes nothing but its own folder and the libraries",
-    "network": "opens no connection",
-    "processes": "starts no process and reaches no other",
+    "modes": "changes no mode, owner, time or attribute, and watches no file",
+    "network": "opens no connection, also not on this machine",
+    "processes": "starts no process, signals none and outlives none",
     "memory": "stays below its memory limit",
+    "amounts": "is stopped at too many threads or files",
 }
 NO_NEW_PRIVILEGES, PARENT_DEATH_SIGNAL = 38, 1  # of prctl(2)
 
 # Landlock: system calls and access rights, the same on every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # rights known to an ABI; from the fifth on 16
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 2, 4, 8, 1 << 14
+FILE_RIGHTS = {3: 15, 4: 15}  # rights known to an ABI; from the fifth on 16
+SOCKETS_AND_DEVICES = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15  # never needed in a folder
+ABI_NEEDED = 3  # of Linux 6.2: before, truncate(2) asked nobody
+ABI_OF_SCOPES, SCOPES = 6, 3  # no abstract socket and no signal leaves the process
 LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom", "/proc/cpuinfo")
 
 FORBIDDEN = """
-    socket socketcall connect bind listen accept accept4 io_uring_setup
+    socket socketcall socketpair connect bind listen accept accept4 io_uring_setup
     fork vfork execve execveat unshare setns
     ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp
     pidfd_open pidfd_getfd pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo tkill
     shmget msgget semget mq_open memfd_create memfd_secret
     setpriority ioprio_set sched_setscheduler sched_setparam sched_setattr migrate_pages move_pages
+    chmod fchmod fchmodat chown fchown lchown fchownat utime utimes futimesat utimensat
+    setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+    inotify_init inotify_init1 inotify_add_watch fanotify_init fanotify_mark flock
+    setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset
     mount umount2 pivot_root chroot open_tree move_mount fsopen fsmount mount_setattr
     bpf perf_event_open userfaultfd add_key request_key keyctl open_by_handle_at name_to_handle_at
     init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff
     sethostname setdomainname settimeofday clock_settime clock_adjtime adjtimex acct quotactl
     syslog iopl ioperm
 """.split()
+# By number, the same on every architecture, where libseccomp may be older than the call:
+# fchmodat2, setxattrat, removexattrat, open_tree_attr, file_setattr.
+FORBIDDEN_NUMBERS = (452, 463, 466, 467, 469)
 OWN_PROCESS_ONLY = ("kill", "tgkill")
 SELF_AS_ZERO_ONLY = ("prlimit64", "sched_setaffinity")
+# fcntl(2): F_SETOWN, F_SETSIG, F_SETOWN_EX send signals; F_SETLEASE, F_NOTIFY; F_SETPIPE_SZ.
+FCNTL = (8, 10, 15, 1024, 1026, 1031)
+# prctl(2): PR_SET_PDEATHSIG, _DUMPABLE, _MM, _CHILD_SUBREAPER, _PTRACER.
+PRCTL = (1, 4, 35, 36, 0x59616D61)
+# ioctl(2): only terminal requests, 0x54.., are let through, and of those not TIOCSCTTY, TIOCSPGRP,
+# TIOCSTI, TIOCLINUX, TIOCCONS, TIOCNOTTY, TIOCSETD, FIOASYNC. So FIOSETOWN, SIOCSPGRP, and the
+# requests that change a file's attributes are not.
+TERMINAL, TERMINAL_FORBIDDEN = 0x54, (0x0E, 0x10, 0x12, 0x1C, 0x1D, 0x22, 0x23, 0x52)
 
 
 def limit(cpu_seconds, memory, file_size):
@@ -83,21 +102,26 @@ def restrict_files(readable, writable):
         return result
 
     abi = call(CREATE_RULESET, None, ctypes.c_size_t(0), 1)
-    everything = (1 << RIGHTS.get(abi, 16)) - 1
+    if abi < ABI_NEEDED:
+        raise OSError(errno.ENOSYS, "Landlock is too old: Linux 6.2 is needed")
+    everything = (1 << FILE_RIGHTS.get(abi, 16)) - 1
 
     class Ruleset(ctypes.Structure):
-        _fields_ = [("handled_access_fs", ctypes.c_uint64)]
+        _fields_ = [(name, ctypes.c_uint64) for name in ("files", "network", "scoped")]
 
     class PathBeneath(ctypes.Structure):
         _pack_ = 1
         _fields_ = [("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32)]
 
-    rules = Ruleset(everything)
-    ruleset = call(CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(8), 0)
-    for paths, rights in ((readable, READ_FILE | READ_DIR | EXECUTE), (writable, everything)):
+    scopes = SCOPES if abi >= ABI_OF_SCOPES else 0
+    size = ctypes.sizeof(Ruleset) if scopes else 8  # an older kernel knows only the first field
+    rules = Ruleset(everything, 0, scopes)
+    ruleset = call(CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), 0)
+    own = everything & ~(SOCKETS_AND_DEVICES | EXECUTE)
+    for paths, rights in ((readable, READ_FILE | READ_DIR | EXECUTE), (writable, own)):
         for path in filter(os.path.exists, paths):
             fd = os.open(path, os.O_PATH)
-            of_a_file = rights & (READ_FILE | WRITE_FILE | EXECUTE)
+            of_a_file = rights & (READ_FILE | WRITE_FILE | EXECUTE | TRUNCATE)
             rule = PathBeneath(rights if os.path.isdir(path) else of_a_file, fd)
             call(ADD_RULE, ruleset, 1, ctypes.byref(rule), 0)
             os.close(fd)
@@ -106,21 +130,39 @@ def restrict_files(readable, writable):
 
 
 def restrict_calls():
-    """seccomp: no sockets, no processes, no signals to others, no administration."""
+    """seccomp: no sockets, no processes, no signals to others, no file's mode or owner changed."""
     import pyseccomp
-    from pyseccomp import ALLOW, ERRNO, MASKED_EQ, NE, Arg
+    from pyseccomp import ALLOW, ERRNO, GT, MASKED_EQ, NE, Arg
 
     rules = pyseccomp.SyscallFilter(ALLOW)  # a foreign architecture's calls kill the process
-    for name in FORBIDDEN:
-        if pyseccomp.resolve_syscall(pyseccomp.system_arch(), name) >= 0:
-            rules.add_rule(ERRNO(errno.EPERM), name)
+    here = pyseccomp.system_arch()
+
+    def deny(call, *conditions):
+        known = isinstance(call, int) or pyseccomp.resolve_syscall(here, call) >= 0
+        if known:
+            rules.add_rule(ERRNO(errno.EPERM), call, *conditions)
+
+    def low(position, value, mask=0xFFFFFFFF):  # the kernel reads 32 bits; so must the rule
+        return Arg(position, MASKED_EQ, mask, value)
+
+    for call in (*FORBIDDEN, *FORBIDDEN_NUMBERS):
+        deny(call)
     clone_thread, this_process = 0x10000, os.getpid()
-    rules.add_rule(ERRNO(errno.EPERM), "clone", Arg(0, MASKED_EQ, clone_thread, 0))
-    rules.add_rule(ERRNO(errno.ENOSYS), "clone3")  # its flags lie in memory; libc falls back
+    deny("clone", low(0, 0, clone_thread))
+    for name in ("clone3", "openat2"):  # their flags lie in memory; libc does without them
+        rules.add_rule(ERRNO(errno.ENOSYS), name)
     for name in OWN_PROCESS_ONLY:
-        rules.add_rule(ERRNO(errno.EPERM), name, Arg(0, NE, this_process))
+        deny(name, Arg(0, NE, this_process))
     for name in SELF_AS_ZERO_ONLY:
-        rules.add_rule(ERRNO(errno.EPERM), name, Arg(0, NE, 0))
+        deny(name, Arg(0, NE, 0))
+    for call, position, values in (("fcntl", 1, FCNTL), ("prctl", 0, PRCTL)):
+        for value in values:
+            deny(call, low(position, value))
+    deny("ioctl", Arg(1, GT, 0xFFFF))
+    for bit in range(8, 16):  # a request whose second byte differs in one bit is no terminal's
+        deny("ioctl", low(1, ~(TERMINAL << 8) & 1 << bit, 1 << bit))
+    for request in TERMINAL_FORBIDDEN:
+        deny("ioctl", low(1, TERMINAL << 8 | request))
     rules.load()
 
 
@@ -160,37 +202,3 @@ def prctl(option, value):
     """
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-
-
-def probe(secret, memory):
-    """Try to break out of this process; {protection: it held}.
-
-    Args:
-        secret: a file that must not be readable, in a folder that must not be writable.
-        memory: bytes that must not be available.
-    """
-
-    def denied(action, *errors):
-        try:
-            action()
-        except errors:
-            return True
-        return False
-
-    def start_process():
-        if os.fork() == 0:
-            os._exit(0)
-
-    parent = os.getppid()
-    return {
-        "files": denied(lambda: open(secret), PermissionError)
-        and denied(lambda: open(f"{os.path.dirname(secret)}/x", "w"), PermissionError)
-        and denied(lambda: open(f"/proc/{parent}/maps"), PermissionError),
-        "network": all(
-            denied(lambda kind=kind: socket.socket(socket.AF_INET, kind), PermissionError)
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-        ),
-        "processes": denied(start_process, PermissionError)
-        and denied(lambda: os.kill(parent, 0), PermissionError),
-        "memory": denied(lambda: bytearray(memory), MemoryError),
-    }

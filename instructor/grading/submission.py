@@ -5,6 +5,7 @@ import re
 import unicodedata
 
 from engine.common import UserError
+from instructor.grading.text import one_line, visible
 
 
 class GraderError(UserError):
@@ -48,6 +49,13 @@ def readable(name):
     text = re.sub(r"[\ud800-\udfff]", "\ufffd", str(name))
     text = "".join(" " if x.isspace() else x for x in text if x.isprintable() or x.isspace())
     return unicodedata.normalize("NFC", text).strip() or "unnamed"
+
+    def __post_init__(self):
+        """File names and metadata are strangers' text: harmless from here on."""
+        for field in ("student", "rejected", "name", "email", "id"):
+            setattr(self, field, one_line(getattr(self, field)))
+        self.path = visible(self.path)
+        self.student = self.student or "(no name)"
 
 
 def normal(name):

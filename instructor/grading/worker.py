@@ -4,24 +4,31 @@
 
 loads torch and the bundled models once and then, for each order that comes over a control socket,
 forks a process that locks itself in (sandbox.py), loads one submission and answers calls. The
-first process never runs anything of a student's. Neither knows an expected value: questions come
-in over a pipe as JSON lines, plain answers go out, and the grader decides what is right.
+first process never runs anything of a student's; it kills what exceeds the bounds (watching.py).
+Neither knows an expected value: questions come in over a pipe as JSON lines, plain answers go out,
+and the grader decides what is right.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
 import selectors
-import shutil
 import signal
 import socket
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # -I leaves out the folder of the program
+
+import watching  # noqa: E402
+
 SUBREAPER = 36  # of prctl(2)
 
 
@@ -37,7 +44,7 @@ def serve(controls):
     for control in controls:
         selector.register(control, selectors.EVENT_READ)
     while selector.get_map():
-        for key, _ in selector.select():
+        for key, _ in selector.select(watching.INTERVAL if running else None):
             control = key.fileobj
             try:
                 data, fds, _, _ = socket.recv_fds(control, 65536, 3)
@@ -49,28 +56,61 @@ def serve(controls):
                 continue
             order = json.loads(data)
             if "folder" in order:
-                pid = os.fork()
-                if pid == 0:
-                    become(order, fds)
-                running[control] = pid
-                for fd in fds:
-                    os.close(fd)
-                answer(control, b"{}")
+                answer(control, begin(running, control, order, fds))
             else:
-                status = end(running.pop(control, None), running.values())
-                answer(control, json.dumps(status).encode())
+                answer(control, end(running.pop(control, None), running.values()))
+        watch(running.values())
 
 
-def answer(control, data):
+@dataclasses.dataclass
+class Running:
+    """A process that answers for a submission."""
+
+    pid: int
+    order: dict
+    over: str = ""  # the bound for which it was killed
+    looked: float = 0.0
+
+
+def begin(running, control, order, fds):
+    """Fork the process of an order; what the grader is told."""
+    try:
+        pid = os.fork()
+    except OSError as error:
+        return {"failed": str(error)}
+    else:
+        if pid == 0:
+            become(order, fds)
+        running[control] = Running(pid, order)
+        return {}
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def watch(running):
+    """Kill what exceeds its bounds."""
+    for one in running:
+        now = time.monotonic()
+        if one.over or now - one.looked < watching.INTERVAL:
+            continue
+        one.looked = now
+        one.over = watching.overrun(one.pid, one.order["folder"], one.order["bounds"])
+        if one.over:
+            os.kill(one.pid, signal.SIGKILL)
+
+
+def answer(control, reply):
     """A grader that is gone needs no answer."""
     with contextlib.suppress(OSError):
-        control.send(data)
+        control.send(json.dumps(reply).encode())
 
 
-def end(pid, others):
-    """Kill a process and whatever it has started: {"exit"} or {"signal"} as it died."""
-    if pid is None:
+def end(one, others):
+    """Kill a process and whatever it has started: {"exit"} or {"signal"} as it died, "over"."""
+    if one is None:
         return {}
+    pid, others = one.pid, [other.pid for other in others]
     for target in (pid, -pid):
         try:
             os.kill(target, signal.SIGKILL)
@@ -82,7 +122,7 @@ def end(pid, others):
             os.kill(orphan, signal.SIGKILL)
             os.waitpid(orphan, 0)
     code = os.waitstatus_to_exitcode(status)
-    return {"signal": -code} if code < 0 else {"exit": code}
+    return {"over": one.over, **({"signal": -code} if code < 0 else {"exit": code})}
 
 
 def children():
@@ -103,8 +143,11 @@ def become(order, fds):
         moved = [os.dup2(os.dup(fd), place) for fd, place in ((questions, 200), (answers, 201))]
         os.dup2(moved[0], 3)
         os.dup2(moved[1], 4)
-        os.closerange(5, 1024)
+        os.closerange(5, 1 << 20)
         os.setsid()
+        os.nice(5)  # who watches comes first
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where memory ends, this process shall go and not the worker
         os.chdir(order["folder"])
         tempfile.tempdir = order["folder"]
         os.environ.clear()
@@ -153,20 +196,17 @@ def answer_all(incoming, answers, folder):
         try:
             if operation == "load":
                 rewards = load(Path(folder) / "rewards.py")
-                reply = {"answer": None}
-            elif operation == "probe":
-                import sandbox
-
-                reply = {"answer": sandbox.probe(**question)}
-            elif operation == "train":
-                reply = {"answer": train(folder, **question)}
+                answer = None
+            elif operation == "call":
+                answer = call(rewards, **question)
             else:
-                reply = {"answer": call(rewards, **question)}
+                answer = OPERATIONS[operation](folder, **question)
+            data = json.dumps({"number": number, "answer": answer})
         except NotImplementedError as error:
-            reply = {"todo": str(error)[:200]}
+            data = json.dumps({"number": number, "todo": str(error)[:200]})
         except BaseException as error:  # SystemExit too: a submission must not end the process
-            reply = {"raised": describe(error)[:1000]}
-        data = json.dumps({"number": number, **reply}).encode() + b"\n"
+            data = json.dumps({"number": number, "raised": describe(error)[:1000]})
+        data = data.encode() + b"\n"
         while data:
             data = data[os.write(answers, data) :]
 
@@ -191,15 +231,15 @@ def describe(error):
     return text
 
 
-def call(rewards, function, arguments):
-    """One call, its arguments and its answer as JSON."""
+def call(rewards, function, arguments, length):
+    """One call; its arguments and its answer, of at most `length` numbers, as JSON."""
     target = getattr(rewards, function, None)
     if target is None:
         return {"kind": "missing"}
     arguments = {name: decode(value) for name, value in arguments.items()}
     if function == "compute_ref_log_probs":
         arguments["ref_model"], arguments["tokenizer"] = MODELS
-    return encode(target(**arguments))
+    return encode(target(**arguments), length)
 
 
 def decode(value):
@@ -210,14 +250,30 @@ def decode(value):
     return value
 
 
-def encode(answer):
-    """An answer as plain JSON: numbers and lists. Anything else is named by its type."""
+def encode(answer, length):
+    """An answer as plain JSON: a flat list of numbers. Anything else is named by its form.
+
+    Args:
+        answer: what the function returned; `engine.student.plain_values` says what it may be.
+        length: how many numbers were asked for; of a longer answer only its length is told.
+    """
+    import numpy
+    import torch
+
     from engine.student import plain_values
 
+    # Looked at first: nothing is built of an answer that is too long.
+    if isinstance(answer, (torch.Tensor, numpy.ndarray)) and answer.ndim > 1:
+        return {"kind": "shape", "shape": list(answer.shape)}
+    flat = hasattr(answer, "__len__") and getattr(answer, "ndim", 1) == 1
+    if flat and not isinstance(answer, str) and len(answer) > length:
+        return {"kind": "length", "length": len(answer)}
     values = plain_values(answer)
     if type(values) is list:
+        if len(values) > length:
+            return {"kind": "length", "length": len(values)}
         for i, item in enumerate(values):
-            if item is not None and type(item) not in (float, str, list):
+            if item is not None and type(item) not in (float, str):
                 return {"kind": "item", "index": i, "type": type(item).__name__[:60]}
         return {"kind": "list", "value": [x[:100] if type(x) is str else x for x in values]}
     if values is None or type(values) in (float, str):
@@ -233,10 +289,30 @@ def train(folder, options):
     run(**options, rewards=str(folder / "rewards.py"), output_dir=str(folder / "run"))
 
 
+def probe(folder, **arguments):
+    """Try to break out; see probing.py."""
+    import probing
+
+    return probing.probe(folder, **arguments)
+
+
+def overrun(folder, what, number_of):
+    """Start more threads, or write more files, than are allowed, and wait for the end."""
+    if what == "threads":
+        for _ in range(number_of):
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    else:
+        for i in range(number_of):
+            Path(folder, str(i)).touch()
+    time.sleep(60)
+
+
+OPERATIONS = {"train": train, "probe": probe, "overrun": overrun}
+
+
 def prepare():
     """Everything a submission may need, loaded once and shared by all copies."""
     global MODELS
-    sys.path.insert(0, str(HERE))
     os.environ.update(ENVIRONMENT)
     import numpy  # noqa: F401
     import torch
@@ -259,4 +335,5 @@ if __name__ == "__main__":
         control.send(b"{}")  # ready
     serve(sockets)
     if HERE.parent.name.startswith("grade-"):  # a grader that was killed cannot do it
-        shutil.rmtree(HERE.parent, ignore_errors=True)
+        with contextlib.suppress(OSError):  # or does it at this moment
+            watching.remove(HERE.parent)

@@ -12,6 +12,7 @@ import textwrap
 from engine.common import ROOT
 from instructor.exercises import CASES, Ask, encode, report
 from instructor.handout.rewards_file import student_text
+from instructor.proof import swelling
 from instructor.proof.mutants import load, with_body
 from instructor.proof.right import VALID
 from instructor.proof.wrong import WRONG
@@ -177,6 +178,20 @@ ENDLESS = """
 """
 
 
+def swells_and_misleads():
+    """A file each of whose functions would take too much, or hang or crash a careless grader."""
+    source = SOLUTION
+    for function, body in {
+        "shaped_reward_exponential": swelling.THREADS,
+        "shaped_reward": swelling.FILES,
+        "compute_ref_log_probs": swelling.DIMENSIONS,
+        "kl_penalty_forward": swelling.SURROGATE,
+        "kl_penalty_backward": swelling.NEVER_READS,
+    }.items():
+        source = with_body(source, function, body)
+    return source
+
+
 def all_of(value):
     return dict.fromkeys(EXERCISES, value)
 
@@ -209,6 +224,7 @@ def known_files():
     yield "garbage on the pipe", GARBAGE_ON_THE_PIPE.encode(), all_of("none")
     yield "numbers that equal everything", ALWAYS_EQUAL.encode(), all_of("none")
     yield "patches json", PATCHES_JSON.encode(), all_of("none")
+    yield "swells and misleads", swells_and_misleads().encode(), all_of("none")
 
 
 def valid_files():

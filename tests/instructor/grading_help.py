@@ -1,5 +1,6 @@
 """What several tests of the grader need."""
 
+import os
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ FRONT = ROOT / "instructor" / "grade.py"
 def grader(*arguments, **options):
     """Run grade.py as a program; its finished process."""
     command = [sys.executable, str(FRONT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, **options)
 
 
 def put(folder, student, source):
@@ -38,3 +39,15 @@ def examined(sources, models):
             name: examine(workshop, workshop.controls[0], source.encode(), [0, 7], models)
             for name, source in sources.items()
         }
+
+
+def state_of(*folders):
+    """{file or folder: its mode, owner, size, time of change and extended attributes}."""
+    found = {}
+    for path in (path for folder in folders for path in (folder, *folder.rglob("*"))):
+        if "__pycache__" not in path.parts and ".git" not in path.parts:
+            now = path.lstat()
+            time_of_change = 0 if path.is_dir() else now.st_mtime_ns
+            found[path] = (now.st_mode, now.st_uid, now.st_gid, now.st_size, time_of_change)
+            found[path] += tuple(os.listxattr(path, follow_symlinks=False))
+    return found

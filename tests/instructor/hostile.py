@@ -6,6 +6,8 @@
 import os
 import textwrap
 
+from break_outs import DENIED, STOPPED, misleading, outside, swelling
+
 from engine.common import ROOT
 from instructor.proof import attacks
 from instructor.proof.attacks import SOLUTION, attempt, in_penalty, on_import
@@ -31,15 +33,17 @@ for name in ("shaped_reward", "kl_penalty_forward", "kl_penalty_backward"):
 """
 
 
-def hostile_sources(port, marker, models):
+def hostile_sources(port, marker, models, surroundings):
     """{student: source} of every attack that is a rewards.py alone.
 
     Args:
         port: where a server listens that nobody may reach.
         marker: a path that nobody may write.
         models: (ref_model, tokenizer).
+        surroundings: arguments of `outside`.
     """
-    return broken() | break_outs(port, marker) | tricks(models)
+    listed = broken() | break_outs(port, marker) | tricks(models)
+    return listed | outside(*surroundings) | swelling() | misleading()
 
 
 def broken():
@@ -151,6 +155,7 @@ GAINED_NOTHING = [  # what the same file without its attack earns, for zeros eve
     *("16 guesses", "17 imports", "17 reads", "19 frames", "20 proc", "20 proc memory", "21 kills"),
     *("21 kills all", "22 writes", "22 links", "23 tcp", "23 udp", "24 daemon", "24 program"),
     "27 torch",
+    *DENIED,
 ]
 NOTHING = {  # student -> (status, words of the reason or of the first failure)
     "01 template": ("graded", "Not implemented: Exercise 2a"),
@@ -177,11 +182,12 @@ LOST_ONE = {  # student -> (function, words): everything but this function earns
     "07 endless": ("kl_penalty_forward", "no answer within 3 seconds"),
     "08 memory": ("kl_penalty_forward", "MemoryError"),
     "09 recursion": ("kl_penalty_forward", "RecursionError"),
-    "11 huge": ("kl_penalty_forward", "larger than 1 MB"),
+    "11 huge": ("kl_penalty_forward", "returned 5000000 values for"),
     "12 nan": ("kl_penalty_forward", "returned nan at index 1"),
     "25 fork bomb": ("kl_penalty_forward", "PermissionError"),
     "25 thread bomb": ("kl_penalty_forward", ""),
     HYPERLINK: ("kl_penalty_forward", "ValueError: <script>alert(1)</script> ``` | x"),
+    **{student: ("kl_penalty_forward", words) for student, words in STOPPED.items()},
 }
 FULL = [
     "10 chatter",
@@ -191,4 +197,5 @@ FULL = [
     "35 copy",
     "35 peer",
     "35 peer's friend",
+    "48 digits",
 ]

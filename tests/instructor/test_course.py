@@ -1,5 +1,7 @@
 """A run of the grader: interrupted, continued, one student again, without a sandbox."""
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -10,14 +12,25 @@ import time
 
 import pytest
 from grading_help import FRONT, grader, put
+from rich.console import Console
 
 from engine.common import lines_of
 from instructor.grading.command import RUBRIC, parse_arguments
 from instructor.grading.course import require_sandbox
-from instructor.grading.journal import blank_result, finished, journal_line, run_settings
+from instructor.grading.course_files import show, write_all
+from instructor.grading.gradebook import csv_text
+from instructor.grading.journal import (
+    blank_result,
+    bounded,
+    finished,
+    journal_line,
+    results_of,
+    run_settings,
+    unfinished,
+)
 from instructor.grading.points import read_rubric
-from instructor.grading.process import clean
 from instructor.grading.submission import GraderError, Submission
+from instructor.grading.text import clean
 from instructor.proof import attacks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -124,8 +137,12 @@ def test_a_journal_of_another_rubric_is_not_continued(tmp_path):
         run_settings(args, {**rubric, "without_core": 0})
 
 
-def test_terminal_controls_are_removed():
+def test_text_of_strangers_is_made_harmless():
     assert clean("\x1b[31mred\x1b]0;t\x07\u202e \x00x\n") == "red x\n"
+    assert clean("\ud800 \u2028\u2029\x85\r\ufeffx") == "? x"
+    odd = Submission("Ann\x1b[2J\u2028 Lee\n", "a\x1b\udcff.py", name="\x07", id="1\u202e2")
+    assert (odd.student, odd.name, odd.id) == ("Ann Lee", "", "12")
+    assert odd.path == "a\\x1b\\udcff.py" != Submission("x", "a.py").path  # two stay two
 
 
 ODD_NAME = "Ann\u2028Lee \u0085"  # line ends to `splitlines()`, not to JSON
@@ -150,10 +167,123 @@ def test_a_journal_line_may_hold_other_line_ends(tmp_path):
 def test_a_student_with_an_odd_name_survives_another_grading(tmp_path):
     put(tmp_path / "in", ODD_NAME, f"{attacks.SOLUTION}\nprint('one\u2028two')\n")
     put(tmp_path / "in", "Ben", attacks.TEMPLATE)
+    put(tmp_path / "in", "Cid", attacks.in_penalty("raise ValueError(chr(0xd800))"))
+    put(tmp_path / "in", "Dan", f"{attacks.TEMPLATE}\nNUMBER = 0x{'f' * 5000}\n")
+    os.mkdir(os.fsencode(tmp_path / "in") + b"/Eve\xff\x1b[31m")
     arguments = [tmp_path / "in", "--seeds", "5", "--out", tmp_path / "out"]
     for more in ([], ["--only", "Ben"], ["--resume"]):
         done = grader(*arguments, *more)
         assert done.returncode == 0, done.stderr
-        lines = map(json.loads, lines_of(tmp_path / "out" / "results.jsonl"))
-        scores = {result["student"]: result["score"] for result in lines}
-        assert scores == {ODD_NAME: 100.0, "Ben": 0.0}
+        assert "\x1b" not in done.stdout
+        results = list(results_of(tmp_path / "out" / "results.jsonl"))
+        scores = {result["student"]: result["score"] for result in results}
+        assert scores == {"AnnLee": 100.0, "Ben": 0.0, "Cid": 80.0, "Dan": 0.0}
+
+
+def journal_of(tmp_path, *results):
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(map(journal_line, results)), encoding="utf-8")
+    return path
+
+
+def blank(student, source=b"a = 1", **more):
+    settings = {"rubric": read_rubric(RUBRIC), "seeds": [0]}
+    submission = Submission(student, f"{student}/rewards.py", source)
+    return submission, {**blank_result(submission, settings, "x"), **more}
+
+
+def test_where_the_grader_failed_it_tries_again(tmp_path):
+    (ann, graded), (ben, failed) = blank("Ann"), blank("Ben")
+    failed = unfinished(ben, {"rubric": read_rubric(RUBRIC), "seeds": [0]}, "x", OSError("full"))
+    assert failed["status"] == "grader error" and failed["score"] is None
+    journal = journal_of(tmp_path, graded, failed)
+    assert list(finished(journal, [ann, ben], set())) == [ann.path]
+
+
+def test_only_one_student_again_keeps_the_row_of_a_file_that_has_changed(tmp_path):
+    (ann, of_ann), (ben, of_ben), (_, of_cid) = blank("Ann"), blank("Ben"), blank("Cid")
+    ben.source = b"b = 2"
+    journal = journal_of(tmp_path, of_ann, of_ben, of_cid)
+    kept = finished(journal, [ann, ben], {"Ann"})  # Cid has taken his file away
+    assert {result["student"]: result["flags"] for result in kept.values()} == {
+        "Ben": ["the file has changed since it was graded"],
+        "Cid": ["the file has changed since it was graded"],
+    }
+    assert list(finished(journal, [ann, ben], set())) == [ann.path]  # --resume grades Ben again
+    again = finished(journal_of(tmp_path, *kept.values()), [ann, ben], {"Ann"})
+    assert again == kept  # said once
+
+
+def test_a_journal_that_is_none_is_read_as_far_as_it_is_one(tmp_path):
+    ann, graded = blank("Ann")
+    journal = tmp_path / "results.jsonl"
+    junk = ["5", "[]", '{"student": 1}', '"\\ud800"', "{", ""]
+    journal.write_text("\n".join([*junk, journal_line(graded)]), encoding="utf-8")
+    assert list(finished(journal, [ann], set())) == [ann.path]
+
+
+def test_a_result_has_a_bounded_size():
+    _, result = blank("Ann", flags=["x" * 10**6 + "\n"] * 50, reason="y" * 10**6)
+    small = bounded(result)
+    assert len(journal_line(small)) < 8000 and small["flags"][-1] == "and 30 more flags"
+
+
+PEOPLE = [["Student", "ID", "SIS Login ID"], ["Lee, Ann", "1", "ann"], ["Lee, Ben", "2", "ben"]]
+
+
+@pytest.mark.parametrize(
+    "handed_in, absent",
+    [
+        (["ann", "ben"], []),
+        (["ann"], ["Lee, Ben"]),
+        (["ann", "stranger"], ["Lee, Ben"]),
+        (["stranger"], ["Lee, Ann", "Lee, Ben"]),  # everybody is absent
+    ],
+)
+def test_the_table_shows_who_is_absent(tmp_path, handed_in, absent):
+    """One enrolled person who handed in nothing ended the run in KeyError: 'reason'."""
+    said = shown_for(tmp_path, PEOPLE, handed_in)
+    rows = [line for line in said.splitlines() if "no submission" in line]
+    assert [row.split("  ")[0] for row in rows] == absent
+
+
+def test_namesakes_have_rows_of_their_own(tmp_path):
+    people = [PEOPLE[0], ["Lee, Ann", "1", "ann1"], ["Lee, Ann", "2", "ann2"]]
+    said = shown_for(tmp_path, people, ["ann2"])
+    assert sum("Lee, Ann" in line for line in said.splitlines()) == 1 and "rejected" in said
+    with open(tmp_path / "out" / "roster.csv", newline="", encoding="utf-8") as file:
+        points = {row["ID"]: row["GRPO"] for row in csv.DictReader(file)}
+    assert points == {"1": "", "2": "0"}
+
+
+def shown_for(tmp_path, people, handed_in):
+    """What the terminal shows for hand-ins, none of which could be graded, of these people."""
+    (tmp_path / "roster.csv").write_text(csv_text(people), encoding="utf-8")
+    results, submissions = [], []
+    for login in handed_in:
+        submission, result = blank(login, status="rejected", reason="a link", score=0.0)
+        submission.name = login
+        results.append(result)
+        submissions.append(submission)
+    out = tmp_path / "out"
+    out.mkdir()
+    args = parse_arguments(["in", f"--out={out}", f"--roster={tmp_path / 'roster.csv'}"])
+    results = write_all(args, results, submissions, {"rubric": read_rubric(RUBRIC)})
+    console = Console(file=io.StringIO(), width=120)
+    show(results, console)
+    return console.file.getvalue()
+
+
+def test_pages_of_one_student_that_fail_are_one_flag(tmp_path, monkeypatch):
+    import instructor.grading.course_files as course_files
+
+    whole = course_files.feedback
+
+    def breaks(result, rubric):
+        if result["student"] == "ann":
+            raise UnicodeEncodeError("utf-8", "x", 0, 1, "surrogates not allowed")
+        return whole(result, rubric)
+
+    monkeypatch.setattr(course_files, "feedback", breaks)
+    assert "feedback cannot be written" in shown_for(tmp_path, PEOPLE, ["ann", "ben"])
+    assert [path.stem for path in (tmp_path / "out" / "feedback").iterdir()] == ["ben"]

@@ -1,0 +1,141 @@
+"""Try to break out of a locked process, in every way that sandbox.py denies.
+
+Runs in the process that would answer for a submission, before any is graded. An attempt that
+succeeded would change nothing: it sets what is already there.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import socket
+
+DENIED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EXDEV}  # EXDEV: a link out of the folder
+FIOASYNC, FIOSETOWN, SIOCSPGRP, TIOCSTI, FS_IOC_SETFLAGS = (
+    0x5452,
+    0x8901,
+    0x8902,
+    0x5412,
+    0x40086602,
+)
+F_SETOWN_EX, F_SETPIPE_SZ, PR_SET_PDEATHSIG = 15, 1031, 1
+BY_NUMBER = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "file_setattr": 469}
+
+
+def probe(folder, secret, memory):
+    """{protection: whether every attempt against it was denied}.
+
+    Args:
+        folder: this process's own.
+        secret: a file that must not be readable, in a folder that must not be writable.
+        memory: bytes that must not be available.
+    """
+    attempts = {
+        "files": files(folder, secret),
+        "modes": modes(secret),
+        "network": network(),
+        "processes": processes(),
+        "memory": [lambda: bytearray(memory)],
+    }
+    return {name: all(map(denied, tried)) for name, tried in attempts.items()}
+
+
+def denied(attempt):
+    """Whether an attempt ends in an error that says no."""
+    try:
+        attempt()
+    except MemoryError:
+        return True
+    except OSError as error:
+        return error.errno in DENIED
+    return False
+
+
+def call(function, *args):
+    """A function of libc that answers -1 and sets errno."""
+    if function(*args) < 0:
+        raise OSError(ctypes.get_errno(), "denied")
+
+
+def files(folder, secret):
+    here, size = os.path.dirname(secret), os.stat(secret).st_size
+    return [
+        lambda: open(secret),
+        lambda: open(f"{here}/x", "w"),
+        lambda: os.truncate(secret, size),
+        lambda: os.link(__file__, f"{folder}/x"),
+        lambda: os.listdir(os.path.dirname(folder)),  # where the other submissions are
+        lambda: open(f"{os.path.dirname(__file__)}/x", "w"),  # where the shared modules are
+        lambda: open(f"/proc/{os.getppid()}/maps"),
+        lambda: os.mkfifo(f"{folder}/fifo"),
+    ]
+
+
+def modes(secret):
+    libc, state = ctypes.CDLL(None, use_errno=True), os.stat(secret)
+    mode, times, shared = (
+        state.st_mode,
+        (state.st_atime_ns, state.st_mtime_ns),
+        os.open(__file__, 0),
+    )
+    name, at = secret.encode(), -100
+    return [
+        lambda: os.chmod(secret, mode),
+        lambda: os.fchmod(shared, os.fstat(shared).st_mode),
+        lambda: os.chown(secret, -1, -1),
+        lambda: os.fchown(shared, -1, -1),
+        lambda: os.lchown(secret, -1, -1),
+        lambda: os.utime(secret, ns=times),
+        lambda: os.setxattr(secret, "user.x", b"", os.XATTR_REPLACE),
+        lambda: os.setxattr(shared, "user.x", b"", os.XATTR_REPLACE),
+        lambda: os.removexattr(secret, "user.x"),
+        lambda: call(libc.fchmodat, at, name, mode, 0),
+        lambda: call(libc.syscall, BY_NUMBER["fchmodat2"], at, name, mode, 0),
+        lambda: call(libc.syscall, BY_NUMBER["setxattrat"], at, name, 0, b"user.x", None, 0),
+        lambda: call(libc.syscall, BY_NUMBER["removexattrat"], at, name, 0, b"user.x"),
+        lambda: call(libc.syscall, BY_NUMBER["file_setattr"], at, name, None, 0, 0),
+        lambda: fcntl.ioctl(shared, FS_IOC_SETFLAGS, bytes(8)),
+        lambda: call(libc.inotify_init),
+        lambda: call(libc.inotify_init1, 0),
+        lambda: call(libc.fanotify_init, 0, 0),
+    ]
+
+
+def network():
+    return [
+        lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+        lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+        lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM),
+        socket.socketpair,
+        lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+    ]
+
+
+def processes():
+    libc, parent, own = ctypes.CDLL(None, use_errno=True), os.getppid(), os.getpid()
+    pipe, answers = os.pipe()[0], 4
+
+    def start():
+        if os.fork() == 0:
+            os._exit(0)
+
+    return [
+        start,
+        lambda: os.execv("/bin/true", ["true"]),
+        lambda: os.kill(parent, 0),
+        lambda: os.kill(-1, 0),
+        lambda: fcntl.fcntl(pipe, fcntl.F_SETOWN, own),
+        lambda: fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGIO),
+        lambda: fcntl.fcntl(pipe, F_SETOWN_EX, bytes(8)),
+        lambda: fcntl.fcntl(pipe, fcntl.F_SETLEASE, fcntl.F_UNLCK),
+        lambda: fcntl.fcntl(os.open(".", 0), fcntl.F_NOTIFY, 0),
+        lambda: fcntl.fcntl(answers, F_SETPIPE_SZ, 1 << 16),
+        lambda: fcntl.ioctl(pipe, FIOASYNC, bytes(4)),
+        lambda: fcntl.ioctl(pipe, FIOSETOWN, bytes(4)),
+        lambda: fcntl.ioctl(pipe, SIOCSPGRP, bytes(4)),
+        lambda: fcntl.ioctl(pipe, TIOCSTI, b"x"),
+        lambda: call(libc.prctl, PR_SET_PDEATHSIG, 9, 0, 0, 0),
+        lambda: call(libc.setuid, os.getuid()),
+    ]

@@ -1,0 +1,71 @@
+"""Bodies of functions that swell, that mislead the grader, or that keep it waiting.
+
+They stay within the process that runs them; what reaches outside is in tests/instructor/.
+"""
+
+THREADS = """
+    import threading, time
+    threading.stack_size(32768)
+    for _ in range(1501):
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    time.sleep(60)
+"""
+FILES = """
+    import time
+    for i in range(20_000):
+        open(str(i), 'w').close()
+    time.sleep(60)
+"""
+DISK = """
+    import time
+    for i in range(400):
+        open(str(i), 'wb').write(bytes(1_000_000))
+    time.sleep(60)
+"""
+HELD_OPEN = """
+    import os
+    while True:
+        with open('x', 'wb') as file:
+            os.unlink('x')
+            file.write(bytes(1_000_000))
+"""
+NESTED = """
+    import os
+    for i in range(3000):
+        os.mkdir('d', 0o300)
+        os.chdir('d')
+    return [0.0]
+"""
+# A tensor of half a million dimensions is a segmentation fault.
+DIMENSIONS = """
+    import os, time
+    shape, number = ', '.join(['1'] * 20_000), 1
+    while True:
+        number += 1
+        line = '{"number": %d, "answer": {"kind": "shape", "shape": [%s]}}\\n' % (number, shape)
+        os.write(4, line.encode())
+        time.sleep(0.02)
+"""
+# Answers, and leaves the questions in a pipe that it tries to shrink, until the pipe is full.
+NEVER_READS = """
+    import fcntl, os, time
+    try:
+        fcntl.fcntl(3, 1031, 4096)
+    except OSError:
+        pass
+    number = 1
+    while True:
+        number += 1
+        line = '{"number": %d, "answer": {"kind": "list", "value": [0.0]}}\\n' % number
+        os.write(4, line.encode())
+        time.sleep(0.02)
+"""
+# Takes its own bytes back out of the pipe between the grader's look and its read.
+STEALS_ITS_ANSWER = """
+    import os
+    fd = os.open('/proc/self/fd/4', os.O_RDONLY)
+    while True:
+        os.write(4, b'{')
+        os.read(fd, 1)
+"""
+SURROGATE = "raise ValueError('\\ud800 \\x1b[31mred \\u2028 next')"

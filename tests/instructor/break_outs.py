@@ -1,0 +1,201 @@
+"""Submissions that reach outside, swell, or mislead the grader: what grading.md does not list.
+
+Each tries its way in every function it can, and prints IT WORKED or how it was denied; numbers from
+36 on, graded by `test_attacks.py` together with those of `hostile.py`.
+"""
+
+from engine.common import ROOT
+from instructor.proof import swelling as bodies
+from instructor.proof.attacks import SOLUTION, attempt, in_penalty, on_import
+
+TRY_ALL = """
+import ctypes, fcntl, os, signal, socket
+libc = ctypes.CDLL(None, use_errno=True)
+
+def raw(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "denied")
+
+def try_all(attempts):
+    for i, one in enumerate(attempts):
+        try:
+            one()
+        except OSError:
+            continue
+        print("IT WORKED", i)
+    raise PermissionError("all of them")
+"""
+
+
+def all_denied(attempts):
+    """A file that tries each of some expressions in every function and answers zeros."""
+    lines = "".join(f"    lambda: {one.strip()},\n" for one in attempts.strip().splitlines())
+    return attempt(f"{TRY_ALL}\ntry_all([\n{lines}])")
+
+
+def outside(target, bystander, unix):
+    """{student: source} of what changes or reaches something outside.
+
+    Args:
+        target: a file of the course that nobody may change.
+        bystander: a process of the same user that must live.
+        unix: the path of a datagram socket that nobody may reach.
+    """
+    return on_files(str(target)) | on_processes(bystander) | on_sockets(str(unix))
+
+
+MODULE = "__import__('reward_utils').__file__"
+
+
+def on_files(target):
+    path, tools, module = repr(target), repr(str(ROOT / "engine")), MODULE
+    shared = "os.environ['HOME'] + '/../tools/rewards.py'"
+    return {
+        "36 modes": all_denied(
+            f"""
+            os.chmod({path}, 0)
+            os.chmod({tools}, 0)
+            os.chmod({module}, 0)
+            os.chmod(os.path.dirname({module}), 0)
+            os.fchmod(os.open({module}, 0), 0)
+            os.chown({path}, 65534, 65534)
+            os.fchown(os.open({module}, 0), 65534, 65534)
+            os.utime({path}, (0, 0))
+            os.utime({module}, (0, 0))
+            os.setxattr({path}, 'user.x', b'x')
+            os.setxattr(os.open({module}, 0), 'user.x', b'x')
+            raw(452, -100, {path}.encode(), 0, 0)
+            raw(463, -100, {path}.encode(), 0, b'user.x', ctypes.create_string_buffer(24), 16)
+            fcntl.ioctl(os.open({module}, 0), 0x40086602, (0x40).to_bytes(8, 'little'))
+            os.truncate({path}, 0)
+            os.open({path}, os.O_RDONLY | os.O_TRUNC)
+            os.rename({path}, 'mine')
+            os.unlink({path})
+            os.link({module}, 'mine')
+            """
+        ),
+        "41 peers": all_denied(
+            f"""
+            os.listdir(os.environ['HOME'] + '/..')
+            open(os.environ['HOME'] + '/../x', 'w')
+            open({shared}, 'w')
+            open(os.path.dirname({module}) + '/math.py', 'w')
+            open('/proc/self/maps')
+            open('/dev/shm/x', 'w')
+            open('/tmp/x', 'w')
+            """
+        ),
+    }
+
+
+def on_processes(bystander):
+    return {
+        "37 signals": all_denied(
+            f"""
+            [fcntl.fcntl(0, fcntl.F_SETOWN, pid) for pid in ({bystander}, os.getppid())]
+            fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)
+            fcntl.fcntl(os.pipe()[0], 15, (1).to_bytes(4, 'little') + bytes(4))
+            fcntl.fcntl(os.open('.', 0), fcntl.F_NOTIFY, 1)
+            fcntl.fcntl(4, 1031, 4096)
+            raw(72, os.pipe()[0], 8 + (1 << 32), {bystander})
+            raw(16, os.pipe()[0], 0x8901 + (1 << 32), (1).to_bytes(4, 'little'))
+            fcntl.ioctl(os.pipe()[0], 0x5452, (1).to_bytes(4, 'little'))
+            fcntl.ioctl(os.pipe()[0], 0x8902, (1).to_bytes(4, 'little'))
+            os.kill({bystander}, 9)
+            os.kill(os.getppid(), 9)
+            raw(129, {bystander}, 9, bytes(128))
+            raw(234, {bystander}, {bystander}, 9)
+            raw(200, {bystander}, 9)
+            signal.pidfd_send_signal(os.pidfd_open({bystander}), 9)
+            """
+        ),
+        "38 outlives": all_denied("raw(157, 1, 0, 0, 0, 0)\nraw(157, 1 + (1 << 32), 0, 0, 0, 0)"),
+    }
+
+
+def on_sockets(unix):
+    return {
+        "39 sockets": all_denied(
+            f"""
+            socket.socketpair()
+            socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', {unix!r})
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', {unix!r})
+            socket.socket(socket.AF_UNIX).connect('\\\\0abstract')
+            """
+        ),
+        "40 watches": all_denied("raw(294, 0)\nraw(253)\nraw(300, 0, 0)"),
+    }
+
+
+def swelling():
+    """{student: source} of what wants more threads, disk, bytes or seconds than there are."""
+    return {
+        "42 threads": in_penalty(bodies.THREADS),
+        "43 disk": in_penalty(bodies.DISK),
+        "43 files": in_penalty(bodies.FILES),
+        "43 held open": in_penalty(bodies.HELD_OPEN),
+        "43 nested": in_penalty(bodies.NESTED),
+        "44 slow": on_import(SLOW),
+        "45 loud": on_import(LOUD, SOLUTION + IMPORTS),
+    }
+
+
+SLOW = """
+import time
+
+def slowly(function):
+    def wrapped(*args, **kwargs):
+        time.sleep(2.5)
+        return function(*args, **kwargs)
+    return wrapped
+
+for name in ('shaped_reward_exponential', 'shaped_reward', 'compute_ref_log_probs',
+             'kl_penalty_forward', 'kl_penalty_backward'):
+    globals()[name] = slowly(globals()[name])
+"""
+IMPORTS = "".join(f"\nif 0: import x{i:0200}" for i in range(900))
+LOUD = """
+def loudly(*args, **kwargs):
+    raise ValueError('\\u2028' * 400_000 + 'x' * 400_000)
+
+kl_penalty_forward = kl_penalty_backward = shaped_reward = loudly
+"""
+
+
+def misleading():
+    """{student: source} of what is to hang or crash the grader, or to garble what it writes."""
+    return {
+        "46 never reads": in_penalty(bodies.NEVER_READS),
+        "47 dimensions": in_penalty(bodies.DIMENSIONS),
+        "47 half": in_penalty(bodies.STEALS_ITS_ANSWER),
+        "48 surrogate": in_penalty(bodies.SURROGATE),
+        "48 digits": SOLUTION + f"\n\nNUMBER = 0x{'f' * 5000}\n",
+        "48 answers digits": in_penalty("return [int('9' * 4000)] * len(policy_log_probs)"),
+        "48 answers more": in_penalty("return [10 ** 5000] * len(policy_log_probs)"),
+        "48 answers surrogates": in_penalty("return ['\\ud800' * 50] * len(policy_log_probs)"),
+        "49 error of errors": in_penalty(ERROR_OF_ERRORS),
+    }
+
+
+ERROR_OF_ERRORS = """
+    class Worse(Exception):
+        def __str__(self):
+            raise RuntimeError('worse')
+    raise Worse
+"""
+STOPPED = {  # student -> words for kl_penalty_forward, the one function that fails
+    "42 threads": "it was stopped: it started more than 64 threads",
+    "43 disk": "it was stopped: its folder held more than 32 MB",
+    "43 files": "it was stopped: its folder held more than 200 files",
+    "43 held open": "it was stopped: it wrote more than 128 MB",
+    "43 nested": "",  # quick enough to answer, or stopped for its files
+    "46 never reads": "returned 1 values for",
+    "47 dimensions": "no list of numbers",
+    "47 half": "no answer within 3 seconds",
+    "48 surrogate": "ValueError: ? red  next",
+    "48 answers digits": "OverflowError",
+    "48 answers more": "OverflowError",
+    "48 answers surrogates": "returned '????",
+    "49 error of errors": "it ended its process (exit status 1)",
+}
+DENIED = ["36 modes", "37 signals", "38 outlives", "39 sockets", "40 watches", "41 peers"]

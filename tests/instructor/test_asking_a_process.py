@@ -1,0 +1,257 @@
+"""The grader's side of a question: a child that does anything must not hang, crash or mislead it.
+
+The worker here is a thread of the test that plays its part: nothing is forked.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from instructor.exercises import Wrong
+from instructor.grading.command import RUBRIC
+from instructor.grading.course import grade_all
+from instructor.grading.examining import examine
+from instructor.grading.journal import results_of
+from instructor.grading.points import read_rubric
+from instructor.grading.process import Allowance, Child, Dead, WorkerGone, flat, read_reply
+from instructor.grading.remote import decode
+from instructor.grading.submission import Submission
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+
+
+class FakeWorker:
+    """Hands the three pipes of each child to `play(questions, answers, shown)`, in a thread."""
+
+    def __init__(self, folder, play, orders=10**6):
+        self.folder, self.unsafe, self.tools = folder, False, folder
+        control, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.controls = [control]
+        threading.Thread(target=self.serve, args=(play, orders), daemon=True).start()
+
+    def serve(self, play, orders):
+        for _ in range(orders):
+            data, fds, _, _ = socket.recv_fds(self.theirs, 65536, 3)
+            if not data:
+                break
+            if "folder" in json.loads(data):
+                threading.Thread(target=play, args=fds, daemon=True).start()
+                self.theirs.send(b"{}")
+            else:
+                self.theirs.send(b'{"signal": 9}')
+        self.theirs.close()
+
+
+def silent(questions, answers, shown):
+    """Keeps its pipes open, reads nothing, says nothing."""
+
+
+def saying(*lines):
+    """A child that answers each question with the next of these lines."""
+
+    def play(questions, answers, shown):
+        with open(questions, "rb") as incoming:
+            for _, line in zip(incoming, lines):
+                os.write(answers, line)
+
+    return play
+
+
+def child_of(tmp_path, play, seconds=5.0, **more):
+    worker = FakeWorker(tmp_path, play)
+    return Child(worker, worker.controls[0], b"", seconds, **more)
+
+
+def test_a_question_that_nobody_reads_is_late(tmp_path):
+    """1 MB does not fit into a pipe: a write without a deadline never returned."""
+    with child_of(tmp_path, silent, 0.3) as child:
+        started = time.monotonic()
+        with pytest.raises(Dead, match="no answer within 0 seconds"):
+            child.ask("call", arguments="x" * (1 << 20))
+        assert time.monotonic() - started < 3
+        with pytest.raises(Dead, match="no answer"):
+            child.ask("call")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_of_half_a_line_is_late_and_an_endless_one_is_too_large(tmp_path):
+    with child_of(tmp_path, saying(b'{"number": 1'), 0.3) as child:
+        with pytest.raises(Dead, match="no answer within"):
+            child.ask("load")
+
+    def endless(questions, answers, shown):
+        while True:
+            os.write(answers, b"1" * 65536)
+
+    with child_of(tmp_path, endless) as child:
+        with pytest.raises(Dead, match="larger than 64 KB"):
+            child.ask("load")
+
+
+def test_all_answers_together_have_a_limit(tmp_path):
+    def slow(questions, answers, shown):
+        with open(questions, "rb") as incoming:
+            for number, _ in enumerate(incoming, 1):
+                time.sleep(0.2)  # just below the limit for one
+                os.write(answers, b'{"number": %d, "answer": null}\n' % number)
+
+    allowance = Allowance(0.9)
+    with child_of(tmp_path, slow, 0.5, allowance=allowance) as child:
+        with pytest.raises(Dead, match="all its answers together took longer than 1 seconds"):
+            for _ in range(10):
+                child.ask("load")
+        assert 3 <= child.number <= 5
+
+
+def test_printing_without_end_does_not_delay_an_answer_for_ever(tmp_path):
+    def chatter(questions, answers, shown):
+        os.write(answers, b'{"number": 1, "answer": null}\n')
+        while True:
+            os.write(shown, b"x" * 65536)
+
+    with child_of(tmp_path, chatter, 0.5) as child:
+        assert child.ask("load") is None
+        assert child.output == b"x" * 2000
+
+
+NESTED = b'{"number": 1, "answer": ' + b"[" * 30_000 + b"]" * 30_000 + b"}\n"
+MALFORMED = {
+    "no json": (b"PASSED\n", "no JSON"),
+    "nested": (NESTED, "protocol error"),
+    "a list": (b"[1]\n", "not asked"),
+    "another number": (b'{"number": 2, "answer": 1}\n', "not asked"),
+    "two kinds": (b'{"number": 1, "answer": 1, "todo": "x"}\n', "unknown form"),
+    "no kind": (b'{"number": 1}\n', "unknown form"),
+    "raised no text": (b'{"number": 1, "raised": [1]}\n', "unknown form"),
+    "lists in lists": (b'{"number": 1, "answer": {"value": [[1.0]]}}\n', "unknown form"),
+    "long number": (b'{"number": 1, "answer": ' + b"9" * 5000 + b"}\n", "no JSON"),
+    "two lines": (b'{"number": 1, "answer": 1}\n{"number": 2}\n', "more than one"),
+    "no text": (b'\xff{"number": 1, "answer": 1}\n', "no JSON"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_no_answer_is_a_protocol_error(tmp_path, case):
+    line, words = MALFORMED[case]
+    with child_of(tmp_path, saying(line)) as child:
+        with pytest.raises(Dead, match=f"protocol error.*{words}|{words}.*protocol error|{words}"):
+            child.ask("load")
+
+
+def test_text_of_a_submission_is_harmless_where_it_enters():
+    line = json.dumps({"number": 1, "raised": "ValueError: \ud800\x1b[31m\u2028red\x00"}).encode()
+    assert read_reply(line, 1) == ("raised", "ValueError: ?red")
+    line = json.dumps({"number": 1, "answer": {"value": ["\udfff\x9b"], "\x1bkind": 1}}).encode()
+    assert read_reply(line, 1) == ("answer", {"value": ["?"], "kind": 1})
+    assert len(flat("x" * 10**6)) == 1000
+
+
+THREE = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"kind": "shape", "shape": [1] * 500_000},  # a tensor of them is a segmentation fault
+        {"kind": "tensor", "shape": [1] * 500_000, "value": [0.0]},
+        {"kind": "shape", "shape": [10**18]},
+        {"kind": "shape", "shape": "x"},
+        {"kind": "shape"},
+        {"kind": "list", "value": [0.0] * 4},
+        {"kind": "list", "value": {"0": 1.0}},
+        {"kind": "list"},
+        {"kind": ["list"], "value": [0.0]},
+        {"kind": "plain", "value": [0.0]},
+        {"kind": "length", "length": "many"},
+        {"kind": "item", "index": None, "type": "x"},
+        {"kind": "other", "type": 5},
+        {"kind": "spam"},
+        {},
+        [0.0, 0.0, 0.0],
+        0.0,
+        None,
+        "list",
+    ],
+    ids=lambda answer: str(answer)[:40],
+)
+def test_a_forged_answer_is_wrong_and_nothing_is_built_of_it(answer):
+    with pytest.raises(Wrong, match="returned"):
+        decode(answer, "shaped_reward", THREE)
+
+
+def test_answers_that_are_some():
+    assert decode({"kind": "list", "value": [1.0, 2.0, 3.0]}, "f", THREE) == [1.0, 2.0, 3.0]
+    given = torch.zeros(2, 3)
+    assert decode({"kind": "shape", "shape": [2, 3]}, "f", given).shape == (2, 3)
+    with pytest.raises(Wrong, match=r"a tensor of shape \[2, 1\]; expected 2 numbers"):
+        decode({"kind": "shape", "shape": [2, 1]}, "f", given)
+    with pytest.raises(Wrong, match="returned 5000000 values for 3 completions"):
+        decode({"kind": "length", "length": 5_000_000}, "f", THREE)
+
+
+def test_a_dead_worker_is_no_fault_of_a_submission(tmp_path):
+    worker = FakeWorker(tmp_path, saying(), orders=1)
+    with pytest.raises(WorkerGone, match="--resume goes on"):
+        with Child(worker, worker.controls[0], b"") as child:
+            os.close(child.questions)
+            child.questions = child.fds[0] = os.open(os.devnull, os.O_WRONLY)
+            child.seconds = 0.1
+            child.ask("load")
+    with pytest.raises(WorkerGone):
+        Child(worker, worker.controls[0], b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def settings_of(**more):
+    return {"rubric": read_rubric(RUBRIC), "seeds": [0, 1], "timeout": 1, "train": False, **more}
+
+
+def test_a_dead_worker_ends_the_run_and_is_journaled_for_nobody(tmp_path, policy):
+    """Its OSError once became "the grader failed" in the row of everybody who was left."""
+    (tmp_path / "tmp").mkdir()
+    worker = FakeWorker(tmp_path / "tmp", saying(), orders=0)
+    people = [Submission(name, name, b"a = 1") for name in ("Ann", "Ben", "Cid")]
+    rejected = Submission("Dan", "Dan", rejected="a symbolic link")
+    journal = tmp_path / "results.jsonl"
+    with pytest.raises(WorkerGone):
+        grade_all(worker, [rejected, *people], settings_of(), "x", policy, journal, lambda: None)
+    assert {result["student"] for result in results_of(journal)} <= {"Dan"}
+
+
+def test_a_machine_without_room_for_a_process_is_one_row(tmp_path, policy):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.send(b'{"failed": "Resource temporarily unavailable"}')
+    worker = SimpleNamespace(folder=tmp_path, unsafe=False, controls=[ours])
+    with pytest.raises(RuntimeError, match="no process could be started"):
+        examine(worker, ours, b"", [0], policy)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_case_that_fails_on_odd_numbers_is_the_submissions_failure(tmp_path, policy, monkeypatch):
+    """Whatever numbers come: "the grader failed, not the submission" is not for them to cause."""
+    import instructor.grading.examining as examining
+
+    def breaks(ask, rng):
+        """It breaks."""
+        ask(completions=THREE)
+        raise OverflowError("math range error")
+
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (breaks,))})
+    play = saying(
+        *(
+            b'{"number": %d, "answer": {"kind": "list", "value": [1e308, 1.0, 2.0]}}\n' % number
+            for number in range(1, 9)
+        )
+    )
+    worker = FakeWorker(tmp_path, play)
+    found = examine(worker, worker.controls[0], b"", [0], policy, 5.0)
+    (outcome,) = found.outcomes
+    assert not outcome.passed and "could not be judged (OverflowError)" in outcome.message
+    assert any("no verdict, OverflowError" in flag for flag in found.flags)
