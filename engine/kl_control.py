@@ -61,8 +61,8 @@ class KLControl(TrainerCallback, ExportableState):
 
         Args:
             kl: mean KL(policy‖ref) of the step's completions, nats, by the estimator of
-                `scoring.kl_values`: its mean is that of the validation table, at half the noise.
-                One that is not finite, or None, changes nothing.
+                `scoring.kl_values`: its mean is that of the validation table, its noise a third
+                less. One that is not finite, or None, changes nothing.
             steps: of the whole run.
         """
         if kl is None or not math.isfinite(kl):
