@@ -30,6 +30,13 @@ class Submission:
     members: tuple = ()  # of `Member`: who has handed it in
     duplicate: bool = False  # a newer one of the same student is graded
 
+    def __post_init__(self):
+        """File names and metadata are strangers' text: harmless from here on."""
+        for field in ("student", "rejected", "question"):
+            setattr(self, field, one_line(getattr(self, field)))
+        self.path = visible(self.path)
+        self.student = self.student or "(no name)"
+
 
 @dataclasses.dataclass(frozen=True)
 class Member:
@@ -49,13 +56,6 @@ def readable(name):
     text = re.sub(r"[\ud800-\udfff]", "\ufffd", str(name))
     text = "".join(" " if x.isspace() else x for x in text if x.isprintable() or x.isspace())
     return unicodedata.normalize("NFC", text).strip() or "unnamed"
-
-    def __post_init__(self):
-        """File names and metadata are strangers' text: harmless from here on."""
-        for field in ("student", "rejected", "name", "email", "id"):
-            setattr(self, field, one_line(getattr(self, field)))
-        self.path = visible(self.path)
-        self.student = self.student or "(no name)"
 
 
 def normal(name):

@@ -15,9 +15,10 @@ from grading_help import FRONT, grader, put
 from rich.console import Console
 
 from engine.common import lines_of
+from instructor.grading.class_view import show
 from instructor.grading.command import RUBRIC, parse_arguments
 from instructor.grading.course import require_sandbox
-from instructor.grading.course_files import show, write_all
+from instructor.grading.course_files import write_all
 from instructor.grading.gradebook import csv_text
 from instructor.grading.journal import (
     blank_result,
@@ -29,7 +30,7 @@ from instructor.grading.journal import (
     unfinished,
 )
 from instructor.grading.points import read_rubric
-from instructor.grading.submission import GraderError, Submission
+from instructor.grading.submission import GraderError, Member, Submission
 from instructor.grading.text import clean
 from instructor.proof import attacks
 
@@ -140,8 +141,10 @@ def test_a_journal_of_another_rubric_is_not_continued(tmp_path):
 def test_text_of_strangers_is_made_harmless():
     assert clean("\x1b[31mred\x1b]0;t\x07\u202e \x00x\n") == "red x\n"
     assert clean("\ud800 \u2028\u2029\x85\r\ufeffx") == "? x"
-    odd = Submission("Ann\x1b[2J\u2028 Lee\n", "a\x1b\udcff.py", name="\x07", id="1\u202e2")
-    assert (odd.student, odd.name, odd.id) == ("Ann Lee", "", "12")
+    odd = Submission(
+        "Ann\x1b[2J\u2028 Lee\n", "a\x1b\udcff.py", rejected="\x07", question="1\u202e2"
+    )
+    assert (odd.student, odd.rejected, odd.question) == ("Ann Lee", "", "12")
     assert odd.path == "a\\x1b\\udcff.py" != Submission("x", "a.py").path  # two stay two
 
 
@@ -243,14 +246,16 @@ PEOPLE = [["Student", "ID", "SIS Login ID"], ["Lee, Ann", "1", "ann"], ["Lee, Be
 def test_the_table_shows_who_is_absent(tmp_path, handed_in, absent):
     """One enrolled person who handed in nothing ended the run in KeyError: 'reason'."""
     said = shown_for(tmp_path, PEOPLE, handed_in)
-    rows = [line for line in said.splitlines() if "no submission" in line]
-    assert [row.split("  ")[0] for row in rows] == absent
+    if absent:
+        assert f"{len(absent)} handed nothing in: {', '.join(absent)}" in said
+    else:
+        assert "handed nothing in" not in said
 
 
 def test_namesakes_have_rows_of_their_own(tmp_path):
     people = [PEOPLE[0], ["Lee, Ann", "1", "ann1"], ["Lee, Ann", "2", "ann2"]]
     said = shown_for(tmp_path, people, ["ann2"])
-    assert sum("Lee, Ann" in line for line in said.splitlines()) == 1 and "rejected" in said
+    assert said.count("Lee, Ann") == 1 and "rejected" in said
     with open(tmp_path / "out" / "roster.csv", newline="", encoding="utf-8") as file:
         points = {row["ID"]: row["GRPO"] for row in csv.DictReader(file)}
     assert points == {"1": "", "2": "0"}
@@ -262,15 +267,16 @@ def shown_for(tmp_path, people, handed_in):
     results, submissions = [], []
     for login in handed_in:
         submission, result = blank(login, status="rejected", reason="a link", score=0.0)
-        submission.name = login
+        submission.members = (Member(login),)
         results.append(result)
         submissions.append(submission)
     out = tmp_path / "out"
     out.mkdir()
     args = parse_arguments(["in", f"--out={out}", f"--roster={tmp_path / 'roster.csv'}"])
-    results = write_all(args, results, submissions, {"rubric": read_rubric(RUBRIC)})
+    rubric = read_rubric(RUBRIC)
+    results = write_all(args, results, submissions, {"rubric": rubric})
     console = Console(file=io.StringIO(), width=120)
-    show(results, console)
+    show(results, rubric, console)
     return console.file.getvalue()
 
 

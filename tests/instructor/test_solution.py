@@ -9,7 +9,7 @@ import torch
 import grpo_from_scratch
 import rewards_solution
 import sentiment
-from engine import metrics, report, toys
+from engine import metrics, optimum, toys
 from engine.common import ROOT
 from engine.student import print_checklist
 from instructor.grading import gradebook, points
@@ -67,7 +67,7 @@ MODULES = (
     toys,
     grpo_from_scratch,
     metrics,
-    report,
+    optimum,
     gradebook,
     points,
 )
