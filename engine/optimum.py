@@ -244,6 +244,7 @@ def find_optimum(settings, prompts, load_score, folders=(), samples=None):
         load_score: callable(name of the sentiment model) -> callable(texts) -> list of rewards.
         folders: of runs that started from the base model.
         samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
+            Fewer than SAMPLES are not kept.
     """
     from rich.progress import Progress
 
@@ -263,7 +264,7 @@ def find_optimum(settings, prompts, load_score, folders=(), samples=None):
         made = sample_optimum(
             base, tokenizer, prompts, score, settings, samples, lambda: bar.advance(task)
         )
-    if folders:
+    if folders and samples >= SAMPLES:  # a small sample is for today only
         made.save(Path(folders[0]) / OPTIMUM)
     return made
 

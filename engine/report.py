@@ -166,7 +166,7 @@ def plot_frontier(runs, optima=()):
     axes.set(
         xlabel="KL(policy‖ref) of a completion, nats (linear up to 1, then logarithmic)",
         ylabel="mean sentiment on held-out prompts",
-        title="What is reached, and what it costs",
+        title="What is reached, and what it costs: up and to the left is better",
     )
     axes.set_xlim(0, 1.3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
     axes.grid(alpha=0.3)
