@@ -25,6 +25,7 @@ from engine.optimum import find_optimum, settings_of
 from engine.options import PAGES, parse_evaluation
 from engine.policy import load_model, tune_cpu
 from engine.report import plot_comparison, run_settings
+from engine.tables import print_metrics
 
 BATCH_SIZE = 64
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
@@ -329,7 +330,7 @@ def _page(args):
 def _evaluate(args, settings):
     model, tokenizer = load_model(args.model)
     result = evaluate_model(model, tokenizer, args.prompts, model, args.num_samples, **settings)
-    tables.print_metrics({args.model: result["metrics"]})
+    print_metrics({args.model: result["metrics"]})
 
 
 def _optimum(args, settings):
