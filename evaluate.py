@@ -25,7 +25,7 @@ from engine.optimum import find_optimum, settings_of
 from engine.options import PAGES, parse_evaluation
 from engine.policy import load_model, tune_cpu
 from engine.report import plot_comparison, run_settings
-from engine.tables import print_metrics
+from engine.tables import print_metrics, print_prefixes
 
 BATCH_SIZE = 64
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
@@ -390,7 +390,7 @@ def _prompting(args, settings):
         samples_per_prompt=args.num_samples,
         **settings,
     )
-    tables.print_prefixes(results)
+    print_prefixes(results)
 
 
 if __name__ == "__main__":
