@@ -157,18 +157,28 @@ def plot_frontier(runs, optima=()):
         sentiment = [row["sentiment"] for row in run["validations"]]
         (line,) = axes.plot(kl, sentiment, ".-", alpha=0.7, label=label(run))
         axes.plot(kl[-1], sentiment[-1], "o", markersize=9, color=line.get_color())
+        if len(runs) <= 5:  # more of them would cover each other
+            axes.annotate(
+                run["name"],
+                (kl[-1], sentiment[-1]),
+                xytext=(9, -5),
+                textcoords="offset points",
+                va="top",
+                color=line.get_color(),
+                bbox=dict(facecolor="white", alpha=0.7, linewidth=0, pad=1),
+            )
     for (title, optimum), marker in zip(optima, "dsv^<>" * len(optima)):
         _draw_optimum(axes, title, optimum, marker)
-    axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_xscale("asinh", linear_width=1.0)
     ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(
-        xlabel="KL(policy‖ref) of a completion, nats (linear up to 1, then logarithmic)",
+        xlabel="KL(policy‖ref) of a completion, nats (linear near 0, logarithmic far from it)",
         ylabel="mean sentiment on held-out prompts",
         title="What is reached, and what it costs: up and to the left is better",
     )
-    axes.set_xlim(0, 1.3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
+    axes.set_xlim(0, 3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     return figure
