@@ -50,7 +50,9 @@ def deepspeed_stage():
 def check_python():
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < (3, 11):  # noqa: UP036 — to say so is the point
-        return BAD, f"{version}; 3.11 or newer is needed"
+        return BAD, f"{version}; 3.11 to 3.14 is needed"
+    if sys.version_info >= (3, 15):
+        return DOUBTFUL, f"{version}: newer than what this was tried with, 3.11 to 3.14"
     return GOOD, version
 
 

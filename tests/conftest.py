@@ -2,6 +2,7 @@
 
 import ast
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -18,6 +19,8 @@ from sentiment import load_sentiment_model
 TINY = PRESETS["tiny"]
 SAID = pytest.StashKey()
 HAS_SOLUTION = rewards_file(use_solution=True).exists()
+# Windows grades nobody: what the sandbox is made of cannot even be imported there.
+collect_ignore = ["instructor"] if sys.platform == "win32" else []
 
 
 def pytest_addoption(parser):

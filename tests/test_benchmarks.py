@@ -125,6 +125,7 @@ def test_what_people_wrote_stays_in_the_results(ladder, monkeypatch, tmp_path):
     assert page.read_text(encoding="utf-8") == f"# By people\n\n{first}"
 
 
+@pytest.mark.skipif(not (ROOT / "docs" / "results.md").exists(), reason="a student's copy")
 def test_the_results_have_the_tables_that_the_ladder_writes(ladder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert text.count(ladder.MARK) == 1
@@ -132,6 +133,24 @@ def test_the_results_have_the_tables_that_the_ladder_writes(ladder):
         assert ladder.table([0], names, seconds).splitlines()[0] in text
     below = text.partition(ladder.MARK)[2]
     assert all(below.count(f"| {ladder.name_of(rung)} |") == 2 for rung in ladder.LADDER)
+
+
+def test_padding_matters_only_where_there_is_any(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import padding
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from engine.policy import load_model
+
+    folder = str(ROOT / "tiny" / "gpt2")
+    model, tokenizer = load_model(folder, "cpu")
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    same = padding.differences(model, plain, tokenizer, ["The film was"] * 2, length=4)
+    assert len(same) == 8 and same.max() < 1e-5
+    uneven = ["The film was", "I watched this movie last night and"]
+    first, second = padding.differences(model, plain, tokenizer, uneven, length=4).split(4)
+    assert first.max() > 1e-3 and second.max() < 1e-5  # only the short one is padded
 
 
 @pytest.mark.slow

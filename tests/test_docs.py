@@ -20,8 +20,15 @@ from engine.options import FIELDS, PRESETS
 from engine.tables import validation_header
 
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
-FOR_STUDENTS = sorted({*PAGES} - {"CONTRIBUTING.md"})
-WITHHELD = ("rewards_solution.py", "CONTRIBUTING.md", "exercise_solved.ipynb", "instructor/")
+FOR_STUDENTS = sorted({*PAGES} - {"CONTRIBUTING.md", "docs/results.md", "docs/samples.md"})
+WITHHELD = (
+    "rewards_solution.py",
+    "CONTRIBUTING.md",
+    "exercise_solved.ipynb",
+    "instructor/",
+    "results.md",
+    "samples.md",
+)
 LINK = re.compile(r"\]\(([^)\s#]*)(#[^)\s]*)?\)")
 FILE = re.compile(r"(?<![\w./-])(?:[\w.-]+/)*[\w-]+\.(?:py|md|ipynb|yaml|toml|txt)(?![\w/])")
 FOLDER = re.compile(r"`((?:[\w-]+/)+)`")
@@ -106,6 +113,7 @@ def test_every_link_leads_somewhere(page):
 def test_every_file_and_folder_that_a_page_names_exists(page):
     text = read(page)
     files = [f"/{p.relative_to(ROOT).as_posix()}" for p in ROOT.rglob("*") if p.is_file()]
+    files = [path for path in files if not path.startswith("/.venv/")]
     for name in FILE.findall(code_of(text)):
         assert any(path.endswith(f"/{name}") for path in files), name
     for name in FOLDER.findall(text):
@@ -124,7 +132,7 @@ def test_every_program_of_the_root_folder_and_every_folder_is_in_the_readme():
 def test_what_students_do_not_get_is_named_only_where_they_do_not_read(page):
     text = read(page)
     if page == "README.md":
-        text = text[text.index("## What you will see") :]
+        text = text[text.index("## The exercises") :]
         text = re.sub(r"(?ms)^## For instructors\n.*?(?=^## )", "", text)
     named = code_of(text) + "".join(target for target, _ in LINK.findall(text))
     assert not [name for name in WITHHELD if name in named]
@@ -181,8 +189,15 @@ def test_every_flag_and_every_marker_exists(page):
     source = "".join(path.read_text(encoding="utf-8") for path in programs)
     known = {*FIELDS, *re.findall(r'"--(\w+)"', source)}
     others = {"help", "student", "config_file", "check"}  # of all, pytest, accelerate, ruff
+    others |= {
+        "extra-index-url",
+        "find-links",
+        "no-index",
+        "only-binary",
+        "torch-backend",
+    }  # of pip, uv
     code = "\n".join(line for line in code_of(text).splitlines() if "instructor" not in line)
-    assert set(re.findall(r"(?<![\w-])--(\w+)", code)) <= known | others
+    assert set(re.findall(r"(?<![\w-])--([\w-]+)", code)) <= known | others
     markers = tomllib.loads(read("pyproject.toml"))["tool"]["pytest"]["ini_options"]["markers"]
     named = set(re.findall(r"-m (exercise\w+|slow|bonus)", code))
     assert named <= {marker.partition(":")[0] for marker in markers}
@@ -190,6 +205,11 @@ def test_every_flag_and_every_marker_exists(page):
 
 def test_pictures_are_shown():
     shown = {
-        target for page in FOR_STUDENTS for target in re.findall(r"!\[.+\]\((.+)\)", read(page))
+        target
+        for page in PAGES
+        if (ROOT / page).exists()
+        for target in re.findall(r"!\[[^\]]+\]\((.+)\)", read(page))
     }
-    assert {Path(name).name for name in shown} == {p.name for p in (ROOT / "docs").glob("*.png")}
+    assert {Path(name).name for name in shown} == {
+        p.name for p in (ROOT / "docs").glob("*.[ps][nv]g")
+    }

@@ -14,11 +14,12 @@ def student_page(text, opening=False):
 
     Args:
         text: the page.
-        opening: put opening.md in the place of all that comes before "## What you will see".
+        opening: put opening.md in the place of all that comes before "## The exercises", the
+            results that students are to find among it.
     """
     text = FOR_INSTRUCTORS.sub("", text)
     if opening:
-        _, heading, rest = text.partition("## What you will see")
+        _, heading, rest = text.partition("## The exercises")
         text = f"{OPENING.read_text(encoding='utf-8')}\n{heading}{rest}"
     return text
 

@@ -49,7 +49,7 @@ def copied(tmp_path_factory):
 def test_student_readme_has_its_own_opening_and_nothing_for_instructors(copied):
     text = (copied / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Teach GPT-2 to like movies: your copy")
-    assert text.count("\n# ") == 0 and "## What you will see" in text
+    assert text.count("\n# ") == 0 and "## The exercises" in text
     for name in ("For instructors", "instructor/", "rewards_solution", "exercise_solved"):
         assert name not in text
 
@@ -73,9 +73,9 @@ def test_a_dead_reference_is_found(tmp_path):
 
 
 def test_what_is_for_instructors_is_cut_wherever_it_stands():
-    text = "# Old\n\n## What you will see\n\na\n\n## For instructors\n\nb\n"
+    text = "# Old\n\n## The exercises\n\na\n\n## For instructors\n\nb\n"
     page = student_page(text, opening=True)
-    assert page.endswith("## What you will see\n\na\n\n") and "your copy" in page
+    assert page.endswith("## The exercises\n\na\n\n") and "your copy" in page
     assert student_page(f"{text}\n## Next\n\nc\n").endswith("a\n\n## Next\n\nc\n")
 
 
@@ -84,6 +84,8 @@ def test_what_is_withheld_is_not_in_the_copy(copied):
     assert {"rewards.py", "engine/common.py", "tests/cases/__init__.py", "tiny/gpt2"} <= names
     assert {path for path in names if "solution" in path or "instructor" in path} == set()
     assert not {"CONTRIBUTING.md", "exercise_solved.ipynb"} & names
+    assert not {"docs/results.md", "docs/samples.md", "docs/optimum.png"} & names
+    assert "--use_solution" not in (copied / "README.md").read_text(encoding="utf-8")
     assert released_files() == sorted(set(released_files()))
 
 
