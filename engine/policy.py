@@ -129,7 +129,7 @@ def _count_real_tokens(model, args, kwargs):
 
     GPT-2 numbers them from the left edge. TRL's loss pads prompts on the left and passes no
     positions, so that it would score other log-probabilities than those that were sampled from:
-    up to 2.5 nats off per token on the bundled model.
+    up to 3.3 nats off per token on the bundled model (`benchmarks/padding.py`).
     """
     mask = kwargs.get("attention_mask")
     if mask is not None and mask.ndim == 2 and kwargs.get("position_ids") is None:

@@ -1,7 +1,6 @@
 """One file that a student has handed in, and the errors of the grader."""
 
 import dataclasses
-import re
 import unicodedata
 
 from engine.common import UserError
@@ -51,11 +50,9 @@ def readable(name):
     """A name from outside that every file and every page can hold: UTF-8, no control characters.
 
     >>> readable("Zoe\\u0308\\n"), readable("a\\udcff\\x1b[1m")
-    ('Zoë', 'a�[1m')
+    ('Zoë', 'a?')
     """
-    text = re.sub(r"[\ud800-\udfff]", "\ufffd", str(name))
-    text = "".join(" " if x.isspace() else x for x in text if x.isprintable() or x.isspace())
-    return unicodedata.normalize("NFC", text).strip() or "unnamed"
+    return unicodedata.normalize("NFC", one_line(name)) or "unnamed"
 
 
 def normal(name):
