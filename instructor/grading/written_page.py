@@ -12,7 +12,7 @@ from instructor.grading.gradebook import number
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
 h2 { margin-top: 3rem; border-top: 2px solid #888; padding-top: 1rem }
-.key { background: #f1f5e8; padding: .6rem 1rem; white-space: pre-wrap }
+.key { background: #f1f5e8; padding: .1rem 1rem }
 .answer { border-left: 4px solid #bbb; margin: 1.2rem 0; padding: .2rem 1rem }
 .answer p { white-space: pre-wrap; overflow-wrap: anywhere; margin: .3rem 0 }
 .done { border-color: #5a9e3d }
@@ -95,7 +95,8 @@ def section(heading, entry, question, key, students, answers):
     """One question: the key, what points are for, and every answer."""
     most, step = number(entry["points"]), "0.5"
     parts = [f"<h2>{html.escape(heading)}</h2>\n<p><b>{html.escape(question)}</b></p>\n"]
-    parts.append(f'<div class="key">{html.escape(key)}</div>\n')
+    paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in key.split("\n\n"))
+    parts.append(f'<div class="key">{paragraphs}</div>\n')
     parts.append(f"<p>{most} points for: {html.escape(entry['for'])}</p>\n")
     for student in students:
         if text := answers.get(student, {}).get(heading):

@@ -23,7 +23,8 @@ def questions():
         exercise = re.match(r"Exercise (\w+)", text or "")
         question = re.search(r"^Question: (.*?)(?:\n\n|\Z)", text or "", re.DOTALL | re.MULTILINE)
         if exercise and question:
-            found[exercise.group(1)] = " ".join(question.group(1).split())
+            text = " ".join(question.group(1).split())
+            found[exercise.group(1)] = text[0].upper() + text[1:]
     section = ANALYSIS.search(NOTEBOOK.read_text(encoding="utf-8")).group(1)
     section = re.sub(r"^# ?", "", section, flags=re.MULTILINE)
     return found | {f"Analysis {n}": " ".join(text.split()) for n, text in ITEM.findall(section)}

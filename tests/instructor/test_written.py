@@ -27,7 +27,7 @@ def test_every_question_has_a_heading_a_key_and_points():
     assert [*questions()] == HEADINGS == [*read_rubric(RUBRIC)["written"]]
     assert all(text.endswith("?") for text in questions().values())
     assert set(HEADINGS) <= set(answer_key()) and all(len(answer_key()[h]) > 60 for h in HEADINGS)
-    assert questions()["3b"].startswith("one completion can have a negative penalty")
+    assert questions()["3b"].startswith("One completion can have a negative penalty")
     assert questions()["Analysis 5"].startswith("**Prompting.** What can a prefix not do")
 
 
