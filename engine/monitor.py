@@ -1,14 +1,13 @@
 """What a training run shows and records: progress, validation, metrics.jsonl, completions.jsonl."""
 
-import dataclasses
 import time
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from transformers import TrainerCallback
 
-from engine.common import append_jsonl, first_line, keep_rows, make_console, read_jsonl
+from engine.common import append_jsonl, keep_rows, make_console, read_jsonl
+from engine.samples import print_sample
 from engine.tables import validation_header, validation_row
 
 SAMPLES_SHOWN = 4
@@ -139,30 +138,4 @@ class Monitor(TrainerCallback):
             )
         every = max(len(samples) // SAMPLES_SHOWN, 1)
         for sample in samples[::every][:SAMPLES_SHOWN]:
-            line = Text("        ")
-            line.append(sample["prompt"], style="dim")
-            line.append(" " + " ".join(sample["completion"].split()))
-            self.console.print(line, no_wrap=True, overflow="ellipsis")
-
-
-def start_wandb(options, console):
-    """Start a Weights & Biases run with the options as its config; returns its log function.
-
-    Where the server cannot be reached, the run is kept on the disk.
-    """
-    import wandb
-
-    settings = {
-        "project": "grpo-sentiment",
-        "name": Path(options.output_dir).name,
-        "config": dataclasses.asdict(options),
-    }
-    try:
-        wandb.init(**settings, settings=wandb.Settings(init_timeout=30))
-    except wandb.errors.Error as error:
-        wandb.teardown()
-        offline = wandb.init(**settings, mode="offline")
-        console.print(f"Weights & Biases: {first_line(error)[:100]}.")
-        console.print("The figures are kept on this disk. To send them later:")
-        console.print(f"  wandb sync {Path(offline.dir).parent}", soft_wrap=True, highlight=False)
-    return wandb.log
+            print_sample(self.console, " " * 8, sample["prompt"], sample["completion"])

@@ -77,6 +77,22 @@ def read_manifest(folder):
         ) from error
 
 
+def model_of(name):
+    """A run's folder as the folder of its model; any other name as it is."""
+    return str(Path(name) / "final") if (Path(name) / "final").is_dir() else name
+
+
+def base_name(model):
+    """The name of the model that the run of OUTPUT_DIR/final started from; None for any other.
+
+    Raises:
+        UserError: the run's run.json is damaged.
+    """
+    folder = Path(model).resolve().parent
+    known = (folder / MANIFEST).exists()
+    return read_manifest(folder)["options"]["model_name"] if known else None
+
+
 def run_settings(*model_names):
     """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
 
