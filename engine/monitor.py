@@ -22,12 +22,14 @@ class Monitor(TrainerCallback):
         eval_steps: steps between two validations; before the first step and after the last
             there is always one.
         start_step: the step of the checkpoint that the run resumes from.
-        log: callable(dict) that also gets the validation metrics, as `wandb.log`.
+
+    Its `log` may be set to a callable(dict) that also gets the validation metrics, each name with
+    "eval_" before it: the trainer's, which passes them on to a tracker.
     """
 
-    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0, log=None):
+    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0):
         self.validate = validate
-        self.log = log
+        self.log = None
         self.eval_steps = eval_steps
         self.console = console or make_console()
         self.metrics_file = Path(output_dir) / "metrics.jsonl"
@@ -94,6 +96,10 @@ class Monitor(TrainerCallback):
             reward = self.train_log.get("reward", float("nan"))
             self.console.print(f"{step:5d}   reward {reward:.3f}, about {left:.0f} s left")
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The last validation, before a tracker closes its files at the end of the training."""
+        self.on_train_end(args, state, control)
+
     def on_train_end(self, args, state, control, **kwargs):
         self.stop()
         if state.global_step >= args.max_steps:  # not where a signal has stopped it
@@ -102,6 +108,15 @@ class Monitor(TrainerCallback):
     def stop(self):
         """Take the progress bar off the screen."""
         self.progress.stop()
+
+    def results(self):
+        """What the manifest of a finished run keeps."""
+        return {
+            "before": self.first,
+            "after": self.last,
+            "kl_coef": self.train_log.get("kl_coef"),  # at the last step
+            "validation_seconds": round(self.validation_seconds, 1),
+        }
 
     def _run_validation(self, step):
         if step in self.validated:
@@ -118,8 +133,7 @@ class Monitor(TrainerCallback):
         append_jsonl(self.completions_file, [{"step": step, **text} for text in texts])
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         if self.log:
-            figures = {f"validation/{name}": value for name, value in metrics.items()}
-            self.log({"train/global_step": step, **figures})
+            self.log({f"eval_{name}": value for name, value in metrics.items()})
         self.first, self.last = self.first or metrics, metrics
 
     def _show(self, step, metrics, samples):

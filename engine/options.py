@@ -30,6 +30,7 @@ PAGES = {  # commands of evaluate.py
     "frontier": "draw sentiment against KL of runs, below the best possible policy",
     "report": "write one HTML page about runs",
 }
+PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 GENERATORS = ("own", "trl", "vllm")
 REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")

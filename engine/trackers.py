@@ -10,8 +10,7 @@ import importlib.util
 from pathlib import Path
 
 from engine.common import UserError, first_line
-
-PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
+from engine.options import PROJECT
 
 
 def require_tracker(name):
@@ -27,11 +26,14 @@ def require_tracker(name):
         raise UserError(f"--report_to {name} needs a package: pip install {name}")
 
 
-def start_wandb(options, console):
-    """Start a Weights & Biases run with the options as its config.
+def start_tracker(options, console):
+    """Start a Weights & Biases run, if the figures go there, with the options as its config.
 
-    Where the server cannot be reached, the run is kept on the disk.
+    Where the server cannot be reached, the run is kept on the disk. The library starts the other
+    trackers itself.
     """
+    if options.report_to != "wandb":
+        return
     import wandb
 
     settings = {
