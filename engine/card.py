@@ -14,14 +14,70 @@ from engine.common import ROOT
 from engine.metrics import METRICS
 from engine.options import FIELDS, MAY_CHANGE, PRESETS
 
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-LIMITS = """\
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+TEMPLATE = """\
+{front_matter}
+# {name}
+
+`{base}`, fine-tuned with GRPO (Group Relative Policy Optimization, TRL) for the reward below:
+{kind}, {max_steps} steps × {batch_size} completions of at most {length} tokens.
+
+## Training
+
+- **Base model:** `{base}`
+- **Reward:** {reward}
+- **Sentiment model:** `{scorer}`; it reads the completion alone, without its prompt
+- **Prompts:** {train_prompts}, {prompts}. The completions were the model's own; there was no other
+  text
+
+To repeat it, in this project's folder:
+
+```bash
+{command}
+```
+
+| option | value | default |
+|---|---|---|
+{options}
+
+## Before → after
+
+{samples} completions to {held_out} prompts that were not trained on, at temperature {temperature};
+one run, seed {seed}. `python evaluate.py compare` samples more and gives intervals.
+
+| figure | before | after | meaning |
+|---|---|---|---|
+{figures}
+
+Three of these completions, by sentiment:
+
+{examples}
+
+## How to load it
+
+```python
+from transformers import pipeline
+
+generator = pipeline("text-generation", model="path/to/final")
+settings = dict(do_sample=True, temperature={temperature}, top_k=0, top_p=1.0)
+print(generator("This movie was", max_new_tokens={length}, **settings)[0]["generated_text"])
+```
+
+With `top_k=0` and `top_p=1.0` it samples as in training, from all tokens.
+
+## Limits
+
 - A program gave the reward, not a person. A text that earns much need not be good, true or even a
   sentence: look at the KL and at the perplexity under the base model beside the sentiment.
 - What the model says about films, people and events is invented. It is made for study, not for
   reviews that anybody is to take for a person's opinion.
 - Whatever the base model has learned from its data, this model has kept. It was measured on the
-  prompts above only, in their language."""
+  prompts above only, in their language.
+
+## Versions
+
+{versions}
+"""
 
 
 def model_card(run, samples):
@@ -32,70 +88,33 @@ def model_card(run, samples):
         samples: of its last validation, dicts with `prompt`, `completion` and `sentiment`.
     """
     options = run["options"]
-    base, length = shown(options["model_name"]), options["max_completion_length"]
-    prompts = len({sample["prompt"] for sample in samples})
-    kind = "a LoRA adapter, merged into its base" if options["use_peft"] else "all weights"
-    return f"""\
-{front_matter(options["model_name"])}
-# {Path(options["output_dir"]).name}
-
-`{base}`, fine-tuned with GRPO (Group Relative Policy Optimization, TRL) for the reward below:
-{kind}, {options["max_steps"]} steps × {options["batch_size"]} completions of at most {length}
-tokens.
-
-## Training
-
-- **Base model:** `{base}`
-- **Reward:** {run["reward"]}{loss_term(options["beta"])}
-- **Sentiment model:** `{shown(options["sentiment_model"])}`; it reads the completion alone, without
-  its prompt
-- **Prompts:** {run["train_prompts"]}, {prompts_of(options["prompts"])}. The completions were the model's own; there
-  was no other text
-
-To repeat it, in this project's folder:
-
-```bash
-{command(options)}
-```
-
-| option | value | default |
-|---|---|---|
-{option_rows(options)}
-
-## Before → after
-
-{len(samples)} completions to {prompts} prompts that were not trained on, at temperature
-{options["temperature"]:g}; one run, seed {options["seed"]}. `python evaluate.py compare` samples
-more and gives intervals.
-
-| figure | before | after | meaning |
-|---|---|---|---|
-{figure_rows(run)}
-
-Three of these completions, by sentiment:
-
-{examples(samples)}
-
-## How to load it
-
-```python
-from transformers import pipeline
-
-generator = pipeline("text-generation", model="path/to/final")
-settings = dict(do_sample=True, temperature={options["temperature"]:g}, top_k=0, top_p=1.0)
-print(generator("This movie was", max_new_tokens={length}, **settings)[0]["generated_text"])
-```
-
-With `top_k=0` and `top_p=1.0` it samples as in training, from all tokens.
-
-## Limits
-
-{LIMITS}
-
-## Versions
-
-{versions(run)}
-"""
+    loss = f"; in the loss, {options['beta']:g} × TRL's own KL term" if options["beta"] else ""
+    lora = "a LoRA adapter, merged into its base"
+    file = options["prompts"]
+    return TEMPLATE.format(
+        front_matter=front_matter(options["model_name"]),
+        name=Path(options["output_dir"]).name,
+        base=shown(options["model_name"]),
+        kind=lora if options["use_peft"] else "all weights",
+        max_steps=options["max_steps"],
+        batch_size=options["batch_size"],
+        length=options["max_completion_length"],
+        reward=run["reward"] + loss,
+        scorer=shown(options["sentiment_model"]),
+        train_prompts=run["train_prompts"],
+        prompts=f"of the file `{shown(file)}`"
+        if file
+        else "openings of film reviews, in `data.py`",
+        command=command(options),
+        options=option_rows(options),
+        samples=len(samples),
+        held_out=len({sample["prompt"] for sample in samples}),
+        temperature=options["temperature"],
+        seed=options["seed"],
+        figures=figure_rows(run),
+        examples=examples(samples),
+        versions=versions(run),
+    )
 
 
 def front_matter(base):
@@ -146,14 +165,6 @@ def option_rows(options):
         for name, value in changed(options, defaults).items()
     ]
     return "\n".join(rows or ["| none | | |"])
-
-
-def loss_term(beta):
-    return f"; in the loss, {beta:g} × TRL's own KL term" if beta else ""
-
-
-def prompts_of(file):
-    return f"of the file `{shown(file)}`" if file else "openings of film reviews, in `data.py`"
 
 
 def figure_rows(run):

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from engine.common import append_jsonl, keep_rows, make_console, read_jsonl
+from engine.common import append_jsonl, keep_rows, make_console, progress, read_jsonl
 from engine.samples import print_sample
 from engine.tables import validation_header, validation_row
 
@@ -123,7 +123,8 @@ class Monitor(TrainerCallback):
             return
         self.validated.add(step)
         started = time.perf_counter()
-        result = self.validate()
+        with progress(f"validation at step {step}", None, self.console):
+            result = self.validate()
         self._record(step, result["metrics"], result["samples"])
         self._show(step, result["metrics"], result["samples"])
         self.validation_seconds += time.perf_counter() - started

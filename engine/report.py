@@ -210,7 +210,7 @@ def plot_comparison(comparison, path=None):
         label = f"{name}, mean {mean:.2f}"
         axes.hist(scores, bins=20, range=(0, 1), alpha=0.6, color=color, label=label)
         axes.axvline(mean, color=color, linestyle="--")
-    axes.set(xlabel="sentiment score of a completion", ylabel="completions", xlim=(0, 1))
+    axes.set(xlabel="sentiment of a completion", ylabel="completions", xlim=(0, 1))
     axes.set_title(
         f"KL(policy‖ref) {comparison['trained']['metrics']['kl']:.1f} nats, reference perplexity "
         f"{comparison['base']['metrics']['perplexity']:.0f} → "

@@ -19,6 +19,8 @@ VALIDATION = {
     "positive_words": 11,
 }
 
+TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
+
 
 def validation_header():
     """The titles over `validation_row`."""
@@ -159,7 +161,7 @@ def verdict(estimates):
     trained, difference = estimates["trained"], estimates["difference"]
     proxy, judge = difference["sentiment"], difference["judge"]
     if proxy["low"] is None:
-        return "One prompt is too little for a verdict. Give at least two."
+        return TOO_LITTLE
     if not is_clear(proxy):
         return "The reward model sees no clear difference."
     if proxy["mean"] < 0:
@@ -180,6 +182,8 @@ def prompting_verdict(results):
     asked = [title for title in results if title.startswith("base + ")]
     best = max(asked, key=lambda title: figures[title]["sentiment"])
     prefix = best.removeprefix("base + ")
+    if len(by_prompt(results["base"]["samples"])) < 2:
+        return TOO_LITTLE
     reached = "{sentiment:.2f} at {kl:.1f} nats".format
     if not _rises(results, "base", best):
         text = f"No prefix clearly raises the sentiment of {figures['base']['sentiment']:.2f}"

@@ -10,6 +10,7 @@ from engine.common import ROOT
 COMMANDS = [["train.py"], ["kl_lab.py"], ["grpo_from_scratch.py"], ["evaluate.py"]]
 COMMANDS += [["evaluate.py", name] for name in ("evaluate", "compare", "optimum", "prompting")]
 COMMANDS += [["evaluate.py", name] for name in ("curves", "frontier", "report")]
+COMMANDS += [["evaluate.py", name] for name in ("samples", "try")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
