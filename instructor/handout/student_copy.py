@@ -26,6 +26,7 @@ RELEASED = (
     ".gitignore",
     "exercise.ipynb",
     "engine/*.py",
+    "engine/page/*",
     "tests/*.py",
     "tests/cases/*.py",
     "tests/engine/*.py",
