@@ -37,11 +37,26 @@ def load_policies(names):
 
     folders = [model_of(name) for name in names]
     first, base, tokenizer = load_with_base(folders[0])
-    policies = {f"base: {short_path(base_name(folders[0]))}": base} if base is not None else {}
-    policies[names[0]] = first
+    if base is None:
+        base, policies = first, {f"reference: {names[0]}": first}
+    else:
+        policies = {f"base: {short_path(base_name(folders[0]))}": base, names[0]: first}
     for name, folder in zip(names[1:], folders[1:]):
         policies[name] = load_trained(folder, tokenizer, folders[0])
-    return policies, base if base is not None else first, tokenizer
+    return policies, base, tokenizer
+
+
+def seed_of(text):
+    """The seed that was typed; any, where none was.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    if not text.strip():
+        return random.randrange(10**6)
+    if not text.strip().isdecimal():
+        raise UserError("The seed must be a whole number, or empty.")
+    return int(text) % 2**31
 
 
 def write(policies, ref_model, tokenizer, prompt, temperature, length, samples, best_of, seed):
@@ -94,24 +109,25 @@ def build(names, settings):
 
     models = load_policies(names)
     load_sentiment_model(settings["sentiment_model"])
+    warm, length = settings["temperature"], settings["max_new_tokens"]
 
     def answer(prompt, temperature, length, samples, best_of, seed):
-        seed = random.randrange(10**6) if seed is None else int(seed)
         try:
+            seed = seed_of(seed)
             results = write(*models, prompt, temperature, length, samples, best_of, seed)
         except UserError as error:
             return f'<p role="alert">{html.escape(str(error))}</p>'
-        return f'{page_of(results)}<p class="small">seed {seed}</p>'
+        return page_of(results, seed)
 
     with gr.Blocks(title="play", analytics_enabled=False) as page:
         prompt = gr.Textbox("This movie was", label="prompt", autofocus=True, max_lines=1)
         with gr.Row():
             inputs = [
-                gr.Slider(0.1, 2, settings["temperature"], step=0.1, label="temperature"),
-                gr.Slider(1, 96, settings["max_new_tokens"], step=1, label="length (tokens)"),
+                gr.Slider(0.1, max(2, warm), warm, step=0.1, label="temperature"),
+                gr.Slider(1, max(96, length), length, step=1, label="length (tokens)"),
                 gr.Slider(1, 8, 3, step=1, label="samples"),
                 gr.Slider(1, 16, 1, step=1, label="best of n"),
-                gr.Number(None, label="seed (empty: another each time)", precision=0, minimum=0),
+                gr.Textbox(label="seed", placeholder="another each time", max_lines=1),
             ]
         button = gr.Button("Write", variant="primary")
         shown = gr.HTML(label="completions")

@@ -73,6 +73,9 @@ def print_samples(samples, with_kl=True):
     for sample in samples:
         cells = [METRICS[name].form.format(sample[name]).rjust(w) for name, w in shown.items()]
         print_sample(console, "".join(cells) + "  ", sample["prompt"], sample["completion"])
+    if with_kl:
+        note = "KL nats: log q − log p of this text, which may be below 0; the mean is the KL."
+        console.print(note, style="dim", highlight=False)
 
 
 def samples_of_run(folder, step=None, count=20):

@@ -305,8 +305,8 @@ def test_try_measures_the_kl_from_the_base_of_the_run(capsys, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"options": options}))
     arguments = ["try", str(tmp_path), "The story was", "--num_samples=2", "--max_new_tokens=3"]
     evaluate.main(arguments)
-    header, *lines = capsys.readouterr().out.splitlines()
-    assert header == "sentiment  KL nats  prompt and completion"
+    header, *lines, note = capsys.readouterr().out.splitlines()
+    assert header == "sentiment  KL nats  prompt and completion" and "the mean is the KL" in note
     assert all(abs(float(line.split()[1])) == 0 for line in lines)
     options["model_name"] = str(tmp_path / "gone")
     (tmp_path / "run.json").write_text(json.dumps({"options": options}))

@@ -78,7 +78,8 @@ def test_a_run_without_samples_is_one_line(tmp_path):
 
 def test_the_figures_stand_in_front(capsys):
     print_samples([{"prompt": "It", "completion": " is", "sentiment": 0.25, "kl": 1.5}])
-    header, line = capsys.readouterr().out.splitlines()
+    header, line, note = capsys.readouterr().out.splitlines()
+    assert note.startswith("KL nats: log q − log p of this text") and len(note) <= 80
     assert header == "sentiment  KL nats  prompt and completion"
     assert line == "    0.250     1.50  It is"
     print_samples([{"prompt": "It", "completion": " is", "sentiment": 0.25}], with_kl=False)
