@@ -153,10 +153,10 @@ def test_the_page_in_a_browser(address, width, scheme):
         page.wait_for_function("document.activeElement.value == 'This movie was'")
         page.keyboard.type(" great &")
         page.keyboard.press("Enter")
-        page.wait_for_selector(".policies .token", timeout=60_000)
+        page.wait_for_selector(".policies .tokens", timeout=60_000)
         assert page.locator(".prompt").first.inner_text() == "This movie was great &"
         assert page.locator(".sample").count() == 3
-        page.locator(".token").first.focus()
+        page.locator(".tokens .token").first.focus()
         assert page.evaluate("document.activeElement.className") == "token"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         dark = "document.body.classList.contains('dark')"
