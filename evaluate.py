@@ -5,6 +5,8 @@
     python evaluate.py prompting BASE TRAINED --prefix "Positive review: "
     python evaluate.py curves RUN… | frontier RUN… | report RUN…
     python evaluate.py optimum BASE
+    python evaluate.py samples RUN
+    python evaluate.py try MODEL "This movie was"
 
 A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
 how far the policy has gone, repetition and length say how it got there. Every figure comes from
@@ -20,11 +22,12 @@ from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
 from engine import tables
-from engine.common import MANIFEST, UserError, make_console, quiet_libraries, write_json
+from engine.common import MANIFEST, UserError, make_console, progress, quiet_libraries, write_json
 from engine.optimum import find_optimum, settings_of
 from engine.options import PAGES, parse_evaluation
 from engine.policy import load_model, tune_cpu
-from engine.report import plot_comparison, run_settings
+from engine.report import base_name, model_of, plot_comparison, run_settings
+from engine.samples import describe_samples, print_samples, samples_of_run
 from engine.tables import print_metrics, print_prefixes
 
 BATCH_SIZE = 64
@@ -103,31 +106,12 @@ def evaluate_model(
     ids = _sample_ids(
         model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size, tick
     )
-    samples = _describe(repeated, ids, tokenizer)
+    samples = describe_samples(repeated, ids, tokenizer)
     _add_scores(samples, judge)
     prompt_ids = tokenizer(prefixed)["input_ids"], tokenizer(repeated)["input_ids"]
     models = (model, ref_model, tokenizer)
     _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
     return {"metrics": summarise(samples), "samples": samples}
-
-
-def _describe(prompts, ids, tokenizer):
-    """The samples as dicts, with what their token ids tell."""
-    from engine.metrics import repetition
-
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [
-        {
-            "prompt": prompt,
-            "completion": text,
-            "ids": row,
-            "length": len(row),
-            "repetition_3": repetition(row, 3),
-            "repetition_4": repetition(row, 4),
-            "finished": tokenizer.eos_token_id in row,
-        }
-        for prompt, text, row in zip(prompts, texts, ids)
-    ]
 
 
 def _add_scores(samples, judge):
@@ -250,18 +234,23 @@ def load_trained(name, tokenizer, base_name):
     return model
 
 
-def load_reward(name):
-    """A function of rewards.py by its name, as callable(completions) -> list of checked floats."""
-    from engine.student import call_student, check_rewards, load_rewards
+def load_with_base(name):
+    """A model, the base model that its run started from, and the tokenizer of both.
 
-    function = getattr(load_rewards(), name, None)
-    if function is None:
-        raise UserError(f"rewards.py has no function {name}.")
+    Returns:
+        (model, base, tokenizer); None for a base that is unknown or cannot be loaded.
 
-    def score(completions):
-        return check_rewards(call_student(function, completions), completions, name).tolist()
-
-    return score
+    Raises:
+        UserError: the model cannot be loaded, or does not share its base's vocabulary.
+    """
+    model, tokenizer = load_model(name)
+    if (base := base_name(name)) is None:
+        return model, None, tokenizer
+    try:
+        return model, load_trained(base, tokenizer, name), tokenizer
+    except UserError as error:
+        make_console().print(f"No KL, without the base model: {error}", highlight=False)
+        return model, None, tokenizer
 
 
 def optimum_of(settings, prompts=None, folders=(), samples=None):
@@ -276,8 +265,7 @@ def optimum_of(settings, prompts=None, folders=(), samples=None):
     from sentiment import get_sentiment_scores, load_sentiment_model
 
     def load_score(name):
-        load_sentiment_model(name)
-        return get_sentiment_scores
+        return load_sentiment_model(name) and get_sentiment_scores
 
     return find_optimum(settings, prompts or VALIDATION_PROMPTS, load_score, folders, samples)
 
@@ -287,10 +275,14 @@ def main(argv=None):
     quiet_libraries()
     tune_cpu()
     try:
+        if args.command == "samples":
+            return print_samples(samples_of_run(args.run, args.step, args.num_samples))
         if args.command in PAGES:
             return _page(args)
         from sentiment import load_sentiment_model
 
+        if args.command == "try":
+            args.model = model_of(args.model)
         names = (getattr(args, name, None) for name in ("trained", "model", "base"))
         settings = run_settings(*filter(None, names))
         settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
@@ -298,8 +290,10 @@ def main(argv=None):
         of_base = (getattr(args, "base", None), *settings.values())
         if args.command == "optimum":
             return _optimum(args, settings_of(*of_base))
-        load_sentiment_model(settings.pop("sentiment_model"))
         settings["seed"] = args.seed
+        if args.command == "try":
+            return _try(args, settings)
+        load_sentiment_model(settings.pop("sentiment_model"))
         if args.command == "compare":
             return _compare(args, settings, settings_of(*of_base))
         {"evaluate": _evaluate, "prompting": _prompting}[args.command](args, settings)
@@ -329,8 +323,29 @@ def _page(args):
 
 def _evaluate(args, settings):
     model, tokenizer = load_model(args.model)
-    result = evaluate_model(model, tokenizer, args.prompts, model, args.num_samples, **settings)
+    with _bar(args) as settings["tick"]:
+        result = evaluate_model(model, tokenizer, args.prompts, model, args.num_samples, **settings)
     print_metrics({args.model: result["metrics"]})
+
+
+def _bar(args, policies=1):
+    """A progress bar for the sampling and scoring of so many policies."""
+    batches = 2 * math.ceil(len(args.prompts) * args.num_samples / BATCH_SIZE)
+    return progress("sampling and scoring", policies * batches)
+
+
+def _try(args, settings):
+    """Completions of a prompt that was typed, each with its sentiment and its KL."""
+    from sentiment import load_sentiment_model
+
+    if not args.prompt.strip():
+        raise UserError("the prompt is empty. Type the beginning of a text.")
+    model, base, tokenizer = load_with_base(args.model)
+    load_sentiment_model(settings.pop("sentiment_model"))
+    args.prompts, count = [args.prompt], args.num_samples
+    with _bar(args) as settings["tick"]:
+        result = evaluate_model(model, tokenizer, args.prompts, base or model, count, **settings)
+    print_samples(result["samples"], with_kl=base is not None)
 
 
 def _optimum(args, settings):
@@ -341,24 +356,12 @@ def _optimum(args, settings):
 
 
 def _compare(args, settings, of_base):
-    from rich.progress import Progress
-
     from sentiment import load_judge
 
     console, judge = make_console(), load_judge(args.judge)
-    batches = 2 * math.ceil(len(args.prompts) * args.num_samples / BATCH_SIZE)  # two models
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with bar:
-        task = bar.add_task("sampling and scoring", total=2 * batches)
-        comparison = compare_models(
-            args.base,
-            args.trained,
-            args.prompts,
-            args.num_samples,
-            judge=judge,
-            tick=lambda: bar.advance(task),
-            **settings,
-        )
+    models, prompts, samples = (args.base, args.trained), args.prompts, args.num_samples
+    with _bar(args, 2) as tick:
+        comparison = compare_models(*models, prompts, samples, judge=judge, tick=tick, **settings)
     estimates = comparison["estimates"]
     tables.print_estimates(estimates)
     if args.optimum != 0:
@@ -380,17 +383,15 @@ def _prompting(args, settings):
     models = {"base": base}
     if args.trained:
         models["trained"] = load_trained(args.trained, tokenizer, args.base)
-    score = load_reward(args.reward) if args.reward else None
-    results = compare_prefixes(
-        models,
-        tokenizer,
-        args.prefix or PREFIXES,
-        args.prompts,
-        score,
-        samples_per_prompt=args.num_samples,
-        **settings,
-    )
+    from engine.student import load_reward
+
+    score, prefixes = load_reward(args.reward) if args.reward else None, args.prefix or PREFIXES
+    settings["samples_per_prompt"] = args.num_samples
+    with _bar(args, len(models) * (1 + len(prefixes))) as settings["tick"]:
+        results = compare_prefixes(models, tokenizer, prefixes, args.prompts, score, **settings)
     print_prefixes(results)
+    verdict = tables.prompting_verdict(results)
+    make_console().print(f"\n{verdict}", style="bold", highlight=False)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from engine.common import (
     short_path,
     write_json,
 )
-from engine.options import FIELDS, PRESETS, parse_arguments, resolve_options
+from engine.options import FIELDS, PRESETS, PROJECT, parse_arguments, resolve_options
 
 __all__ = ["FIELDS", "PRESETS", "ROOT", "main", "short_path", "train"]
 REWARD_OPTIONS = ("reward_shaping", "kl_type", "kl_coef", "hackable_reward", "negate_reward")
@@ -50,11 +50,12 @@ def train(**given):
 
     from engine.checkpoints import Safeguard
     from engine.policy import best_device, tune_cpu
-    from engine.preflight import require_whole_weights
+    from engine.preflight import require_possible
     from engine.run_folder import guarded, manifest, prepare, save_final
-    from engine.tables import summarise_run
+    from engine.tables import describe_run, summarise_run
+    from reward_utils import describe_reward
 
-    require_whole_weights()
+    require_possible(options)
     tune_cpu()
     device = best_device()
     first = PartialState(cpu=device.type == "cpu").is_main_process
@@ -62,26 +63,25 @@ def train(**given):
     set_seed(options.seed)
     parts = load_parts(options, device)
     (checkpoint,) = broadcast_object_list([prepare(options) if first else None])
-    run, run_file = manifest(options, device), Path(options.output_dir) / MANIFEST
-    guard, watch = Safeguard(console), None
+    reward = describe_reward(**reward_options(options), kl_target=options.kl_target)
+    run = manifest(options, device, reward=reward, train_prompts=len(parts.dataset))
+    guard, watch, run_file = Safeguard(console), None, Path(options.output_dir) / MANIFEST
     if first:
         write_json(run_file, run)
+        describe_run(options, parts.policy, device, reward, console)
         watch = make_monitor(options, parts, device, console, checkpoint)
     trainer = make_trainer(options, parts, device, [watch, guard] if first else [guard])
+    if first:
+        watch.log = trainer.log  # to the tracker of --report_to
     on_exit = [watch.stop, guard.restore] if first else [guard.restore]
     with guarded(trainer, options, run if first else None, on_exit):
         trainer.train(resume_from_checkpoint=checkpoint)
-        final = save_final(trainer.model, parts.tokenizer, options.output_dir) if first else None
+        if first:
+            run |= {"status": "finished", **watch.results()}
+            run["seconds"] = round(time.perf_counter() - started, 1)
+            final = save_final(trainer.model, parts.tokenizer, run)
+            write_json(run_file, run)
     if first:
-        run |= {
-            "status": "finished",
-            "before": watch.first,
-            "after": watch.last,
-            "kl_coef": watch.train_log.get("kl_coef"),  # at the last step
-            "seconds": round(time.perf_counter() - started, 1),
-            "validation_seconds": round(watch.validation_seconds, 1),
-        }
-        write_json(run_file, run)
         summarise_run(options, run, final, console)
     return trainer
 
@@ -255,7 +255,8 @@ def make_config(options, device):
         disable_tqdm=True,
         save_steps=options.save_steps,
         save_total_limit=2,  # the one before stays until the newest is sealed
-        report_to="wandb" if options.wandb else "none",
+        report_to=options.report_to,
+        project=PROJECT,
         run_name=Path(options.output_dir).name,
         **precision,
     )
@@ -286,19 +287,19 @@ def make_trainer(options, parts, device, callbacks):
         callbacks=[*callbacks, kl_control] if kl_control else callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dict at every step
+    trainer.create_model_card = lambda **_: None  # TRL's template knows nothing of this run
     if trainer.ref_model is not None:  # TRL has loaded its own, for --beta
         prepare(trainer.accelerator.unwrap_model(trainer.ref_model))
     return trainer
 
 
 def make_monitor(options, parts, device, console, checkpoint):
-    """Say what is about to run; returns the callback that shows, validates and records it."""
+    """The callback that shows, validates and records the run."""
     from data import VALIDATION_PROMPTS
-    from engine.monitor import Monitor, start_wandb
+    from engine.monitor import Monitor
     from engine.policy import mixed_precision
-    from engine.tables import describe_run
+    from engine.trackers import start_tracker
     from evaluate import evaluate_model
-    from reward_utils import describe_reward
 
     def validate():
         return evaluate_model(
@@ -313,11 +314,9 @@ def make_monitor(options, parts, device, console, checkpoint):
             amp_dtype=mixed_precision(device)[1],
         )
 
-    reward = describe_reward(**reward_options(options), kl_target=options.kl_target)
-    describe_run(options, parts.policy, device, reward, console)
+    start_tracker(options, console)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    log = start_wandb(options, console) if options.wandb else None
-    return Monitor(validate, options.output_dir, options.eval_steps, console, start_step, log)
+    return Monitor(validate, options.output_dir, options.eval_steps, console, start_step)
 
 
 def main(argv=None):

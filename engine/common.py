@@ -118,6 +118,28 @@ def make_console():
     return Console()
 
 
+@contextlib.contextmanager
+def progress(title, total, console=None):
+    """A bar for what takes more than seconds; only on a terminal, and gone at the end.
+
+    Yields:
+        callable() that moves the bar by one of `total` steps; callable(done) moves it to a step.
+    """
+    from rich.progress import Progress
+
+    console = console or make_console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+
+        def tick(done=None):
+            if done is None:
+                bar.advance(task)
+            else:
+                bar.update(task, completed=done)
+
+        yield tick
+
+
 def quiet_libraries():
     """No progress bars, no advice and no messages of the Hub from the libraries underneath."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"

@@ -1,14 +1,13 @@
 """What a training run shows and records: progress, validation, metrics.jsonl, completions.jsonl."""
 
-import dataclasses
 import time
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from transformers import TrainerCallback
 
-from engine.common import append_jsonl, first_line, keep_rows, make_console, read_jsonl
+from engine.common import append_jsonl, keep_rows, make_console, progress, read_jsonl
+from engine.samples import print_sample
 from engine.tables import validation_header, validation_row
 
 SAMPLES_SHOWN = 4
@@ -23,12 +22,14 @@ class Monitor(TrainerCallback):
         eval_steps: steps between two validations; before the first step and after the last
             there is always one.
         start_step: the step of the checkpoint that the run resumes from.
-        log: callable(dict) that also gets the validation metrics, as `wandb.log`.
+
+    Its `log` may be set to a callable(dict) that also gets the validation metrics, each name with
+    "eval_" before it: the trainer's, which passes them on to a tracker.
     """
 
-    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0, log=None):
+    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0):
         self.validate = validate
-        self.log = log
+        self.log = None
         self.eval_steps = eval_steps
         self.console = console or make_console()
         self.metrics_file = Path(output_dir) / "metrics.jsonl"
@@ -95,6 +96,10 @@ class Monitor(TrainerCallback):
             reward = self.train_log.get("reward", float("nan"))
             self.console.print(f"{step:5d}   reward {reward:.3f}, about {left:.0f} s left")
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The last validation, before a tracker closes its files at the end of the training."""
+        self.on_train_end(args, state, control)
+
     def on_train_end(self, args, state, control, **kwargs):
         self.stop()
         if state.global_step >= args.max_steps:  # not where a signal has stopped it
@@ -104,12 +109,22 @@ class Monitor(TrainerCallback):
         """Take the progress bar off the screen."""
         self.progress.stop()
 
+    def results(self):
+        """What the manifest of a finished run keeps."""
+        return {
+            "before": self.first,
+            "after": self.last,
+            "kl_coef": self.train_log.get("kl_coef"),  # at the last step
+            "validation_seconds": round(self.validation_seconds, 1),
+        }
+
     def _run_validation(self, step):
         if step in self.validated:
             return
         self.validated.add(step)
         started = time.perf_counter()
-        result = self.validate()
+        with progress(f"validation at step {step}", None, self.console):
+            result = self.validate()
         self._record(step, result["metrics"], result["samples"])
         self._show(step, result["metrics"], result["samples"])
         self.validation_seconds += time.perf_counter() - started
@@ -119,8 +134,7 @@ class Monitor(TrainerCallback):
         append_jsonl(self.completions_file, [{"step": step, **text} for text in texts])
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         if self.log:
-            figures = {f"validation/{name}": value for name, value in metrics.items()}
-            self.log({"train/global_step": step, **figures})
+            self.log({f"eval_{name}": value for name, value in metrics.items()})
         self.first, self.last = self.first or metrics, metrics
 
     def _show(self, step, metrics, samples):
@@ -139,30 +153,4 @@ class Monitor(TrainerCallback):
             )
         every = max(len(samples) // SAMPLES_SHOWN, 1)
         for sample in samples[::every][:SAMPLES_SHOWN]:
-            line = Text("        ")
-            line.append(sample["prompt"], style="dim")
-            line.append(" " + " ".join(sample["completion"].split()))
-            self.console.print(line, no_wrap=True, overflow="ellipsis")
-
-
-def start_wandb(options, console):
-    """Start a Weights & Biases run with the options as its config; returns its log function.
-
-    Where the server cannot be reached, the run is kept on the disk.
-    """
-    import wandb
-
-    settings = {
-        "project": "grpo-sentiment",
-        "name": Path(options.output_dir).name,
-        "config": dataclasses.asdict(options),
-    }
-    try:
-        wandb.init(**settings, settings=wandb.Settings(init_timeout=30))
-    except wandb.errors.Error as error:
-        wandb.teardown()
-        offline = wandb.init(**settings, mode="offline")
-        console.print(f"Weights & Biases: {first_line(error)[:100]}.")
-        console.print("The figures are kept on this disk. To send them later:")
-        console.print(f"  wandb sync {Path(offline.dir).parent}", soft_wrap=True, highlight=False)
-    return wandb.log
+            print_sample(self.console, " " * 8, sample["prompt"], sample["completion"])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.common import ROOT, UserError, make_console, write_whole
+from engine.common import ROOT, UserError, progress, write_whole
 from engine.metrics import bootstrap, by_prompt
 
 OPTIMUM = "optimum.json"  # in tiny/ that of the bundled models, in a run's folder that of its base
@@ -246,8 +246,6 @@ def find_optimum(settings, prompts, load_score, folders=(), samples=None):
         samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
             Fewer than SAMPLES are not kept.
     """
-    from rich.progress import Progress
-
     from engine.policy import load_model
 
     prompts = list(dict.fromkeys(prompts))
@@ -257,13 +255,9 @@ def find_optimum(settings, prompts, load_score, folders=(), samples=None):
     names = {name: settings[name] for name in SETTINGS[:2]}
     names = {k: str(ROOT / v) if (ROOT / v).exists() else v for k, v in names.items()}
     base, tokenizer = load_model(names["model_name"])
-    score, console = load_score(names["sentiment_model"]), make_console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        total = math.ceil(len(prompts) * samples / BATCH_SIZE)
-        task = bar.add_task("sampling the base model, to know the best possible", total=total)
-        made = sample_optimum(
-            base, tokenizer, prompts, score, settings, samples, lambda: bar.advance(task)
-        )
+    score, batches = load_score(names["sentiment_model"]), len(prompts) * samples / BATCH_SIZE
+    with progress("sampling the base model, to know the best possible", math.ceil(batches)) as tick:
+        made = sample_optimum(base, tokenizer, prompts, score, settings, samples, tick)
     if folders and samples >= SAMPLES:  # a small sample is for today only
         made.save(Path(folders[0]) / OPTIMUM)
     return made

@@ -30,6 +30,8 @@ PAGES = {  # commands of evaluate.py
     "frontier": "draw sentiment against KL of runs, below the best possible policy",
     "report": "write one HTML page about runs",
 }
+PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
+TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 GENERATORS = ("own", "trl", "vllm")
 REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
 
@@ -92,7 +94,10 @@ class Options:
     )
     config: str | None = option(None, "YAML file with options; flags on the command line win")
     resume: bool = option(False, "continue the run in OUTPUT_DIR, with the options it began with")
-    wandb: bool = option(False, "send the figures to Weights & Biases; WANDB_MODE=offline works")
+    report_to: str = option(
+        "none", "also send the figures to a tracker; trackio and tensorboard stay local", TRACKERS
+    )
+    wandb: bool = option(False, "short for --report_to wandb; WANDB_MODE=offline works")
     check: bool = option(
         False, "only check the machine, the packages, the models and your exercises"
     )
@@ -100,7 +105,9 @@ class Options:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
-MAY_CHANGE = {"output_dir", "config", "resume", "wandb", "check", "debug", "max_steps"}
+MAY_CHANGE = {
+    *("output_dir", "config", "resume", "report_to", "wandb", "check", "debug", "max_steps")
+}
 
 
 def resolve_options(given):
@@ -118,6 +125,9 @@ def resolve_options(given):
     options = Options(**{**PRESETS[given.get("preset", "medium")], **given})
     if options.reward_shaping == "none":
         options.reward_shaping = "linear"
+    if options.wandb and options.report_to not in ("none", "wandb"):
+        raise UserError("--wandb is short for --report_to wandb: give only one of them.")
+    options.report_to = "wandb" if options.wandb else options.report_to
     if options.rewards and options.use_solution:
         raise UserError("--rewards and --use_solution name two files: give only one of them.")
     if options.kl_target is not None and options.kl_type == "none":
@@ -274,17 +284,28 @@ def parse_evaluation(description, argv=None):
         "--prefix", action="append", metavar="TEXT", help="put before each prompt; may be repeated"
     )
     prefixed.add_argument("--reward", help="also score with this function of rewards.py")
+    texts = commands.add_parser("samples", help="print samples of a run, whole")
+    texts.add_argument("run", metavar="RUN", help="output folder of train.py")
+    texts.add_argument("--step", type=int, help="of the validation; default: the last")
+    texts.add_argument(
+        "--num_samples", type=at_least(1, int), default=20, help="default: %(default)s"
+    )
+    typed = commands.add_parser("try", help="complete a prompt that you type")
+    typed.add_argument("model", help="the folder of a run, or any model")
+    typed.add_argument("prompt", help="the beginning of a text, in quotes")
+    typed.set_defaults(prompts=None)
     for name, help in PAGES.items():
         page = commands.add_parser(name, help=help)
         page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
         suffix = ".html" if name == "report" else ".png"
         page.add_argument("--out", default=name + suffix, help="default: %(default)s")
-    for command in (single, pair, best, prefixed):
-        add, samples = command.add_argument, 128 if command is best else 16
+    for command in (single, pair, best, prefixed, typed):
+        add, samples = command.add_argument, {best: 128, typed: 8}.get(command, 16)
         add("--sentiment_model", help="default: that of the run, else nlptown's")
         add("--max_new_tokens", type=at_least(1, int), help="default: that of the run, else 48")
         add("--temperature", type=at_least(0.01, float), help="default: that of the run, else 1")
-        add("--prompts", help="file of prompts; the validation prompts by default")
+        if command is not typed:
+            add("--prompts", help="file of prompts; the validation prompts by default")
         add("--num_samples", type=at_least(1, int), default=samples, help="completions per prompt")
         if command is best:
             continue  # each batch has its own seed

@@ -13,10 +13,21 @@ from pathlib import Path
 from engine.common import ROOT, UserError
 from engine.policy import load_pretrained
 from engine.student import load_rewards, to_do
+from engine.trackers import require_tracker
 
 GOOD, DOUBTFUL, BAD = "[green]✓[/]", "[yellow]?[/]", "[red]✗[/]"
 CHECKPOINTS, ADAM = 2, 3  # kept; copies of the weights in one: the weights and two moments
 PROGRAM = 0.8e9  # bytes of Python with torch, transformers and TRL before any model
+
+
+def require_possible(options):
+    """Refuse what no run can do, before any model is loaded.
+
+    Raises:
+        UserError: sharded weights, or a tracker that is not installed.
+    """
+    require_whole_weights()
+    require_tracker(options.report_to)
 
 
 def require_whole_weights():
@@ -196,6 +207,10 @@ def run(options, console, read_prompts, rewards, needed):
     """
     rows = [("python", *check_python()), ("packages", *check_packages())]
     rows.append(("device", *check_device()))
+    try:
+        require_tracker(options.report_to)
+    except UserError as error:
+        rows.append(("tracker", BAD, str(error)))
     *model, config = check_model(options.model_name)
     *scorer, classifier = check_model(options.sentiment_model)
     rows += [("model", *model), ("sentiment", *scorer)]

@@ -77,6 +77,22 @@ def read_manifest(folder):
         ) from error
 
 
+def model_of(name):
+    """A run's folder as the folder of its model; any other name as it is."""
+    return str(Path(name) / "final") if (Path(name) / "final").is_dir() else name
+
+
+def base_name(model):
+    """The name of the model that the run of OUTPUT_DIR/final started from; None for any other.
+
+    Raises:
+        UserError: the run's run.json is damaged.
+    """
+    folder = Path(model).resolve().parent
+    known = (folder / MANIFEST).exists()
+    return read_manifest(folder)["options"]["model_name"] if known else None
+
+
 def run_settings(*model_names):
     """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
 
@@ -204,7 +220,7 @@ def plot_comparison(comparison, path=None):
         label = f"{name}, mean {mean:.2f}"
         axes.hist(scores, bins=20, range=(0, 1), alpha=0.6, color=color, label=label)
         axes.axvline(mean, color=color, linestyle="--")
-    axes.set(xlabel="sentiment score of a completion", ylabel="completions", xlim=(0, 1))
+    axes.set(xlabel="sentiment of a completion", ylabel="completions", xlim=(0, 1))
     axes.set_title(
         f"KL(policy‖ref) {comparison['trained']['metrics']['kl']:.1f} nats, reference perplexity "
         f"{comparison['base']['metrics']['perplexity']:.0f} → "

@@ -11,12 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+from engine.card import model_card
 from engine.checkpoints import newest_good
-from engine.common import MANIFEST, ROOT, UserError, write_json
+from engine.common import MANIFEST, ROOT, UserError, read_jsonl, write_json, write_whole
 
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
-CONTENTS = ("final", "checkpoint-*", "metrics.jsonl", "completions.jsonl", MANIFEST)
+CARD = "README.md"
+CONTENTS = ("final", "checkpoint-*", CARD, "metrics.jsonl", "completions.jsonl", MANIFEST)
 
 
 def prepare(options):
@@ -64,8 +66,8 @@ def move_aside(folder):
     return aside
 
 
-def manifest(options, device):
-    """What another person needs to repeat the run."""
+def manifest(options, device, **more):
+    """What another person needs to repeat the run; `more` of it is added."""
     from importlib.metadata import version
 
     from accelerate import PartialState
@@ -79,6 +81,7 @@ def manifest(options, device):
         "cpu_count": os.cpu_count(),
         "num_processes": PartialState().num_processes,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **more,
     }
 
 
@@ -151,21 +154,30 @@ def explain(error, options):
     return None
 
 
-def save_final(model, tokenizer, output_dir):
+def save_final(model, tokenizer, run):
     """Write OUTPUT_DIR/final whole or not at all. A LoRA adapter is merged into a copy of its base.
+    The model card lies in it and beside it.
+
+    Args:
+        run: the manifest of the finished run.
 
     Returns:
         Its path.
     """
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()  # the trainer keeps its adapter
-    final, temporary = Path(output_dir) / "final", Path(output_dir) / ".final.tmp"
+    folder = Path(run["options"]["output_dir"])
+    samples = read_jsonl(folder / "completions.jsonl")
+    card = model_card(run, [row for row in samples if row["step"] == samples[-1]["step"]])
+    final, temporary = folder / "final", folder / ".final.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        write_whole(temporary / CARD, card)
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
+        write_whole(folder / CARD, card)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

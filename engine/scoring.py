@@ -64,6 +64,24 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
     length = completion_length
     order = attention_mask.long().argsort(dim=1, stable=True)  # padding first, then real tokens
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+    log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)
+    log_probs = log_probs.gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
+    back = torch.zeros_like(input_ids, dtype=torch.float32)
+    back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
+    return back.masked_fill(attention_mask[:, -length:] == 0, 0.0)
+
+
+def vocabulary_log_probs(model, ids, mask, length, temperature=1.0):
+    """Log-probability of every token of the vocabulary at the last `length` places.
+
+    Args:
+        model, temperature: as for `compute_log_probs`.
+        ids, mask: (B, L) token ids with their padding on the left, and 1 for a real token.
+        length: T.
+
+    Returns:
+        (B, T, V) float32 tensor in nats.
+    """
     with evaluation_mode(model):
         logits = _forward(
             model,
@@ -78,10 +96,7 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
     logits = logits.float()  # (B, T, V): logits at t - 1 predict token t
     if temperature != 1:
         logits = logits / temperature
-    log_probs = logits.log_softmax(-1).gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
-    back = torch.zeros_like(input_ids, dtype=torch.float32)
-    back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
-    return back.masked_fill(attention_mask[:, -length:] == 0, 0.0)
+    return logits.log_softmax(-1)
 
 
 def _forward(model, **inputs):

@@ -4,7 +4,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from engine.common import make_console, short_path
-from engine.metrics import METRICS, is_clear
+from engine.metrics import METRICS, by_prompt, is_clear
 from engine.policy import has_fast_rollout
 
 # Columns of the validation table in the terminal: 80 characters. Their titles and forms are
@@ -18,6 +18,8 @@ VALIDATION = {
     "repetition_3": 9,
     "positive_words": 11,
 }
+
+TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
 
 
 def validation_header():
@@ -159,7 +161,7 @@ def verdict(estimates):
     trained, difference = estimates["trained"], estimates["difference"]
     proxy, judge = difference["sentiment"], difference["judge"]
     if proxy["low"] is None:
-        return "One prompt is too little for a verdict. Give at least two."
+        return TOO_LITTLE
     if not is_clear(proxy):
         return "The reward model sees no clear difference."
     if proxy["mean"] < 0:
@@ -168,6 +170,39 @@ def verdict(estimates):
     if costs := costs_of(estimates):
         return f"{rose}, but {'; '.join(costs)}. Do not trust the reward alone."
     return f"{rose} and the judge by {judge['mean']:.2f}, at {trained['kl']['mean']:.1f} nats."
+
+
+def prompting_verdict(results):
+    """One sentence about what `compare_prefixes` found: could one just have asked?
+
+    Args:
+        results: {title: result}, titles such as "base", "base + 'Wow! '", "trained".
+    """
+    figures = {title: result["metrics"] for title, result in results.items()}
+    asked = [title for title in results if title.startswith("base + ")]
+    best = max(asked, key=lambda title: figures[title]["sentiment"])
+    prefix = best.removeprefix("base + ")
+    if len(by_prompt(results["base"]["samples"])) < 2:
+        return TOO_LITTLE
+    reached = "{sentiment:.2f} at {kl:.1f} nats".format
+    if not _rises(results, "base", best):
+        text = f"No prefix clearly raises the sentiment of {figures['base']['sentiment']:.2f}"
+    else:
+        text = f"The best prefix, {prefix}, reaches a sentiment of {reached(**figures[best])}"
+    if "trained" not in results:
+        return f"{text}."
+    text += f"; the trained model reaches {reached(**figures['trained'])}"
+    both = f"trained + {prefix}"
+    more = _rises(results, "trained", both) and _rises(results, best, both)
+    text += f", and {reached(**figures[both])} with the prefix"
+    return f"{text}: the two {'add up' if more else 'do not add up'}."
+
+
+def _rises(results, first, second):
+    """Whether the sentiment of the second result is clearly above that of the first."""
+    groups = [[*by_prompt(results[title]["samples"]).values()] for title in (first, second)]
+    change = METRICS["sentiment"].kind.compare(*groups)[2]
+    return is_clear(change) and change["mean"] > 0
 
 
 def costs_of(estimates):

@@ -7,9 +7,10 @@ import pytest
 
 from engine.common import ROOT
 
-COMMANDS = [["train.py"], ["kl_lab.py"], ["grpo_from_scratch.py"], ["evaluate.py"]]
+COMMANDS = [["train.py"], ["play.py"], ["kl_lab.py"], ["grpo_from_scratch.py"], ["evaluate.py"]]
 COMMANDS += [["evaluate.py", name] for name in ("evaluate", "compare", "optimum", "prompting")]
 COMMANDS += [["evaluate.py", name] for name in ("curves", "frontier", "report")]
+COMMANDS += [["evaluate.py", name] for name in ("samples", "try")]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -23,5 +24,5 @@ def test_help_says_what_a_command_does_and_does_nothing(command, tmp_path):
         check=True,
     )
     assert done.stdout.startswith("usage:") and list(tmp_path.iterdir()) == []
-    if script in ("train.py", "evaluate.py"):
+    if script in ("train.py", "evaluate.py", "play.py"):
         assert "|torch\n" not in done.stderr.replace(" ", "")  # seconds that --help need not wait

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import statistics
 
 import pytest
@@ -197,6 +198,7 @@ def test_prompting_prints_a_row_for_each_prefix(capsys):
     )
     out = capsys.readouterr().out
     assert "base + 'Wow! '" in out and "base + '[b] '" in out and "reward" in out
+    assert "prefix" in out.split("\n\n")[1]  # the verdict
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -288,3 +290,46 @@ def test_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, classifier)
 
     estimates = json.loads(file.read_text(), parse_constant=refuse)
     assert estimates["difference"]["sentiment"] == {"mean": 0.0, "low": None, "high": None}
+
+
+def test_try_completes_a_prompt(capsys):
+    arguments = ["--num_samples", "2", "--max_new_tokens", "3", "--seed", "1"]
+    evaluate.main(["try", TINY["model_name"], "The story was", *arguments])
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header == "sentiment  prompt and completion" and len(lines) == 2
+
+
+def test_try_measures_the_kl_from_the_base_of_the_run(capsys, tmp_path):
+    shutil.copytree(TINY["model_name"], tmp_path / "final")
+    options = {"model_name": TINY["model_name"], "sentiment_model": TINY["sentiment_model"]}
+    (tmp_path / "run.json").write_text(json.dumps({"options": options}))
+    arguments = ["try", str(tmp_path), "The story was", "--num_samples=2", "--max_new_tokens=3"]
+    evaluate.main(arguments)
+    header, *lines, note = capsys.readouterr().out.splitlines()
+    assert header == "sentiment  KL nats  prompt and completion" and "the mean is the KL" in note
+    assert all(abs(float(line.split()[1])) == 0 for line in lines)
+    options["model_name"] = str(tmp_path / "gone")
+    (tmp_path / "run.json").write_text(json.dumps({"options": options}))
+    evaluate.main(arguments)
+    shown = capsys.readouterr().out
+    assert "No KL, without the base model" in shown and "KL nats" not in shown
+
+
+@pytest.mark.parametrize(
+    "model, prompt, message",
+    [
+        (TINY["model_name"], " ", "the prompt is empty"),
+        (TINY["model_name"], "long " * 200, "has 201 tokens; with 48 new ones"),
+        ("no/such", "It was", "Cannot fetch 'no/such'"),
+    ],
+)
+def test_a_prompt_or_model_that_cannot_be_tried_is_one_line(model, prompt, message):
+    with pytest.raises(SystemExit, match=message) as error:
+        evaluate.main(["try", model, prompt])
+    assert "\n" not in error.value.code
+
+
+def test_samples_of_no_run_are_one_line(tmp_path):
+    with pytest.raises(SystemExit, match="is not the output folder of a run") as error:
+        evaluate.main(["samples", str(tmp_path)])
+    assert "\n" not in error.value.code

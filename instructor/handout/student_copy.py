@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-from engine.common import ROOT, UserError, whole_file
+from engine.common import ROOT, UserError, progress, whole_file
 from engine.options import OneLineParser
 from instructor.archive import add_file
 from instructor.handout.answer_sheet import sheet
@@ -26,6 +26,7 @@ RELEASED = (
     ".gitignore",
     "exercise.ipynb",
     "engine/*.py",
+    "engine/page/*",
     "tests/*.py",
     "tests/cases/*.py",
     "tests/engine/*.py",
@@ -124,14 +125,27 @@ def find_leaks(folder):
     ]
 
 
+def run_with_bar(command, folder):
+    """Run pytest under a bar that follows the per cent which it prints; returns what it said."""
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines = []
+    with progress("testing the copy", 100) as tick:
+        with subprocess.Popen(command, cwd=folder, **pipes) as process:
+            for line in process.stdout:
+                lines.append(line)
+                if share := re.search(r"\[ *(\d+)%\]$", line.rstrip()):
+                    tick(int(share.group(1)))
+    return "".join(lines)
+
+
 def run_tests(folder):
     """(exercises that fail, other tests that fail) of the copy's own suite."""
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        said = run_with_bar(command, folder)
         if not report.exists():
-            raise Refused(f"pytest did not run in the copy:\n{done.stdout[-2000:]}{done.stderr}")
+            raise Refused(f"pytest did not run in the copy:\n{said[-2000:]}")
         cases = list(ElementTree.parse(report).iter("testcase"))
     for cache in (*folder.rglob("__pycache__"), folder / ".hypothesis", folder / ".pytest_cache"):
         shutil.rmtree(cache, ignore_errors=True)

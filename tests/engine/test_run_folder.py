@@ -14,7 +14,7 @@ def a_run(folder):
     for name in ("final", "checkpoint-5"):
         (folder / name).mkdir(parents=True)
         (folder / name / "model.safetensors").write_text(folder.name)
-    for name in ("run.json", "metrics.jsonl", "completions.jsonl"):
+    for name in ("run.json", "metrics.jsonl", "completions.jsonl", "README.md"):
         (folder / name).write_text(folder.name)
 
 
@@ -23,7 +23,7 @@ def files_below(folder):
 
 
 OWN = {
-    *("run.json", "metrics.jsonl", "completions.jsonl"),
+    *("run.json", "metrics.jsonl", "completions.jsonl", "README.md"),
     *("final/model.safetensors", "checkpoint-5/model.safetensors"),
 }
 
@@ -95,9 +95,14 @@ def test_what_has_no_explanation_passes_through(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
 
 
-def test_a_final_model_is_whole_or_not_there(tmp_path, small_gpt2, policy):
+def test_a_final_model_is_whole_or_not_there(tmp_path, small_gpt2, policy, monkeypatch):
     tokenizer = policy[1]
-    run_folder.save_final(small_gpt2, tokenizer, tmp_path)
+    monkeypatch.setattr(run_folder, "model_card", lambda run, samples: f"{len(samples)} samples")
+    (tmp_path / "completions.jsonl").write_text('{"step": 0}\n{"step": 5}\n{"step": 5}\n')
+    run = {"options": {"output_dir": str(tmp_path)}}
+    run_folder.save_final(small_gpt2, tokenizer, run)
+    assert (tmp_path / "final" / "README.md").read_text() == "2 samples"
+    assert (tmp_path / "README.md").read_text() == "2 samples"
     before = (tmp_path / "final" / "model.safetensors").read_bytes()
 
     class Full:
@@ -107,6 +112,6 @@ def test_a_final_model_is_whole_or_not_there(tmp_path, small_gpt2, policy):
     with torch.no_grad():
         small_gpt2.transformer.wte.weight.zero_()
     with pytest.raises(OSError):
-        run_folder.save_final(small_gpt2, Full(), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["final"]
+        run_folder.save_final(small_gpt2, Full(), run)
+    assert {p.name for p in tmp_path.iterdir()} == {"final", "README.md", "completions.jsonl"}
     assert (tmp_path / "final" / "model.safetensors").read_bytes() == before

@@ -1,7 +1,7 @@
 import pytest
 
 from engine import metrics
-from engine.tables import validation_header, validation_row, verdict
+from engine.tables import prompting_verdict, validation_header, validation_row, verdict
 
 
 def estimates_of(**changes):
@@ -34,6 +34,42 @@ RISE = {"sentiment": (0.3, 0.25, 0.35), "judge": (0.2, 0.1, 0.3)}
 )
 def test_verdicts(changes, words):
     assert words in verdict(estimates_of(**changes))
+
+
+def reached(sentiment, kl):
+    """A result of `compare_prefixes`: four prompts, two completions each."""
+    samples = [{"prompt": p, "sentiment": sentiment + d} for p in "abcd" for d in (-0.01, 0.01)]
+    return {"metrics": {"sentiment": sentiment, "kl": kl}, "samples": samples}
+
+
+BASE = {"base": reached(0.5, 0), "base + 'Wow! '": reached(0.6, 1), "base + 'x'": reached(0.5, 9)}
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        ({}, "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats."),
+        (
+            {"trained": reached(0.9, 2), "trained + 'Wow! '": reached(0.95, 3.25)},
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
+            "reaches 0.90 at 2.0 nats, and 0.95 at 3.2 nats with the prefix: the two add up.",
+        ),
+        (
+            {"trained": reached(0.9, 2), "trained + 'Wow! '": reached(0.85, 3)},
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
+            "reaches 0.90 at 2.0 nats, and 0.85 at 3.0 nats with the prefix: the two do not add "
+            "up.",
+        ),
+        ({"base + 'Wow! '": reached(0.5, 1)}, "No prefix clearly raises the sentiment of 0.50."),
+    ],
+)
+def test_verdicts_on_prompting(more, sentence):
+    assert prompting_verdict({**BASE, **more}) == sentence
+
+
+def test_one_prompt_is_too_little_for_a_verdict_on_prompting():
+    result = {"metrics": {"sentiment": 0.5, "kl": 0}, "samples": [{"prompt": "a", "sentiment": 1}]}
+    assert "too little" in prompting_verdict({"base": result, "base + 'x'": result})
 
 
 def test_table_fits_80_columns():
