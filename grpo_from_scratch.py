@@ -3,9 +3,9 @@
     python grpo_from_scratch.py
 
 What TRL does for GPT-2 in train.py happens here to a softmax over six words: sample a group, turn
-its rewards into advantages, take a clipped step. You see the policy while it learns. A test feeds the same numbers to TRL's trainer
-and compares the losses. Source: Shao et al. 2024, arXiv 2402.03300; token-level mean as in
-Yu et al. 2025, arXiv 2503.14476, TRL's default.
+its rewards into advantages, take a clipped step. You see the policy while it learns. A test feeds
+the same numbers to TRL's trainer and compares the losses. Source: Shao et al. 2024, arXiv
+2402.03300; token-level mean as in Yu et al. 2025, arXiv 2503.14476, TRL's default.
 """
 
 import torch

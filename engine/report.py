@@ -198,9 +198,9 @@ def plot_comparison(comparison, path=None):
         axes.hist(scores, bins=20, range=(0, 1), weights=share, color=color, label=label)
         label = f"mean {metrics['sentiment']:.2f}"
         axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=label)
-        figures = f"KL {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
+        figures = f"KL(policy‖ref) {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
         axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
-        axes.legend(loc="upper left")
+        axes.legend()
     panels[1].set(xlabel="sentiment score of a completion, in steps of 0.05")
     if path is not None:
         save_figure(figure, path)

@@ -144,7 +144,7 @@ def draw_texts(penalties, compare_texts):
     error.set(
         xlabel="KL(policy‖ref) of a text of two tokens, nats",
         ylabel="error of the expected gradient, % of the exact one",
-        title="Error of each number's gradient\n(0 %: exact; → which divergence it is compared with)",
+        title="Error of each number's gradient\n(0 %: exact for the divergence after →)",
     )
     logits, log_p = toys.toy_policy()
     log_q = logits.log_softmax(0)

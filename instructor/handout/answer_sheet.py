@@ -8,8 +8,8 @@ import ast
 import re
 
 from engine.common import ROOT
+from instructor.handout.notebook_file import source_text
 
-NOTEBOOK = ROOT / "instructor" / "handout" / "notebook.py"
 KEY = ROOT / "instructor" / "handout" / "answers.md"
 ANALYSIS = re.compile(r"^# ## Analysis\n(.*?)^# %%", re.DOTALL | re.MULTILINE)
 ITEM = re.compile(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", re.DOTALL | re.MULTILINE)
@@ -24,7 +24,7 @@ def questions():
         question = re.search(r"^Question: (.*?)(?:\n\n|\Z)", text or "", re.DOTALL | re.MULTILINE)
         if exercise and question:
             found[exercise.group(1)] = " ".join(question.group(1).split())
-    section = ANALYSIS.search(NOTEBOOK.read_text(encoding="utf-8")).group(1)
+    section = ANALYSIS.search(source_text()).group(1)
     section = re.sub(r"^# ?", "", section, flags=re.MULTILINE)
     return found | {f"Analysis {n}": " ".join(text.split()) for n, text in ITEM.findall(section)}
 
