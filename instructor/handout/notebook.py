@@ -17,7 +17,7 @@
 #
 # **To open this notebook:** `pip install -r requirements-notebook.txt`, then
 # `jupyter lab exercise.ipynb`. VS Code with its Jupyter extension needs `requirements.txt` alone. On
-# Colab the first cell fetches the rest.
+# Colab the first two cells fetch the rest.
 #
 # **Your code** goes into `rewards.py`, nowhere else. Save it and run a cell again: the cells load the
 # file anew. On Colab it is in the folder that the first cell names, a double-click in the list of
@@ -33,9 +33,10 @@
 #
 # **Hints** open one after the other below each exercise, or by `python rewards.py --hint 3b`.
 # %%
-# The files of the exercise: beside this notebook, or fetched from REPO.
-REPO = ""
+REPO = ""  # where to fetch the exercise if it is not beside this notebook: a repository or a zip
 
+# %% [hidden]
+# @title The files of the exercise: beside this notebook, or fetched from REPO
 import importlib.metadata
 import os
 import subprocess

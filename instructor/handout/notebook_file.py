@@ -4,8 +4,9 @@
     python -m instructor.handout.notebook_file --execute OUT.ipynb  # the solution, after a run
 
 The two files, one after the other, are the notebook as text: `# %%` opens a cell, `# %% [markdown]`
-one of prose, `{hints 3b}` are the hints of an exercise. No exercise is solved in it: its cells load
-`rewards.py`, or `rewards_solution.py` where the solved one is made.
+one of prose, `# %% [hidden]` one whose source is folded away; `{hints 3b}` are the hints of an
+exercise. No exercise is solved in it: its cells load `rewards.py`, or `rewards_solution.py` where
+the solved one is made.
 """
 
 import json
@@ -20,6 +21,7 @@ CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
 HINTS_OF = re.compile(r"\{hints (\w+)\}")
 TEXTS = tuple(Path(__file__).with_name(name) for name in ("notebook.py", "notebook_training.py"))
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git|/)?")
+HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; on Colab
 COLAB = "https://colab.research.google.com"
 
 
@@ -57,7 +59,7 @@ def notebook(solution=False, repo=""):
     if solution:
         text = text.replace("USE_SOLUTION = False  # your rewards.py", "USE_SOLUTION = True")
     if repo:
-        text = text.replace('REPO = ""\n', f"REPO = {json.dumps(repo)}\n")
+        text = text.replace('REPO = ""', f"REPO = {json.dumps(repo)}")
         if link := colab_link(repo):
             badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
             text = text.replace("[markdown]\n", f"[markdown]\n# {badge}\n#\n", 1)
@@ -70,7 +72,7 @@ def notebook(solution=False, repo=""):
             source = HINTS_OF.sub(lambda match: folded_hints(match.group(1)), source)
             cell = nbformat.v4.new_markdown_cell(source)
         else:
-            cell = nbformat.v4.new_code_cell(source)
+            cell = nbformat.v4.new_code_cell(source, metadata=HIDDEN if "hidden" in kind else {})
         cells.append({**cell, "id": f"cell-{i}"})  # stable from one build to the next
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}

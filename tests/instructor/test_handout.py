@@ -98,7 +98,7 @@ def test_the_address_of_the_copy_is_written_into_it(tmp_path, copied):
     link = "https://colab.research.google.com/github/o/n/blob/main/exercise.ipynb"
     book = json.loads((tmp_path / "exercise.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in book["cells"]]
-    assert link in sources[0] and 'REPO = "https://github.com/o/n"\n' in sources[1]
+    assert link in sources[0] and 'REPO = "https://github.com/o/n"' in sources[1]
     first_page, _, rest = (tmp_path / "README.md").read_text(encoding="utf-8").partition("\n## ")
     assert f"({link})" in first_page and link not in rest
     for name in ("README.md", "exercise.ipynb"):

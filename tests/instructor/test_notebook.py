@@ -17,9 +17,11 @@ from instructor.handout.student_copy import copy_files, solution_lines
 
 
 def first_cell(repo=""):
-    """The source of the cell that fetches the exercise."""
+    """The source of the first two cells, which fetch the exercise."""
     book = notebook_file.notebook(repo=repo)
-    return next(cell.source for cell in book.cells if cell.cell_type == "code")
+    address, fetch, *_ = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert fetch.metadata.jupyter.source_hidden and "source_hidden" not in str(address.metadata)
+    return f"{address.source}\n{fetch.source}"
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_of_a_github_address_there_is_a_badge():
     for repo in ("https://github.com/o/n", "https://github.com/o/n.git", "https://github.com/o/n/"):
         source = notebook_file.notebook(repo=repo).cells[0].source
         assert source.startswith("[![Open in Colab](https://") and f"({link})" in source
-        assert f'REPO = "{repo}"\n' in first_cell(repo)
+        assert f'REPO = "{repo}"' in first_cell(repo)
     for repo in ("", "https://gitlab.com/o/n", "https://example.org/course.zip"):
         assert "colab.research" not in notebook_file.notebook(repo=repo).cells[0].source
 
