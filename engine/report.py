@@ -166,7 +166,7 @@ def plot_frontier(runs, optima=()):
     axes.set(
         xlabel="KL(policy‖ref) of a completion, nats (linear up to 1, then logarithmic)",
         ylabel="mean sentiment on held-out prompts",
-        title="What is reached, and what it costs: up and to the left is better",
+        title="Sentiment and KL of each run: up and to the left is better",
     )
     axes.set_xlim(0, 1.3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
     axes.grid(alpha=0.3)
@@ -189,7 +189,7 @@ def plot_comparison(comparison, path=None):
     """
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, sharex=True, figsize=(7, 4.6), layout="constrained")
+    figure, panels = plt.subplots(2, sharex=True, figsize=(8.5, 4.6), layout="constrained")
     for axes, name, color in zip(panels, ("base", "trained"), ("#7f8c8d", "#e67e22")):
         scores = [sample["sentiment"] for sample in comparison[name]["samples"]]
         metrics = comparison[name]["metrics"]
@@ -200,7 +200,7 @@ def plot_comparison(comparison, path=None):
         axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=label)
         figures = f"KL(policy‖ref) {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
         axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
-        axes.legend()
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where it hides no bar
     panels[1].set(xlabel="sentiment score of a completion, in steps of 0.05")
     if path is not None:
         save_figure(figure, path)

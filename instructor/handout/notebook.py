@@ -26,10 +26,9 @@
 # **Hand in** `rewards.py` and `answers.md`, with your answers to the questions of `rewards.py` and of
 # the analysis below.
 #
-# **Time:** about three hours of yours. The computer needs @TOTAL for all cells, without GPU and without
-# network; each heading says how much of it. (Measured with the bundled models on two cores, Intel
-# Xeon 2.3 GHz, other programs running beside.) Cells whose exercise is still to do say *Not yet* and
-# go on.
+# **Time:** about three hours of yours. All cells together keep the computer busy for {time}; the
+# headings say which of them. (Bundled models, no GPU, no network; measured on {hardware}.)
+# Cells whose exercise is still to do say *Not yet* and go on.
 #
 # **Hints** open one after the other below each exercise, or by `python rewards.py --hint 3b`.
 # %%
@@ -108,7 +107,7 @@ print(f"The exercise is in {os.getcwd()}")
 
 # %%
 PRESET = "tiny"  # or "quick": GPT-2 itself and a large sentiment model; wants a GPU and network
-STEPS = 30  # training steps of each run below; None: as many as the preset says
+STEPS = 24  # training steps of each run below; None: as many as the preset says
 USE_SOLUTION = False  # your rewards.py
 
 # %%
@@ -156,7 +155,7 @@ device = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores, 
 print(f"policy {short_path(MODEL)}, on {device}")
 
 # %% [markdown]
-# ## The sentiment model (@model)
+# ## The sentiment model
 #
 # It reads a text and gives a probability to each of one to five stars. The score is the expected
 # number of stars, moved to [0, 1]: `(E[stars] − 1) / 4`. It is a *model* of what a reader thinks.
@@ -177,7 +176,7 @@ for text, stars, score in zip(texts, get_star_probs(texts), get_sentiment_scores
 
 
 # %% [markdown]
-# ## Exercise 1: the sentiment as reward (@ex1)
+# ## Exercise 1: the sentiment as reward
 #
 # The first reward is written already, so that you can train at once. It is one line of `rewards.py`.
 # Answer its question in `answers.md`; the cell is a place to try things out.
@@ -191,7 +190,7 @@ with exercise():
         print(f"{alone:.3f} alone, {together:.3f} after a negative prompt: {completion}")
 
 # %% [markdown]
-# ## Exercise 2: shaping (@ex2)
+# ## Exercise 2: shaping
 #
 # GRPO only sees how a completion compares with its group. Advantages do not change if every reward
 # is multiplied by two or raised by three: *linear* shaping does nothing. A bent curve does
@@ -248,7 +247,7 @@ with exercise():
     print([round(float(reward), 3) for reward in shaped], "for a review and for an empty cheer")
 
 # %% [markdown]
-# ## Exercise 3: staying close to the reference (@ex3)
+# ## Exercise 3: staying close to the reference
 #
 # Nothing in the reward says that the text should remain a review. The KL penalty does: it compares
 # the policy $q$ with the frozen model $p$ that training started from. For that we need
@@ -332,7 +331,7 @@ kl_lab.penalties(own)
 kl_lab.places(own)
 
 # %% [markdown]
-# ## GRPO in thirty lines (@toy)
+# ## GRPO in thirty lines
 #
 # `grpo_from_scratch.py` holds the whole algorithm for a policy over six words. Read it: the two functions at its top are all the mathematics that TRL applies to GPT-2 below (a test compares them). Without a penalty the policy ends with the best-paid word alone. With one, it ends near $q \propto p \cdot \exp(\text{reward} / c)$, where $c$ is the coefficient.
 # %%

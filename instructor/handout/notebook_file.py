@@ -11,6 +11,7 @@ the solved one is made.
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 from engine.common import ROOT, whole_file
@@ -18,9 +19,22 @@ from engine.hints import HINTS, LEVELS
 from engine.options import OneLineParser
 
 CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
+HEADING = re.compile(r"^## (.*?)( · .*)?$", re.MULTILINE)
 HINTS_OF = re.compile(r"\{hints (\w+)\}")
 TEXTS = tuple(Path(__file__).with_name(name) for name in ("notebook.py", "notebook_training.py"))
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git|/)?")
+# Seconds that the cells below a heading take; `--execute` prints them.
+TIMES = {
+    "Exercise 2: shaping": 1,
+    "Exercise 3: staying close to the reference": 3,
+    "GRPO in thirty lines": 1,
+    "Before training": 3,
+    "Training": 266,
+    "Comparing": 35,
+    "Could you just have asked?": 20,
+    "Bonus": 2,
+}
+HARDWARE = "one core of an Intel Xeon at 2.3 GHz, other programs running beside"
 HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; on Colab
 COLAB = "https://colab.research.google.com"
 
@@ -43,6 +57,32 @@ def folded_hints(exercise):
         for level, (title, text) in enumerate(zip(LEVELS, HINTS[exercise]), 1)
     ]
     return "\n".join([*parts, "</details>" * len(LEVELS)])
+
+
+def duration(seconds):
+    """A time as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def timed(title, _):
+    """A heading with the time that its cells take, if that is worth mentioning."""
+    return f"## {title} · {duration(TIMES[title])}" if title in TIMES else f"## {title}"
+
+
+def measured_times(book):
+    """{heading: seconds} of a notebook that has been executed."""
+    times, title = {}, "Start"
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            title = next((found[1] for found in HEADING.finditer(cell.source)), title)
+        else:
+            when = cell.metadata.execution
+            began, ended = when["iopub.status.busy"], when["iopub.status.idle"]
+            seconds = (
+                datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+            ).total_seconds()
+            times[title] = times.get(title, 0.0) + seconds
+    return times
 
 
 def notebook(solution=False, repo=""):
@@ -70,6 +110,9 @@ def notebook(solution=False, repo=""):
         if "markdown" in kind:
             source = re.sub(r"^# ?", "", source, flags=re.MULTILINE)
             source = HINTS_OF.sub(lambda match: folded_hints(match.group(1)), source)
+            source = HEADING.sub(lambda match: timed(*match.groups()), source)
+            source = source.replace("{time}", duration(sum(TIMES.values())))
+            source = source.replace("{hardware}", HARDWARE)
             cell = nbformat.v4.new_markdown_cell(source)
         else:
             cell = nbformat.v4.new_code_cell(source, metadata=HIDDEN if "hidden" in kind else {})
@@ -114,7 +157,11 @@ def main(argv=None):
     )
     args = parser.parse_args(argv)
     path = args.execute or ROOT / "exercise.ipynb"
-    write(execute(notebook(solution=True)) if args.execute else notebook(), path)
+    book = notebook(solution=bool(args.execute))
+    if args.execute:
+        for title, seconds in measured_times(execute(book)).items():
+            print(f"{seconds:6.1f} s  {title}")
+    write(book, path)
     print(f"Wrote {path}")
 
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# ## Before training (@before)
+# ## Before training
 #
 # What does the base model write, and how is its sentiment spread?
 # %%
@@ -25,12 +25,12 @@ print(f"positive: {(scores > 0.5).float().mean():.0%}, standard deviation {score
 
 
 # %% [markdown]
-# ## Training (@training)
+# ## Training
 #
 # `train` takes the options of the command line. Each run below samples 64 completions per step,
 # 8 for each of 8 prompts. Watch the validation rows: sentiment is what you pay for, KL and reference
-# perplexity are the price. 30 steps are enough to see both: the reward alone is nearly satisfied by
-# then.
+# perplexity are the price. 24 steps are enough to see both: without a penalty, sentiment is near its
+# maximum by then.
 # %%
 from engine import report
 from engine.common import read_jsonl
@@ -123,7 +123,7 @@ with exercise():
 # penalty are added before GRPO divides by the group's standard deviation, while beta acts beside
 # advantages that have been divided already.
 #
-# ## Comparing (@comparing)
+# ## Comparing
 #
 # A mean sentiment is easy to fool. Every figure here is measured on the same prompts with the same
 # seed for both models, from token ids.
@@ -149,7 +149,7 @@ for name in ("exponential", "forward", "backward"):
 evaluate.print_metrics(results)
 
 # %% [markdown]
-# ## Could you just have asked? (@asking)
+# ## Could you just have asked?
 #
 # A prefix costs no training. Does it do what reinforcement learning did? Do the two add up? Try
 # prefixes of your own. KL is measured from the base model without the prefix for both of them.
@@ -176,7 +176,7 @@ with exercise():
 # 5. **Prompting.** What can a prefix not do that training can, and the other way round?
 
 # %% [markdown]
-# ## Bonus (@bonus)
+# ## Bonus
 #
 # - **A reward of your own.** Combine sentiment with length, endings, a topic. First write down what
 #   you expect. `my_custom_reward` in `rewards.py` is trained with

@@ -125,6 +125,33 @@ def test_hints_are_folded_one_into_the_other():
     assert "{hints" not in text
 
 
+def test_times_stand_in_headings_that_are_there(monkeypatch):
+    monkeypatch.setattr(notebook_file, "TIMES", {"Training": 100, "Bonus": 2})
+    text = "\n".join(cell.source for cell in notebook_file.notebook().cells)
+    assert "\n## Training · 2 minutes\n" in text and "\n## Bonus · 2 s\n" in text
+    assert "busy for 2 minutes" in text and "{" not in text.split("## The sentiment")[0][:2500]
+    monkeypatch.undo()
+    titles = re.findall(r"^# ## (.*)$", notebook_file.source_text(), re.MULTILINE)
+    assert set(notebook_file.TIMES) <= set(titles)
+
+
+def test_times_are_read_from_an_executed_notebook():
+    def cell(began, ended):
+        when = {"iopub.status.busy": f"{began}Z", "iopub.status.idle": f"{ended}Z"}
+        return nbformat.v4.new_code_cell("", metadata={"execution": when})
+
+    day = "2026-01-01T10:00"
+    cells = [
+        cell(f"{day}:00.000000", f"{day}:01.500000"),
+        nbformat.v4.new_markdown_cell("## Training · 9 s\n\ntext"),
+        cell(f"{day}:02.000000", f"{day}:04.250000"),
+        nbformat.v4.new_markdown_cell("### part of it"),
+        cell(f"{day}:58.000000", "2026-01-01T10:01:00.000000"),
+    ]
+    book = nbformat.v4.new_notebook(cells=cells)
+    assert notebook_file.measured_times(book) == {"Start": 1.5, "Training": 4.25}
+
+
 def test_no_hint_holds_a_piece_of_the_solution():
     hints = "".join(re.sub(r"\s", "", text) for texts in HINTS.values() for text in texts)
     pieces = {re.sub(r"\s", "", line) for line in solution_lines()}
@@ -147,7 +174,7 @@ def test_the_notebook_runs_from_top_to_bottom_alone_in_a_folder(tmp_path, solved
     (tmp_path / "alone").mkdir()
     book = notebook_file.notebook(solution=solved, repo=repo)
     for cell in book.cells:
-        cell.source = cell.source.replace("STEPS = 30", "STEPS = 2")
+        cell.source = cell.source.replace("STEPS = 24", "STEPS = 2")
     notebook_file.execute(book, tmp_path / "alone")
     assert [path.name for path in (tmp_path / "alone").iterdir()] == ["course"]
     text = "".join(o.text for c in book.cells for o in c.get("outputs", ()) if "text" in o)
