@@ -3,9 +3,9 @@
     python grpo_from_scratch.py
 
 What TRL does for GPT-2 in train.py happens here to a softmax over six words: sample a group, turn
-its rewards into advantages, take a clipped step. A test feeds the same numbers to TRL's trainer
-and compares the losses. Source: Shao et al. 2024, arXiv 2402.03300; token-level mean as in
-Yu et al. 2025, arXiv 2503.14476, TRL's default.
+its rewards into advantages, take a clipped step. You see the policy while it learns. A test feeds
+the same numbers to TRL's trainer and compares the losses. Source: Shao et al. 2024, arXiv
+2402.03300; token-level mean as in Yu et al. 2025, arXiv 2503.14476, TRL's default.
 """
 
 import torch
@@ -62,18 +62,26 @@ def grpo_loss(
 
 
 def train_toy(
-    steps=60, groups=8, num_generations=8, learning_rate=0.3, kl_coef=0.0, beta=0.0, seed=0
+    steps=60,
+    groups=8,
+    num_generations=8,
+    learning_rate=0.3,
+    kl_coef=0.0,
+    beta=0.0,
+    seed=0,
+    show=lambda step, policy: None,
 ):
     """Train the toy policy; returns its word probabilities before each step, (steps + 1, 6).
 
     With kl_coef, the reward is reduced by kl_coef · (log q − log p), p being the first policy;
-    with beta, p holds the policy in the loss.
+    with beta, p holds the policy in the loss. `show` is called before each step.
     """
     generator = torch.Generator().manual_seed(seed)
     logits = torch.zeros(len(WORDS), requires_grad=True)
     reference = logits.detach().log_softmax(0)
     history = [logits.detach().softmax(0)]
-    for _ in range(steps):
+    for step in range(steps):
+        show(step, history[-1])
         size = groups * num_generations
         words = history[-1].multinomial(size, replacement=True, generator=generator)  # (B,)
         old = history[-1].log()[words]
@@ -91,33 +99,35 @@ def train_toy(
     return torch.stack(history)
 
 
-def main(argv=None):
-    from rich.table import Table
+def row(name, policy):
+    """A policy in one line: a bar and a share for each word, the mean reward."""
+    parts = []
+    for share in policy.tolist():
+        eighths = round(40 * share)  # of a character; a bar is five characters long at most
+        bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]
+        parts.append(f"{bar.strip():5}{share:4.0%} ")
+    return f"{name:11} {''.join(parts)}{policy @ REWARDS:.2f}"
 
-    from engine.common import make_console
+
+def print_header(title, column):
+    print(f"\n{title}\n{column:12}{''.join(f'{word:10}' for word in WORDS)}reward")
+
+
+def main(argv=None):
     from engine.options import OneLineParser
 
     OneLineParser(description=__doc__.split("\n")[0]).parse_args(argv)
 
-    def table_of(title, column, rows):
-        table = Table(title=title)
-        table.add_column(column)
-        for word in (*WORDS, "reward"):
-            table.add_column(word, justify="right")
-        for name, policy in rows:
-            shares = [f"{share:.0%}" for share in policy.tolist()]
-            table.add_row(name, *shares, f"{(policy @ REWARDS).item():.2f}")
-        make_console().print(table)
+    def show(step, policy):
+        if step % 5 == 0:
+            print(row(f"{step}", policy), flush=True)
 
-    history = train_toy()
-    steps = (0, 5, 10, 20, 40, 60)
-    table_of("The policy while it learns", "step", [(f"{i}", history[i]) for i in steps])
-    held = [{}] + [{name: c} for name in ("kl_coef", "beta") for c in (0.1, 0.3, 1.0)]
-    ends = [
-        (" ".join(f"{name} {c}" for name, c in how.items()) or "nothing", train_toy(**how)[-1])
-        for how in held
-    ]
-    table_of("The policy after 60 steps, held near the first one", "held by", ends)
+    print_header("The policy while it learns: the share of each word", "step")
+    show(60, train_toy(show=show)[-1])
+    print_header("The policy after 60 steps, held near the first one", "held by")
+    for how in [{}] + [{name: c} for name in ("kl_coef", "beta") for c in (0.1, 0.3, 1.0)]:
+        name = " ".join(f"{name} {c}" for name, c in how.items()) or "nothing"
+        print(row(name, train_toy(**how)[-1]))
 
 
 if __name__ == "__main__":

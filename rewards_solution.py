@@ -246,6 +246,6 @@ def my_custom_reward(completions, **kwargs):
 
 
 if __name__ == "__main__":
-    from engine.student import print_checklist
+    from engine.student import main
 
-    print_checklist(__file__)
+    main(__file__)

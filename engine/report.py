@@ -192,7 +192,7 @@ def plot_frontier(runs, optima=()):
     axes.set(
         xlabel="KL(policy‖ref) of a completion, nats (linear near 0, logarithmic far from it)",
         ylabel="mean sentiment on held-out prompts",
-        title="What is reached, and what it costs: up and to the left is better",
+        title="Sentiment and KL of each run: up and to the left is better",
     )
     axes.set_xlim(0, 3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
     axes.grid(alpha=0.3)
@@ -201,7 +201,10 @@ def plot_frontier(runs, optima=()):
 
 
 def plot_comparison(comparison, path=None):
-    """Histogram of the sentiment of both models' completions.
+    """Sentiment of both models' completions, one histogram above the other.
+
+    Each has a scale of its own: a trained model often earns nearly the same for every text, and
+    that one tall bar would flatten the bars of the base model.
 
     Args:
         comparison: what `compare_models` returns.
@@ -212,23 +215,19 @@ def plot_comparison(comparison, path=None):
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for name, color in (("base", "#7f8c8d"), ("trained", "#e67e22")):
-        result = comparison[name]
-        scores = [s["sentiment"] for s in result["samples"]]
-        mean = result["metrics"]["sentiment"]
-        label = f"{name}, mean {mean:.2f}"
-        axes.hist(scores, bins=20, range=(0, 1), alpha=0.6, color=color, label=label)
-        axes.axvline(mean, color=color, linestyle="--")
-    axes.set(xlabel="sentiment of a completion", ylabel="completions", xlim=(0, 1))
-    axes.set_title(
-        f"KL(policy‖ref) {comparison['trained']['metrics']['kl']:.1f} nats, reference perplexity "
-        f"{comparison['base']['metrics']['perplexity']:.0f} → "
-        f"{comparison['trained']['metrics']['perplexity']:.0f}",
-        fontsize=10,
-    )
-    axes.legend()
-    figure.tight_layout()
+    figure, panels = plt.subplots(2, sharex=True, figsize=(8.5, 4.6), layout="constrained")
+    for axes, name, color in zip(panels, ("base", "trained"), ("#7f8c8d", "#e67e22")):
+        scores = [sample["sentiment"] for sample in comparison[name]["samples"]]
+        metrics = comparison[name]["metrics"]
+        share = [100 / len(scores)] * len(scores)  # of one completion
+        label = f"{len(scores)} completions"
+        axes.hist(scores, bins=20, range=(0, 1), weights=share, color=color, label=label)
+        label = f"mean {metrics['sentiment']:.2f}"
+        axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=label)
+        figures = f"KL(policy‖ref) {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
+        axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where it hides no bar
+    panels[1].set(xlabel="sentiment score of a completion, in steps of 0.05")
     if path is not None:
         save_figure(figure, path)
     return figure

@@ -240,6 +240,34 @@ def raises_to_do(node):
     )
 
 
+def main(path, argv=None):
+    """`python rewards.py`: the checklist, or with `--hint 3b` a hint."""
+    from engine.hints import HINTS, LEVELS, print_hint
+    from engine.options import OneLineParser
+
+    path = Path(path)
+    parser = OneLineParser(
+        prog=path.name, description="Say which exercises of this file are done, or give a hint."
+    )
+    parser.add_argument(
+        "--hint", choices=HINTS, metavar="EXERCISE", help=f"one of {', '.join(HINTS)}"
+    )
+    parser.add_argument(
+        "level",
+        nargs="?",
+        type=int,
+        choices=range(1, len(LEVELS) + 1),
+        help="of the hint: " + ", ".join(f"{i} {name}" for i, name in enumerate(LEVELS, 1)),
+    )
+    args = parser.parse_args(argv)
+    if args.hint:
+        print_hint(args.hint, args.level or 1, path.name)
+    elif args.level:
+        parser.error(f"hint {args.level} of which exercise? Give --hint EXERCISE {args.level}")
+    else:
+        print_checklist(path)
+
+
 def print_checklist(path):
     """Say which exercises of a rewards file are done."""
     left = to_do(path)
@@ -248,6 +276,7 @@ def print_checklist(path):
         state = "to do" if name in left else "done"
         print(f"{state:5}  {label:12}  {name} (line {lines[name]})")
     print("\nWhether what is done is right: python -m pytest --student")
+    print(f"Hints, three for each exercise: python {Path(path).name} --hint 3b")
 
 
 def load_reward(name):

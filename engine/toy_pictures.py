@@ -23,6 +23,12 @@ def _figure(panels, title, rows=1):
     return figure, axes[:panels]
 
 
+def _legends_below(panels):
+    """A legend under each panel, where it hides nothing."""
+    for axes in panels:
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+
+
 def _cross(axes):
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.axvline(0, color="grey", linewidth=0.8)
@@ -39,8 +45,9 @@ def draw_penalties(penalties, rows, logits, log_p):
     """The cost of a token, the force on the policy, the path that it takes."""
     figure, (price, force, way) = _figure(
         3,
-        "Subtracted from the reward: policy q, reference p, r = p/q, one token of eight. "
-        "Dashed: your functions.",
+        "Numbers subtracted from the reward, on a vocabulary of eight tokens.\n"
+        "q: probability of a token under the policy; p: under the reference; r = p/q. "
+        "Thick, dashed, crosses: your functions.",
     )
     at_q, at_p, preference = _tokens()
     log_q = logits.log_softmax(0)
@@ -56,25 +63,25 @@ def draw_penalties(penalties, rows, logits, log_p):
     _cross(price)
     price.set(
         ylim=(-2, 2),
-        xlabel="log q − log p (right: the policy likes the token more)",
-        ylabel="cost of the token, nats",
-        title="Cost of a token: to hold the policy,\nit must rise from left to right through 0",
+        xlabel="log q − log p of the token",
+        ylabel="number subtracted, nats",
+        title="Cost of a token\n(a line that rises through 0 holds the policy)",
     )
-    force.axline((0, 0), slope=1, color="grey", linewidth=0.8, label="the exact gradient")
+    force.axline((0, 0), slope=1, color="grey", linewidth=0.8, label="exact gradient")
     force.set(
-        xlabel="gradient of the divergence, per logit",
+        xlabel="gradient of the divergence by a logit",
         ylabel="expected gradient of the penalty",
-        title="Pull on the eight logits: right on the line,\nfalling to the right drives it away",
+        title="Gradient on each of the eight logits\n(on the grey line: exact)",
     )
     way.set(
         yscale="log",
         ylim=(1e-6, 20),
-        xlabel="steps of the penalty alone",
+        xlabel="step",
         ylabel="KL(policy‖ref), nats",
-        title="Path: down is back to the reference,\nup is away from it",
+        title="Distance while the penalty alone trains\n(falling: back to the reference)",
     )
-    for axes in (price, force, way):
-        axes.legend(fontsize=7)
+    figure.set_size_inches(13, 6.6)
+    _legends_below((price, force, way))
     return figure
 
 
@@ -82,10 +89,10 @@ def draw_places(penalties, pull_of):
     """For each number, its pull in three places, beside the two exact gradients."""
     figure, panels = _figure(
         len(penalties),
-        "How a number c pulls, depending on where it stands: "
-        "the expected gradient of the loss is E_q[g · ∇log q].\n"
-        "In the reward g = c, in the loss g = c′ (by log q), times the ratio g = c + c′. "
-        "Constants do not pull, so each g is drawn through 0.",
+        "How a number c of a token pulls, depending on where it stands. "
+        "q: policy; p: reference; r = p/q. The expected gradient is E_q[g · ∇log q]:\n"
+        "in the reward g = c; in the loss g = c′, the derivative by log q; "
+        "in the loss × ratio g = c + c′. Each g is drawn through 0: constants do not pull.",
         rows=1 if len(penalties) <= 3 else 2,
     )
     at_q, at_p, preference = _tokens()
@@ -102,7 +109,7 @@ def draw_places(penalties, pull_of):
                 style = dict(color=color, linewidth=2, linestyle=dashes)
                 axes.plot(preference, g - g[middle], **style, label=place)
         _cross(axes)
-        axes.set(ylim=(-2.5, 2.5), xlabel="log q − log p of the token", title=name)
+        axes.set(ylim=(-2.5, 2.5), xlabel="log q − log p of the token", title=f"c = {name}")
         axes.legend(fontsize=7, loc="lower right")
         axes.set(ylabel="g: how hard the token is pushed down")
     return figure
@@ -111,7 +118,9 @@ def draw_places(penalties, pull_of):
 def draw_texts(penalties, compare_texts):
     """How far the gradients are off as policy and reference part; noise as texts grow longer."""
     figure, (error, noise) = _figure(
-        2, "Whole texts and single tokens: policy q, reference p, r = p/q"
+        2,
+        "Whole texts and single tokens. q: policy; p: reference; r = p/q of a token;\n"
+        "k1 = −log r; k3 = r − 1 − log r; Σ, Π: sum and product over the tokens of a text",
     )
     wanted = [  # (the number, whose exact gradient, color, line)
         ("reward: Σ k1", ("texts", "forward"), "black", "-"),
@@ -135,7 +144,7 @@ def draw_texts(penalties, compare_texts):
     error.set(
         xlabel="KL(policy‖ref) of a text of two tokens, nats",
         ylabel="error of the expected gradient, % of the exact one",
-        title="Which divergence a number follows (0 %: exactly)",
+        title="Error of each number's gradient\n(0 %: exact for the divergence after →)",
     )
     logits, log_p = toys.toy_policy()
     log_q = logits.log_softmax(0)
@@ -148,13 +157,12 @@ def draw_texts(penalties, compare_texts):
     noise.plot(lengths, total, color="tab:orange", label="Σ r: token by token")
     noise.set(
         yscale="log",
-        xlabel="tokens of the text, each with the eight-token toy's r",
+        xlabel="tokens of a text, each with the r of the eight-token toy",
         ylabel="standard deviation of one sample",
-        title="Noise: the product grows exponentially",
+        title="Noise of a sum and of a product\n(logarithmic: a straight line grows exponentially)",
     )
     figure.set_size_inches(11, 6.2)
-    for axes in (error, noise):
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+    _legends_below((error, noise))
     return figure
 
 
@@ -162,8 +170,9 @@ def draw_beta(rows):
     """Score against nats where policies rest, the nats of each position, strength against nats."""
     figure, (plane, spent, strength) = _figure(
         3,
-        "Texts of 32 tokens, score = sigmoid(good words − bad words): where reward and divergence "
-        "let the policy rest, exactly",
+        "Texts of 32 tokens, score = sigmoid(good words − bad words), reward = score − coefficient "
+        "· divergence.\nEach point: a policy at rest, where the gradients of score and divergence "
+        "cancel, computed exactly.",
     )
     best = [toys.best_possible(10 ** (0.1 * i)) for i in range(-30, 6)]
     scores, nats = zip(*best)
@@ -178,7 +187,9 @@ def draw_beta(rows):
         label = f"{held_by}: {found['nats'].sum():.2f} in all"
         spent.plot(range(1, toys.LENGTH + 1), found["nats"], color=color, label=label)
         if held_by == "KL(policy‖ref) of texts":
-            strength.plot([c for c, *_ in own], nats, "o-", color=color, label="kl_coef, forward")
+            strength.plot(
+                [c for c, *_ in own], nats, "o-", color=color, label="--kl_type forward, --kl_coef"
+            )
         else:
             flag = "--beta" if "policy‖" in held_by else "--beta, use_bias_correction_kl off"
             betas = [c / found["spread"] for c, found, _ in own]
@@ -187,19 +198,19 @@ def draw_beta(rows):
         xscale="log",
         xlabel="KL(policy‖ref) of a text, nats",
         ylabel="mean score",
-        title="What a score costs",
+        title="Score and KL of the policies at rest",
     )
     spent.set(
         xlabel="position of the token",
         ylabel="KL(policy‖ref) of this token, nats",
-        title=f"Which tokens pay, at coefficient {SHOWN}",
+        title=f"KL of each token, at coefficient {SHOWN}",
     )
     strength.set(
         xscale="log",
         xlabel="strength, as given on the command line",
         ylabel="KL(policy‖ref) of a text at rest, nats",
-        title="How strength decides the distance",
+        title="Strength of an option and KL at rest",
     )
-    for axes in (plane, spent, strength):
-        axes.legend(fontsize=7)
+    figure.set_size_inches(13, 5.8)
+    _legends_below((plane, spent, strength))
     return figure

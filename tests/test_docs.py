@@ -188,7 +188,7 @@ def test_every_flag_and_every_marker_exists(page):
     programs = [ROOT / "engine" / "options.py", *(ROOT / "benchmarks").glob("*.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in programs)
     known = {*FIELDS, *re.findall(r'"--(\w+)"', source)}
-    others = {"help", "student", "config_file", "check"}  # of all, pytest, accelerate, ruff
+    others = {"help", "student", "config_file", "check", "hint"}  # of pytest, rewards.py, …
     others |= {
         "extra-index-url",
         "find-links",

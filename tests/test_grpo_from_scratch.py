@@ -127,3 +127,18 @@ def test_with_beta_it_rests_at_the_coefficient_that_is_beta_times_the_spread():
     want = (grpo.REWARDS / (1.0 * spread)).softmax(0)
     torch.testing.assert_close(policy, want, atol=0.03, rtol=0)
     assert spread < 0.9 * grpo.REWARDS.std(correction=0)
+
+
+def test_the_command_shows_the_policy_while_it_learns_in_80_columns(capsys):
+    grpo.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    steps = [int(line.split()[0]) for line in lines if line[:1].isdigit()]
+    assert steps == list(range(0, 61, 5))
+
+
+def test_a_row_of_the_policy_by_hand():
+    policy = torch.tensor([0.0, 0.02, 0.1, 0.5, 0.375, 0.0])
+    # a bar of five characters in eighths: 0, 1, 4, 20, 15, 0; mean 0.004 + 0.05 + 0.35 + 0.3375
+    bars = ["       0% ", "▏      2% ", "▌     10% ", "██▌   50% ", "█▉    38% ", "       0% "]
+    assert grpo.row("start", policy) == f"{'start':12}{''.join(bars)}0.74"

@@ -8,8 +8,8 @@ import ast
 import re
 
 from engine.common import ROOT
+from instructor.handout.notebook_file import source_text
 
-NOTEBOOK = ROOT / "instructor" / "handout" / "notebook.py"
 KEY = ROOT / "instructor" / "handout" / "answers.md"
 ANALYSIS = re.compile(r"^# ## Analysis\n(.*?)^# %%", re.DOTALL | re.MULTILINE)
 ITEM = re.compile(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", re.DOTALL | re.MULTILINE)
@@ -25,7 +25,7 @@ def questions():
         if exercise and question:
             text = " ".join(question.group(1).split())
             found[exercise.group(1)] = text[0].upper() + text[1:]
-    section = ANALYSIS.search(NOTEBOOK.read_text(encoding="utf-8")).group(1)
+    section = ANALYSIS.search(source_text()).group(1)
     section = re.sub(r"^# ?", "", section, flags=re.MULTILINE)
     return found | {f"Analysis {n}": " ".join(text.split()) for n, text in ITEM.findall(section)}
 

@@ -10,38 +10,126 @@
 # 4. make tokens of completions with positive advantage more likely, the others less.
 #
 # Steps 1, 3 and 4 are the same for every task. Step 2 is yours: it decides what the model learns.
-# You will write rewards, read log-probabilities, find out why a good *estimate* of a divergence can
-# be a harmful *penalty*, and judge a trained policy by more than its reward. Everything runs on the
-# two small models in `tiny/`, without GPU or network, in a few minutes. With a GPU and network, set
-# `PRESET = "quick"` for GPT-2 itself.
+#
+# **Afterwards you can** write rewards and say what they ask for; tell which changes of a reward GRPO
+# sees and which not; read log-probabilities from a model; say why a good *estimate* of a divergence
+# can be a harmful *penalty*; and judge a trained policy by more than its reward.
+#
+# **To open this notebook:** `pip install -r requirements-notebook.txt`, then
+# `jupyter lab exercise.ipynb`. VS Code with its Jupyter extension needs `requirements.txt` alone. On
+# Colab the first two cells fetch the rest.
+#
+# **Your code** goes into `rewards.py`, nowhere else. Save it and run a cell again: the cells load the
+# file anew. On Colab it is in the folder that the first cell names, a double-click in the list of
+# files at the left opens it; download it before you leave, for Colab forgets it.
+#
+# **Hand in** `rewards.py` and `answers.md`, with your answers to the questions of `rewards.py` and of
+# the analysis below.
+#
+# **Time:** about three hours of yours. All cells together keep the computer busy for {time}; the
+# headings say which of them. (Bundled models, no GPU, no network; measured on {hardware}.)
+# Cells whose exercise is still to do say *Not yet* and go on.
+#
+# **Hints** open one after the other below each exercise, or by `python rewards.py --hint 3b`.
 # %%
-PRESET = "tiny"  # or "quick": GPT-2 and a large sentiment model, on a GPU
-STEPS = 40  # training steps of each run below; None: as many as the preset says
+REPO = ""  # where to fetch the exercise if it is not beside this notebook: a repository or a zip
+
+# %% [hidden]
+# @title The files of the exercise: beside this notebook, or fetched from REPO
+import importlib.metadata
+import os
+import subprocess
+import sys
+import urllib.request
+import zipfile
+from pathlib import Path
+
+# This code is written for these versions. Of all other packages any will do: Colab keeps its torch,
+# which fits its GPU and takes minutes to replace.
+EXACT = ("transformers", "trl", "datasets", "accelerate", "peft")
+
+
+class Stop(Exception):
+    """Ends "Run all" with one line in the place of a traceback."""
+
+    def _render_traceback_(self):
+        return [str(self)]
+
+
+def fetch(folder):
+    """Clone REPO, or unpack it if it is a zip."""
+    try:
+        if REPO.endswith(".zip"):
+            archive, _ = urllib.request.urlretrieve(REPO)
+            zipfile.ZipFile(archive).extractall(folder)
+        else:
+            command = ["git", "clone", "--quiet", "--depth", "1", REPO, str(folder)]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        raise Stop(f"Cannot fetch {REPO}: {error.stderr.strip()}") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise Stop(f"Cannot fetch {REPO}: {error}") from error
+
+
+def missing():
+    """The lines of requirements.txt that are not installed."""
+    for line in Path("requirements.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            try:
+                found = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                found = None
+            if found is None or (name in EXACT and found != version):
+                yield line
+
+
+if not Path("train.py").exists():
+    if not REPO:
+        raise Stop(
+            "Put this notebook into the folder of the exercise, beside train.py, or write "
+            'the address of that folder\'s repository or zip between the quotes of REPO = "".'
+        )
+    folder = Path(Path(REPO).name.removesuffix(".git").removesuffix(".zip"))
+    if not folder.exists():
+        fetch(folder)
+    os.chdir(min(folder.rglob("train.py"), key=lambda path: len(path.parts)).parent)
+    sys.path.insert(0, os.getcwd())
+    if packages := list(missing()):
+        print(f"Installing {', '.join(packages)} …")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", *packages]
+        done = subprocess.run(pip, capture_output=True, text=True)
+        if done.returncode:
+            raise Stop(f"pip failed: {done.stderr.strip()}")
+elif packages := list(missing()):
+    print(f"Not here: {', '.join(packages)}. Run: pip install -r requirements.txt")
+print(f"The exercise is in {os.getcwd()}")
+
+# %%
+PRESET = "tiny"  # or "quick": GPT-2 itself and a large sentiment model; wants a GPU and network
+STEPS = 24  # training steps of each run below; None: as many as the preset says
 USE_SOLUTION = False  # your rewards.py
 
 # %%
+import inspect
 import math
 import warnings
 from contextlib import contextmanager
 
 warnings.filterwarnings("ignore", message="IProgress not found")
-from engine.common import UserError, quiet_libraries, read_jsonl, short_path
+from engine.common import UserError, quiet_libraries, short_path
 
 quiet_libraries()
 
 import matplotlib.pyplot as plt
 import torch
 
-import evaluate
 import kl_lab
-from data import TRAIN_PROMPTS, VALIDATION_PROMPTS
 from engine.options import PRESETS
 from engine.policy import load_model
 from engine.student import load_rewards, rewards_file
-from evaluate import generate_completions
-from grpo_from_scratch import group_advantages, train_toy
+from grpo_from_scratch import WORDS, group_advantages, train_toy
 from sentiment import get_sentiment_scores, get_star_probs, load_sentiment_model
-from train import train
 
 MODEL = PRESETS[PRESET]["model_name"]
 LENGTH = PRESETS[PRESET]["max_completion_length"]
@@ -57,7 +145,14 @@ def exercise():
         print(f"Not yet: {todo}")
 
 
-print(f"policy {short_path(MODEL)}, on {'a GPU' if torch.cuda.is_available() else 'the CPU'}")
+def mine():
+    """Your rewards.py, as it is saved now."""
+    return load_rewards(rewards_file(USE_SOLUTION))
+
+
+gpu = torch.cuda.is_available()
+device = torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPU cores, no GPU"
+print(f"policy {short_path(MODEL)}, on {device}")
 
 # %% [markdown]
 # ## The sentiment model
@@ -83,20 +178,16 @@ for text, stars, score in zip(texts, get_star_probs(texts), get_sentiment_scores
 # %% [markdown]
 # ## Exercise 1: the sentiment as reward
 #
-# Give each completion its sentiment score. One line; `get_sentiment_scores` does the work.
+# The first reward is written already, so that you can train at once. It is one line of `rewards.py`.
+# Answer its question in `answers.md`; the cell is a place to try things out.
+#
+# {hints 1}
 # %%
-def sentiment_reward(completions, **kwargs):
-    # BEGIN SOLUTION 1
-    return get_sentiment_scores(completions)
-    # END SOLUTION
-
-
 with exercise():
-    rewards = sentiment_reward([" great fun from start to end.", " a dull and endless mess."])
-    print([round(reward, 3) for reward in rewards])
-    assert len(rewards) == 2 and rewards[0] > 0.5 > rewards[1]
-    print("Right.")
-
+    print(inspect.getsource(mine().sentiment_reward))
+    for completion in (" great fun from start to end.", " a dull and endless mess."):
+        alone, together = mine().sentiment_reward([completion, "The worst film was" + completion])
+        print(f"{alone:.3f} alone, {together:.3f} after a negative prompt: {completion}")
 
 # %% [markdown]
 # ## Exercise 2: shaping
@@ -109,16 +200,16 @@ with exercise():
 #
 # spreads the best completions apart and presses the bad ones together; the lower the temperature
 # $\tau$, the stronger the effect.
+#
+# **Exercise 2a**: write `shaped_reward_exponential` in `rewards.py`.
+# `python -m pytest --student -m exercise2a` tests it, and the cell shows what it pays for the texts
+# above.
+#
+# {hints 2a}
 # %%
-def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
-    # BEGIN SOLUTION 2a
-    return [math.exp(score / temperature) - 1 for score in get_sentiment_scores(completions)]
-    # END SOLUTION
-
-
 with exercise():
     for temperature in (1.0, 0.25):
-        shaped = shaped_reward_exponential(texts, temperature=temperature)
+        shaped = mine().shaped_reward_exponential(texts, temperature=temperature)
         print(temperature, [round(float(reward), 2) for reward in shaped])
 
 # %%
@@ -136,8 +227,10 @@ for i, (name, shape) in enumerate(shapes.items()):
     curves.plot(scores, curve / curve.max(), label=name, linestyle="--" if i == 1 else "-")
     style = dict(marker="x", linestyle="--") if i == 1 else dict(marker="o")
     advantages.plot(group, group_advantages(shape(group), len(group)), label=name, **style)
-curves.set(xlabel="sentiment score", ylabel="reward, scaled to [0, 1]", title="What you pay")
-advantages.set(xlabel="score of a completion", ylabel="advantage", title="What GRPO sees of it")
+curves.set(xlabel="sentiment score", ylabel="reward, scaled to [0, 1]", title="Reward of a score")
+advantages.set(xlabel="sentiment score", ylabel="(reward − mean) / standard deviation")
+advantages.set(title="Advantage in a group of eight completions")
+curves.legend()
 advantages.legend()
 plt.show()
 
@@ -145,11 +238,12 @@ plt.show()
 # The two straight lines are one line after normalisation. With $\tau = 0.25$ only the very best completion of the group counts.
 #
 # **Exercise 2b** is open: in `rewards.py`, write a `shaped_reward` of your own that also looks at
-# the text. `pytest --student -m exercise2b` tells you what any sensible one fulfils.
+# the text. `python -m pytest --student -m exercise2b` tells you what any sensible one fulfils.
+#
+# {hints 2b}
 # %%
 with exercise():
-    my_rewards = load_rewards(rewards_file(USE_SOLUTION))
-    shaped = my_rewards.shaped_reward([0.9, 0.9], [texts[0], texts[-1]])
+    shaped = mine().shaped_reward([0.9, 0.9], [texts[0], texts[-1]])
     print([round(float(reward), 3) for reward in shaped], "for a review and for an empty cheer")
 
 # %% [markdown]
@@ -174,13 +268,15 @@ for t in range(ids.shape[1] - 1):
 print(f"the sum, log P of everything after the first token: {total:.2f} nats")
 
 # %% [markdown]
-# **Exercise 3a**, `compute_ref_log_probs` in `rewards.py`, does this for completions. Solve it there
-# (`pytest --student -m exercise3a`), then come back.
+# **Exercise 3a**, `compute_ref_log_probs` in `rewards.py`, does this for completions
+# (`python -m pytest --student -m exercise3a`).
+#
+# {hints 3a}
 # %%
 with exercise():
     completions = [" great fun and I loved it.", " the the the the the the the."]
     prompts = ["This movie was"] * 2
-    function = load_rewards(rewards_file(USE_SOLUTION)).compute_ref_log_probs
+    function = mine().compute_ref_log_probs
     for text, value in zip(completions, function(completions, prompts, base_model, tokenizer)):
         print(f"{float(value):8.2f} nats  {text}")
 
@@ -200,14 +296,33 @@ with exercise():
 # %%
 own = {}
 with exercise():
-    own = kl_lab.own_penalties(load_rewards(rewards_file(USE_SOLUTION)))
+    own = kl_lab.own_penalties(mine())
 kl_lab.penalties(own)
 
 # %% [markdown]
 # Look at $r \log r$ in the left picture. Around 0, where policy and reference nearly agree, the cost *falls* as the policy comes to like a token more than the reference does. Subtracted from the reward, it pays the policy for leaving. Then look at k3, the best estimate of $KL(q‖p)$: flat at 0, so that it hardly pulls at all. A penalty has to *rise* through 0.
 #
-# **Exercises 3b and 3c**: find, for each divergence, the number that pulls with its exact gradient.
-# The docstrings in `rewards.py` say how to derive it.
+# **Exercise 3b**, `kl_penalty_forward`: find the number that pulls with the exact gradient of
+# $KL(q‖p)$. The docstring in `rewards.py` says how to derive it.
+#
+# {hints 3b}
+#
+# **Exercise 3c**, `kl_penalty_backward`: the same for $KL(p‖q)$.
+#
+# {hints 3c}
+#
+# #### Why do they get log-probabilities and not texts?
+#
+# You may meet this exercise with `kl_penalty_forward(completions, prompts, ref_model, tokenizer,
+# kl_coef)`, which returns `kl_coef * log_prob` of each text under the reference as a bonus, and with
+# a backward version that returns `-kl_coef * exp(-log_prob)`. Both know $p$ alone. But a divergence
+# compares two models: without $\log q$, the first pays for the text that the reference finds
+# likeliest, which is short and dull, even where the policy *is* the reference already. The second
+# is about $-e^{100}$ for a usual completion. A text alone does not tell $\log q$: it can be cut
+# into tokens in several ways, and only the sampler knows which it drew. So `train.py` measures
+# both models on the very tokens that were sampled, once, and your functions get the two tables
+# and a mask, `(policy_log_probs, ref_log_probs, mask, kl_coef)`. What needs the reference and texts
+# is exercise 3a.
 #
 # ### The same number in another place
 #
@@ -223,175 +338,7 @@ kl_lab.places(own)
 figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
 for panel, kl_coef in zip(panels, (0.0, 0.3)):
     panel.plot(train_toy(kl_coef=kl_coef))
-    panel.set(xlabel="step", title=f"kl_coef {kl_coef}")
-panels[0].set(ylabel="probability of each word")
-panels[1].legend(["awful", "boring", "fine", "good", "great", "superb"])
+    panel.set(xlabel="step", title=f"KL penalty of strength {kl_coef}" if kl_coef else "No penalty")
+    panel.legend(WORDS, title="word")
+panels[0].set(ylabel="probability of a word")
 plt.show()
-
-# %% [markdown]
-# ## Before training
-#
-# What does the base model write, and how is its sentiment spread?
-# %%
-sample_prompts = VALIDATION_PROMPTS[:5]
-completions = generate_completions(base_model, tokenizer, sample_prompts, max_new_tokens=LENGTH)
-for prompt, text, score in zip(sample_prompts, completions, get_sentiment_scores(completions)):
-    print(f"{score:.2f}  {prompt} |{text}")
-
-# %%
-completions = generate_completions(base_model, tokenizer, TRAIN_PROMPTS * 4, max_new_tokens=LENGTH)
-scores = torch.tensor(get_sentiment_scores(completions))
-plt.figure(figsize=(7, 3))
-plt.hist(scores.numpy(), bins=20, range=(0, 1))
-plt.axvline(scores.mean(), color="black", linestyle="--", label=f"mean {scores.mean():.2f}")
-plt.gca().set(xlabel="sentiment score", ylabel="completions")
-plt.legend()
-plt.show()
-print(f"positive: {(scores > 0.5).float().mean():.0%}, standard deviation {scores.std():.2f}")
-
-
-# %% [markdown]
-# ## Training
-#
-# `train` takes the options of the command line. Each run below samples 64 completions per step,
-# 8 for each of 8 prompts. Watch the validation rows: sentiment is what you pay for, KL and reference
-# perplexity are the price.
-# %%
-def run(name, **options):
-    with exercise():
-        steps = {"max_steps": STEPS} if STEPS else {}
-        output_dir = f"outputs/notebook/{name}"
-        train(preset=PRESET, output_dir=output_dir, use_solution=USE_SOLUTION, **steps, **options)
-
-
-run("none")
-
-# %%
-run("forward", kl_type="forward")
-
-# %%
-run("backward", kl_type="backward")
-
-# %% [markdown]
-# ### Why is the loss near 0, and the ratio 1?
-#
-# Everybody asks this who looks at the log of such a run. Each batch is used for one gradient step, so the policy that is trained is still the one that sampled: the ratio $q/q_{old}$ is 1 for every token and nothing is ever clipped. The loss is then minus the mean advantage, and the advantages of a group add up to 0; what is left comes from texts of unequal length. So the *value* of the loss says nothing about learning. Its *gradient* is another matter: $-A \cdot \nabla \log q$ does not add up to 0. Watch the reward, not the loss. (`grad_norm`: length of the gradient; `clip_ratio`: share clipped.)
-# %%
-with exercise():
-    log = read_jsonl("outputs/notebook/none/metrics.jsonl", phase="train")
-    panels = plt.subplots(1, 4, figsize=(14, 3), layout="constrained")[1]
-    for panel, name in zip(panels, ("loss", "grad_norm", "clip_ratio/region_mean", "reward")):
-        panel.plot([row["step"] for row in log], [row[name] for row in log], label=name)
-        panel.set(xlabel="step", title=name, ylim=(-1.2, 1.2))
-        panel.legend()
-    plt.show()
-
-# %% [markdown]
-# **Nearly all texts are cut.** In the bundled setting 94.5 % of the base model's completions reach 32 tokens without an end (the column `finished` in the table of a run); 5.5 % end by themselves. TRL's `mask_truncated_completions=True` takes cut texts out of the loss, which helps where a cut answer is a wrong one. Here it would leave three or four of 64 completions to learn from in each step, and those are the unusually short ones. So this exercise leaves it off.
-#
-# More to try, one line each: `run("exponential", reward_shaping="exponential")`,
-# `run("hacked", hackable_reward=True)`, `run("negative", negate_reward=True)`,
-# `run("stars", reward_shaping="five_stars")`, `run("beta", beta=0.1)`, `run("strong",
-# kl_type="forward", kl_coef=1.0)`. `beta=0.1` and `kl_coef=0.1` are not equally strong: reward and
-# penalty are added before GRPO divides by the group's standard deviation, while beta acts beside
-# advantages that have been divided already.
-#
-# ## Comparing
-#
-# A mean sentiment is easy to fool. Every figure here is measured on the same prompts with the same
-# seed for both models, from token ids.
-# %%
-comparison = evaluate.compare_models(
-    MODEL, "outputs/notebook/none/final", num_samples=4, max_new_tokens=LENGTH
-)
-evaluate.print_comparison_samples(comparison)
-evaluate.plot_comparison(comparison)
-plt.show()
-
-# %%
-results = {"base": comparison["base"]["metrics"]}
-for name in ("none", "forward", "backward"):
-    with exercise():
-        policy, _ = load_model(f"outputs/notebook/{name}/final")
-        results[name] = evaluate.evaluate_model(
-            policy, tokenizer, VALIDATION_PROMPTS, base_model, 4, max_new_tokens=LENGTH
-        )["metrics"]
-evaluate.print_metrics(results)
-
-# %% [markdown]
-# ## Could you just have asked?
-#
-# A prefix costs no training. Does it do what reinforcement learning did? Do the two add up? Try
-# prefixes of your own. KL is measured from the base model without the prefix for both of them.
-# %%
-prefixes = ["Positive review: ", "I loved it! "]
-trained, _ = load_model("outputs/notebook/none/final")
-models = {"base": base_model, "trained": trained}
-settings = {"score": sentiment_reward, "samples_per_prompt": 2, "max_new_tokens": LENGTH}
-with exercise():
-    results = evaluate.compare_prefixes(models, tokenizer, prefixes, **settings)
-    evaluate.print_prefixes(results)
-
-# %% [markdown]
-# ## Analysis
-#
-# 1. **Reward.** Which shaping learned fastest? Which gave the best texts? Were these the same?
-# 2. **Price.** Plot sentiment against KL for your runs. What does the unregularised run buy with its
-#    last nats? What happens to both at `kl_coef` 1.0, and at 0.01?
-# 3. **Collapse.** Read twenty samples of each run. Which ones repeat themselves, within a text or
-#    between texts, and which column of the tables shows it?
-# 4. **Two divergences.** How do the runs with `forward` and `backward` differ in their texts? Is it
-#    what mode-seeking and mass-covering make you expect? How could the difference become larger?
-# 5. **Prompting.** What can a prefix not do that training can, and the other way round?
-
-# %% [markdown]
-# *Double-click and write your answers here.*
-#
-# 1. **Reward**
-# 2. **Price**
-# 3. **Collapse**
-# 4. **Two divergences**
-# 5. **Prompting**
-
-
-# %% [markdown]
-# ## Bonus
-#
-# - **A reward of your own.** Combine sentiment with length, endings, a topic. First write down what
-#   you expect. `my_custom_reward` in `rewards.py` is trained with `reward_shaping="custom"`.
-# - **Sampling temperature.** Generate from a trained model at temperatures 0.5, 1 and 1.5: which
-#   figures move, and in which direction?
-# - **A larger model.** `python train.py --model_name gpt2-medium --preset quick` on a GPU: does more
-#   model buy more sentiment at the same KL?
-# %%
-def my_custom_reward(completions, **kwargs):
-    # BEGIN SOLUTION bonus
-    scores = get_sentiment_scores(completions)
-    lengths = [len(text.split()) for text in completions]
-    return [score - 0.02 * abs(length - 20) for score, length in zip(scores, lengths)]
-    # END SOLUTION
-
-
-with exercise():
-    print([round(float(reward), 2) for reward in my_custom_reward(texts)])
-
-# %%
-for temperature in (0.5, 1.0, 1.5):
-    text = generate_completions(trained, tokenizer, ["The film"], LENGTH, temperature)[0]
-    print(f"{temperature}: The film{text}")
-
-# %% [markdown]
-# ## What to take along
-#
-# - The reward is the specification. The policy will satisfy it to the letter.
-# - GRPO sees rewards only relative to their group: scale and shift are invisible, and a group of
-#   equal rewards teaches nothing.
-# - A KL penalty buys text quality with reward. What counts is the force it exerts, not how well it
-#   estimates the divergence.
-# - Never judge a policy by the number it was trained on alone.
-#
-# Read on: [GRPO, in the DeepSeekMath paper](https://arxiv.org/abs/2402.03300) ·
-# [Approximating KL divergence, Schulman](http://joschu.net/blog/kl-approx.html) ·
-# [gradients of KL penalties, Tang & Munos](https://arxiv.org/abs/2506.09477) ·
-# [fine-tuning from preferences, Ziegler et al.](https://arxiv.org/abs/1909.08593) ·
-# [TRL](https://huggingface.co/docs/trl)

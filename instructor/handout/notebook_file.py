@@ -1,42 +1,121 @@
-"""Write `exercise.ipynb`, the student's notebook, from `notebook.py`.
+"""Write `exercise.ipynb`, the student's notebook, from `notebook.py` and `notebook_training.py`.
 
     python -m instructor.handout.notebook_file                      # exercise.ipynb, no outputs
     python -m instructor.handout.notebook_file --execute OUT.ipynb  # the solution, after a run
 
-`notebook.py` is the notebook as text: `# %%` opens a cell, `# %% [markdown]` one of prose. Solution
-bodies are marked as in `rewards_solution.py` and become TODOs.
+The two files, one after the other, are the notebook as text: `# %%` opens a cell, `# %% [markdown]`
+one of prose, `# %% [hidden]` one whose source is folded away; `{hints 3b}` are the hints of an
+exercise. No exercise is solved in it: its cells load `rewards.py`, or `rewards_solution.py` where
+the solved one is made.
 """
 
+import json
 import re
+from datetime import datetime
 from pathlib import Path
 
 from engine.common import ROOT, whole_file
+from engine.hints import HINTS, LEVELS
 from engine.options import OneLineParser
-from instructor.handout.rewards_file import student_text
 
 CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
-TEXT = Path(__file__).with_name("notebook.py")
+HEADING = re.compile(r"^## (.*?)( · .*)?$", re.MULTILINE)
+HINTS_OF = re.compile(r"\{hints (\w+)\}")
+TEXTS = tuple(Path(__file__).with_name(name) for name in ("notebook.py", "notebook_training.py"))
+GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git|/)?")
+# Seconds that the cells below a heading take; `--execute` prints them.
+TIMES = {
+    "Exercise 2: shaping": 1,
+    "Exercise 3: staying close to the reference": 3,
+    "GRPO in thirty lines": 1,
+    "Before training": 3,
+    "Training": 266,
+    "Comparing": 35,
+    "Could you just have asked?": 20,
+    "Bonus": 2,
+}
+HARDWARE = "one core of an Intel Xeon at 2.3 GHz, other programs running beside"
+HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; on Colab
+COLAB = "https://colab.research.google.com"
 
 
-def notebook(solution=False):
-    """The notebook without outputs: the student's, or the one with the solutions."""
+def source_text():
+    """The whole notebook as text."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in TEXTS)
+
+
+def colab_link(repo):
+    """Where Colab opens exercise.ipynb of a GitHub repository, branch main; None elsewhere."""
+    found = GITHUB.fullmatch(repo)
+    return f"{COLAB}/github/{found.group(1)}/blob/main/exercise.ipynb" if found else None
+
+
+def folded_hints(exercise):
+    """The hints of an exercise as Markdown, each folded away inside the one before it."""
+    parts = [
+        f"<details><summary>Hint {level} of {len(LEVELS)}: {title}</summary>\n\n{text}\n"
+        for level, (title, text) in enumerate(zip(LEVELS, HINTS[exercise]), 1)
+    ]
+    return "\n".join([*parts, "</details>" * len(LEVELS)])
+
+
+def duration(seconds):
+    """A time as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def timed(title, _):
+    """A heading with the time that its cells take, if that is worth mentioning."""
+    return f"## {title} · {duration(TIMES[title])}" if title in TIMES else f"## {title}"
+
+
+def measured_times(book):
+    """{heading: seconds} of a notebook that has been executed."""
+    times, title = {}, "Start"
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            title = next((found[1] for found in HEADING.finditer(cell.source)), title)
+        else:
+            when = cell.metadata.execution
+            began, ended = when["iopub.status.busy"], when["iopub.status.idle"]
+            seconds = (
+                datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+            ).total_seconds()
+            times[title] = times.get(title, 0.0) + seconds
+    return times
+
+
+def notebook(solution=False, repo=""):
+    """The notebook without outputs: the student's, or the one that runs the solution.
+
+    Args:
+        solution: whether it is the solved one.
+        repo: address that its first cell fetches the exercise from; with a badge for Colab if it is
+            one of GitHub.
+    """
     import nbformat
 
-    text = TEXT.read_text(encoding="utf-8")
+    text = source_text()
     if solution:
-        text = re.sub(r" *# (BEGIN|END) SOLUTION.*\n", "", text)
         text = text.replace("USE_SOLUTION = False  # your rewards.py", "USE_SOLUTION = True")
-    else:
-        text = student_text(text)
+    if repo:
+        text = text.replace('REPO = ""', f"REPO = {json.dumps(repo)}")
+        if link := colab_link(repo):
+            badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
+            text = text.replace("[markdown]\n", f"[markdown]\n# {badge}\n#\n", 1)
     _, *kinds_and_sources = CELL.split(text)
     cells = []
     for i, (kind, source) in enumerate(zip(kinds_and_sources[::2], kinds_and_sources[1::2])):
         source = source.strip("\n")
         if "markdown" in kind:
             source = re.sub(r"^# ?", "", source, flags=re.MULTILINE)
+            source = HINTS_OF.sub(lambda match: folded_hints(match.group(1)), source)
+            source = HEADING.sub(lambda match: timed(*match.groups()), source)
+            source = source.replace("{time}", duration(sum(TIMES.values())))
+            source = source.replace("{hardware}", HARDWARE)
             cell = nbformat.v4.new_markdown_cell(source)
         else:
-            cell = nbformat.v4.new_code_cell(source)
+            cell = nbformat.v4.new_code_cell(source, metadata=HIDDEN if "hidden" in kind else {})
         cells.append({**cell, "id": f"cell-{i}"})  # stable from one build to the next
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -63,7 +142,6 @@ def write(book, path):
 
     with whole_file(path) as temporary:
         nbformat.write(book, temporary)
-    print(f"Wrote {path}")
 
 
 def main(argv=None):
@@ -78,10 +156,13 @@ def main(argv=None):
         help="instead, run the notebook with the solutions and write it with its outputs",
     )
     args = parser.parse_args(argv)
+    path = args.execute or ROOT / "exercise.ipynb"
+    book = notebook(solution=bool(args.execute))
     if args.execute:
-        write(execute(notebook(solution=True)), args.execute)
-    else:
-        write(notebook(), ROOT / "exercise.ipynb")
+        for title, seconds in measured_times(execute(book)).items():
+            print(f"{seconds:6.1f} s  {title}")
+    write(book, path)
+    print(f"Wrote {path}")
 
 
 if __name__ == "__main__":

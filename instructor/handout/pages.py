@@ -3,24 +3,30 @@
 import re
 from pathlib import Path
 
+from instructor.handout.notebook_file import colab_link
+
 OPENING = Path(__file__).with_name("opening.md")
 FOR_INSTRUCTORS = re.compile(r"^## For instructors\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 NAMED_FILE = re.compile(r"(?<![\w./-])[\w./-]+\.(?:py|md|ipynb|ya?ml|toml|txt)(?![\w/])")
 
 
-def student_page(text, opening=False):
+def student_page(text, opening=False, repo=""):
     """A page as students get it.
 
     Args:
         text: the page.
-        opening: put opening.md in the place of all that comes before "## The exercises", the
-            results that students are to find among it.
+        opening: put opening.md in the place of all that comes before "## The exercises",
+            the results that students are to find among it.
+        repo: the address of the copy; the opening then has a link to Colab, if it is of GitHub.
     """
     text = FOR_INSTRUCTORS.sub("", text)
     if opening:
         _, heading, rest = text.partition("## The exercises")
-        text = f"{OPENING.read_text(encoding='utf-8')}\n{heading}{rest}"
+        first = OPENING.read_text(encoding="utf-8")
+        if link := colab_link(repo):
+            first += f"\nWithout installing anything: [exercise.ipynb in Colab]({link}).\n"
+        text = f"{first}\n{heading}{rest}"
     return text
 
 

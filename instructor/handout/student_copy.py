@@ -14,6 +14,7 @@ from engine.common import ROOT, UserError, progress, whole_file
 from engine.options import OneLineParser
 from instructor.archive import add_file
 from instructor.handout.answer_sheet import sheet
+from instructor.handout.notebook_file import notebook, write
 from instructor.handout.pages import dead_references, student_page
 from instructor.handout.rewards_file import BODY
 
@@ -43,10 +44,12 @@ WITHHELD = {  # what RELEASED leaves out stays here too
     "docs/frontier.png",
     "docs/optimum.png",
 }
-MOVED = {"instructor/handout/classroom.yml": ".github/workflows/classroom.yml"}
+MOVED = {
+    "instructor/handout/agents.md": "AGENTS.md",
+    "instructor/handout/classroom.yml": ".github/workflows/classroom.yml",
+}
 HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing about an exercise
     "with torch.no_grad():",
-    "return get_sentiment_scores(completions)",  # the worked example
     "scores = get_sentiment_scores(completions)",
     "for completion, prompt in zip(completions, prompts):",
     'prompt_ids = tokenizer(prompt)["input_ids"]',
@@ -54,7 +57,6 @@ HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing abou
     "rewards = []",
     "return rewards",
 }
-SOLUTIONS = ("rewards_solution.py", "instructor/handout/notebook.py")
 
 
 class Refused(UserError):
@@ -72,31 +74,36 @@ def released_files():
     return sorted(path for path in found if path.as_posix() not in WITHHELD)
 
 
-def copy_files(folder):
-    """Copy what is released into `folder`; the pages become those for students."""
+def copy_files(folder, repo=""):
+    """Copy what is released into `folder`; the pages become those for students.
+
+    Args:
+        folder: where to.
+        repo: the address of the copy, which its notebook then fetches the other files from.
+    """
     files = released_files()
     for path in files:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, target)
     for source, name in MOVED.items():
-        (folder / name).parent.mkdir(parents=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / source, folder / name)
     (folder / "answers.md").write_text(sheet(), encoding="utf-8")
     for path in files:
         if path.suffix == ".md":
             text = (ROOT / path).read_text(encoding="utf-8")
-            page = student_page(text, opening=path.as_posix() == "README.md")
+            page = student_page(text, opening=path.as_posix() == "README.md", repo=repo)
             (folder / path).write_text(page, encoding="utf-8")
+    write(notebook(repo=repo), folder / "exercise.ipynb")
     return files
 
 
 def solution_lines():
     """Every line of a solution body that gives something away, without its indentation."""
     lines = set()
-    for name in SOLUTIONS:
-        for body in BODY.finditer((ROOT / name).read_text(encoding="utf-8")):
-            lines |= {line.split("  #")[0].strip() for line in body.group().splitlines()[1:-1]}
+    for body in BODY.finditer((ROOT / "rewards_solution.py").read_text(encoding="utf-8")):
+        lines |= {line.split("  #")[0].strip() for line in body.group().splitlines()[1:-1]}
     return {line for line in lines if len(line) > 10} - HARMLESS
 
 
@@ -195,7 +202,7 @@ def write_zip(folder, target):
                 add_file(archive, name, path.read_bytes())
 
 
-def release(out_dir):
+def release(out_dir, repo=""):
     """Write OUT_DIR and OUT_DIR.zip.
 
     Raises:
@@ -209,7 +216,7 @@ def release(out_dir):
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=".release-") as temporary:
         folder = Path(temporary) / out_dir.name
-        files = copy_files(folder)
+        files = copy_files(folder, repo)
         print(f"{len(files)} files copied. Looking for solutions in them …", flush=True)
         check_copy(folder)
         write_zip(folder, archive)
@@ -220,8 +227,17 @@ def release(out_dir):
 def main(argv=None):
     parser = OneLineParser(description="Make the copy that students get, without solutions.")
     parser.add_argument("out_dir", metavar="OUT_DIR", help="folder to write; OUT_DIR.zip beside it")
+    parser.add_argument(
+        "--repo",
+        default="",
+        metavar="URL",
+        help="where the copy will be found, a git repository or a zip: exercise.ipynb then also "
+        "runs alone, as on Colab; if it is GitHub (branch main), a badge opens it there",
+    )
     args = parser.parse_args(argv)
+    if args.repo and "://" not in args.repo:
+        parser.error("--repo takes an address such as https://github.com/OWNER/NAME")
     try:
-        release(args.out_dir)
+        release(args.out_dir, args.repo)
     except (Refused, OSError) as error:
         sys.exit(f"release.py: {error}")

@@ -171,3 +171,21 @@ def test_runs_with_different_bases_get_an_optimum_each(run_folder, tmp_path, mon
 def test_a_picture_of_an_unknown_kind_is_one_line(run_folder, tmp_path):
     with pytest.raises(SystemExit, match="Cannot write a picture of the kind '.doc'"):
         evaluate.main(["curves", str(run_folder), "--out", str(tmp_path / "x.doc")])
+
+
+def test_each_model_of_a_comparison_has_a_scale_of_its_own():
+    def result(*scores):
+        metrics = {"sentiment": sum(scores) / len(scores), "kl": 1.25, "perplexity": 20.4}
+        return {"samples": [{"sentiment": score} for score in scores], "metrics": metrics}
+
+    comparison = {"base": result(0.12, 0.33, 0.34, 0.93), "trained": result(0.97, 0.99)}
+    figure = report.plot_comparison(comparison)
+    for axes, name, bars, mean in (
+        (figure.axes[0], "base", {2: 25.0, 6: 50.0, 18: 25.0}, "mean 0.43"),
+        (figure.axes[1], "trained", {19: 100.0}, "mean 0.98"),
+    ):
+        heights = {i: bar.get_height() for i, bar in enumerate(axes.patches) if bar.get_height()}
+        assert heights == pytest.approx(bars)
+        assert max(bars.values()) < axes.get_ylim()[1] < 1.2 * max(bars.values())
+        assert axes.get_title() == f"{name} model: KL(policy‖ref) 1.2 nats, ref. ppl 20"
+        assert mean in [text.get_text() for text in axes.get_legend().texts]

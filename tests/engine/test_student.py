@@ -87,8 +87,9 @@ def test_an_error_in_student_code_names_file_and_line(tmp_path):
 
 def test_checklist_says_what_is_done(capsys, unsolved):
     student.print_checklist(unsolved)
-    *lines, _, hint = capsys.readouterr().out.splitlines()
-    assert hint.endswith("python -m pytest --student")
+    *lines, _, tests, hints = capsys.readouterr().out.splitlines()
+    assert tests.endswith("python -m pytest --student")
+    assert hints.endswith("python rewards.py --hint 3b")
     assert [line[:5].strip() for line in lines] == ["done"] + ["to do"] * 6
     assert "Exercise 3b" in lines[4] and "kl_penalty_forward" in lines[4]
 

@@ -89,6 +89,35 @@ def test_what_is_withheld_is_not_in_the_copy(copied):
     assert released_files() == sorted(set(released_files()))
 
 
+def test_coding_assistants_are_asked_to_tutor(copied):
+    text = (copied / "AGENTS.md").read_text(encoding="utf-8")
+    assert "do not solve" in text and "python rewards.py --hint 3b" in text
+    assert not (ROOT / "AGENTS.md").exists()  # it would speak to those who develop this
+
+
+def test_the_address_of_the_copy_is_written_into_it(tmp_path, copied):
+    student_copy.copy_files(tmp_path, repo="https://github.com/o/n")
+    link = "https://colab.research.google.com/github/o/n/blob/main/exercise.ipynb"
+    book = json.loads((tmp_path / "exercise.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in book["cells"]]
+    assert link in sources[0] and 'REPO = "https://github.com/o/n"' in sources[1]
+    first_page, _, rest = (tmp_path / "README.md").read_text(encoding="utf-8").partition("\n## ")
+    assert f"({link})" in first_page and link not in rest
+    for name in ("README.md", "exercise.ipynb"):
+        text = (copied / name).read_text(encoding="utf-8")
+        assert "colab.research" not in text
+    assert (copied / "exercise.ipynb").read_bytes() == (ROOT / "exercise.ipynb").read_bytes()
+
+
+def test_an_address_that_is_none_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "out"), "--repo", "github.com/o/n"])
+    assert (
+        "--repo takes an address such as https://github.com/OWNER/NAME" in capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_workflow_installs_the_torch_of_the_requirements(copied):
     workflow = (copied / ".github" / "workflows" / "classroom.yml").read_text(encoding="utf-8")
     assert f"torch=={torch_version()} " in workflow

@@ -1,0 +1,194 @@
+"""The notebook runs from top to bottom, alone in a folder; its first cell fetches the rest."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import nbformat
+import pytest
+
+from engine.common import ROOT
+from engine.hints import HINTS
+from instructor.handout import notebook_file
+from instructor.handout.student_copy import copy_files, solution_lines
+
+
+def first_cell(repo=""):
+    """The source of the first two cells, which fetch the exercise."""
+    book = notebook_file.notebook(repo=repo)
+    address, fetch, *_ = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert fetch.metadata.jupyter.source_hidden and "source_hidden" not in str(address.metadata)
+    return f"{address.source}\n{fetch.source}"
+
+
+@pytest.fixture
+def run_first_cell(tmp_path, monkeypatch):
+    """Run the first cell in an empty folder; returns what pip was asked for."""
+    installed = []
+    real = subprocess.run
+
+    def run(command, **options):
+        if "pip" not in command:
+            return real(command, **options)
+        installed.extend(command[command.index("--quiet") + 1 :])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    def run_cell(repo=""):
+        here = tmp_path / "alone"
+        here.mkdir(exist_ok=True)
+        monkeypatch.chdir(here)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(subprocess, "run", run)
+        exec(compile(first_cell(repo), "cell", "exec"), {"__name__": "__main__"})
+        return installed
+
+    return run_cell
+
+
+def small_exercise(folder):
+    folder.mkdir()
+    (folder / "train.py").write_text("")
+    lines = ["# torch==1", "numpy==0.1", "no_such_package==1.0", "trl==0.1"]
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_repository(folder):
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "all"]):
+        who = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *who, *words], cwd=folder, check=True)
+    return f"file://{folder}"
+
+
+def test_without_an_address_the_first_cell_says_in_one_line_what_to_do(run_first_cell):
+    with pytest.raises(
+        Exception, match="Put this notebook into the folder of the exercise"
+    ) as stop:
+        run_first_cell()
+    (line,) = stop.value._render_traceback_()  # what Jupyter shows
+    assert line == str(stop.value) and "\n" not in line
+
+
+@pytest.mark.parametrize("kind", ["git", "zip"])
+def test_the_first_cell_fetches_and_installs_what_is_missing(
+    kind, run_first_cell, tmp_path, capsys
+):
+    folder = small_exercise(tmp_path / "course")
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "course.zip", "w") as archive:
+            for path in folder.iterdir():
+                archive.write(path, f"course/{path.name}")
+        repo = f"file://{tmp_path}/course.zip"
+    else:
+        repo = make_repository(folder)
+    # numpy stays as it is, whatever its version; trl must be the one that the code is written for
+    assert run_first_cell(repo) == ["no_such_package==1.0", "trl==0.1"]
+    where = os.getcwd()
+    assert os.path.exists("train.py") and sys.path[0] == where
+    assert where.startswith(str(tmp_path / "alone" / "course"))
+    assert capsys.readouterr().out.endswith(f"The exercise is in {where}\n")
+    run_first_cell(repo)  # again, in the folder where the notebook lies: nothing to fetch
+    assert os.getcwd() == where
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.zip"])
+def test_an_address_that_leads_nowhere(name, run_first_cell, tmp_path):
+    with pytest.raises(Exception, match=f"Cannot fetch file://.*{name}") as stop:
+        run_first_cell(f"file://{tmp_path}/{name}")
+    assert stop.value._render_traceback_() == [str(stop.value)]
+
+
+def test_beside_its_files_the_notebook_installs_nothing(run_first_cell, tmp_path, capsys):
+    small_exercise(tmp_path / "alone")
+    assert run_first_cell() == []
+    said = capsys.readouterr().out
+    assert "Not here: no_such_package==1.0, trl==0.1. Run: pip install -r requirements.txt" in said
+
+
+def test_of_a_github_address_there_is_a_badge():
+    link = "https://colab.research.google.com/github/o/n/blob/main/exercise.ipynb"
+    for repo in ("https://github.com/o/n", "https://github.com/o/n.git", "https://github.com/o/n/"):
+        source = notebook_file.notebook(repo=repo).cells[0].source
+        assert source.startswith("[![Open in Colab](https://") and f"({link})" in source
+        assert f'REPO = "{repo}"' in first_cell(repo)
+    for repo in ("", "https://gitlab.com/o/n", "https://example.org/course.zip"):
+        assert "colab.research" not in notebook_file.notebook(repo=repo).cells[0].source
+
+
+def test_hints_are_folded_one_into_the_other():
+    text = "\n".join(cell.source for cell in notebook_file.notebook().cells)
+    assert text.count("<details><summary>Hint 1 of 3: a question</summary>") == len(HINTS)
+    assert text.count("<details>") == text.count("</details>") == 3 * len(HINTS)
+    assert "{hints" not in text
+
+
+def test_times_stand_in_headings_that_are_there(monkeypatch):
+    monkeypatch.setattr(notebook_file, "TIMES", {"Training": 100, "Bonus": 2})
+    text = "\n".join(cell.source for cell in notebook_file.notebook().cells)
+    assert "\n## Training · 2 minutes\n" in text and "\n## Bonus · 2 s\n" in text
+    assert "busy for 2 minutes" in text and "{" not in text.split("## The sentiment")[0][:2500]
+    monkeypatch.undo()
+    titles = re.findall(r"^# ## (.*)$", notebook_file.source_text(), re.MULTILINE)
+    assert set(notebook_file.TIMES) <= set(titles)
+
+
+def test_times_are_read_from_an_executed_notebook():
+    def cell(began, ended):
+        when = {"iopub.status.busy": f"{began}Z", "iopub.status.idle": f"{ended}Z"}
+        return nbformat.v4.new_code_cell("", metadata={"execution": when})
+
+    day = "2026-01-01T10:00"
+    cells = [
+        cell(f"{day}:00.000000", f"{day}:01.500000"),
+        nbformat.v4.new_markdown_cell("## Training · 9 s\n\ntext"),
+        cell(f"{day}:02.000000", f"{day}:04.250000"),
+        nbformat.v4.new_markdown_cell("### part of it"),
+        cell(f"{day}:58.000000", "2026-01-01T10:01:00.000000"),
+    ]
+    book = nbformat.v4.new_notebook(cells=cells)
+    assert notebook_file.measured_times(book) == {"Start": 1.5, "Training": 4.25}
+
+
+def test_no_hint_holds_a_piece_of_the_solution():
+    hints = "".join(re.sub(r"\s", "", text) for texts in HINTS.values() for text in texts)
+    pieces = {re.sub(r"\s", "", line) for line in solution_lines()}
+    pieces |= {piece.split("=", 1)[-1] for piece in pieces}  # what is assigned
+    pieces |= {"q-p", "q−p", "1-ratio", "1−r", "1-r"}
+    assert not [piece for piece in pieces if len(piece) > 2 and piece in hints]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solved", [True, False])
+def test_the_notebook_runs_from_top_to_bottom_alone_in_a_folder(tmp_path, solved):
+    folder = tmp_path / "course"
+    if solved:
+        hidden = shutil.ignore_patterns(".*", "outputs*", "__pycache__")
+        shutil.copytree(ROOT, folder, ignore=hidden)
+    else:
+        folder.mkdir()
+        copy_files(folder)
+    repo = make_repository(folder)
+    (tmp_path / "alone").mkdir()
+    book = notebook_file.notebook(solution=solved, repo=repo)
+    for cell in book.cells:
+        cell.source = cell.source.replace("STEPS = 24", "STEPS = 2")
+    notebook_file.execute(book, tmp_path / "alone")
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["course"]
+    text = "".join(o.text for c in book.cells for o in c.get("outputs", ()) if "text" in o)
+    assert ("Not yet: Exercise 3b: implement kl_penalty_forward" in text) is not solved
+    assert ("Not yet: there is no run 'backward'" in text) is not solved
+    assert ("Not yet" in text) is not solved and "Cannot fetch" not in text
+    assert (re.search(r"kl_penalty_forward +\+0\.\d{4} +\+0\.0000", text) is not None) is solved
+    pictures = [
+        o for c in book.cells for o in c.get("outputs", ()) if "image/png" in o.get("data", ())
+    ]
+    assert len(pictures) == 9
+
+
+def test_the_notebook_is_generated_and_has_no_outputs():
+    book = nbformat.read(ROOT / "exercise.ipynb", as_version=4)
+    assert book == notebook_file.notebook()
+    assert all(not cell.outputs for cell in book.cells if cell.cell_type == "code")
