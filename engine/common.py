@@ -54,7 +54,7 @@ def whole_file(path, sync=False):
 
 def sync_to_disk(path):
     """Return only when the file's bytes are on the disk."""
-    with open(path, "rb") as file:
+    with open(path, "r+b") as file:  # Windows syncs only what it could write to
         os.fsync(file.fileno())
 
 
