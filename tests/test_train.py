@@ -1,8 +1,5 @@
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -387,16 +384,3 @@ def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(reward_utils.SHAPERS, "five_stars", zeros)
     run(tmp_path, reward_shaping="five_stars", max_steps=1)
     assert "in 100% of the groups all rewards were equal" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_wandb_offline(tmp_path):
-    """The real client, in a process of its own."""
-    options = {**FAST, "output_dir": str(tmp_path / "out"), "wandb": True}
-    code = (
-        "import data; data.VALIDATION_PROMPTS = data.VALIDATION_PROMPTS[:4]; import train;"
-        f"train.train(**{options!r})"
-    )
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
