@@ -188,14 +188,8 @@ def test_every_flag_and_every_marker_exists(page):
     programs = [ROOT / "engine" / "options.py", *(ROOT / "benchmarks").glob("*.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in programs)
     known = {*FIELDS, *re.findall(r'"--(\w+)"', source)}
-    others = {"help", "student", "config_file", "check", "hint"}  # of pytest, rewards.py, …
-    others |= {
-        "extra-index-url",
-        "find-links",
-        "no-index",
-        "only-binary",
-        "torch-backend",
-    }  # of pip, uv
+    others = {"help", "student", "config_file", "check", "hint", "logdir"}  # of other programs
+    others |= {"extra-index-url", "find-links", "no-index", "only-binary", "torch-backend"}
     code = "\n".join(line for line in code_of(text).splitlines() if "instructor" not in line)
     assert set(re.findall(r"(?<![\w-])--([\w-]+)", code)) <= known | others
     markers = tomllib.loads(read("pyproject.toml"))["tool"]["pytest"]["ini_options"]["markers"]

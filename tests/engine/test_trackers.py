@@ -45,6 +45,12 @@ def train_with(tracker, tmp_path, **environment):
 
 
 @pytest.mark.slow
+def test_weights_and_biases_offline(tmp_path):
+    train_with("wandb", tmp_path, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+@pytest.mark.slow
 def test_tensorboard_gets_every_validation(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -9,7 +10,13 @@ from engine.common import ROOT
 from instructor.grading.gradescope import torch_version
 from instructor.handout import student_copy
 from instructor.handout.pages import dead_references, student_page
-from instructor.handout.student_copy import find_leaks, main, released_files, run_tests
+from instructor.handout.student_copy import (
+    find_leaks,
+    main,
+    released_files,
+    run_tests,
+    run_with_bar,
+)
 
 
 def test_a_leak_is_found(tmp_path):
@@ -132,3 +139,9 @@ def test_a_released_copy_is_red_at_the_exercises_and_green_when_they_are_solved(
     solution = ROOT / "rewards_solution.py"
     shutil.copyfile(solution, tmp_path / "copy" / "rewards.py")
     assert run_tests(tmp_path / "copy") == (set(), [])
+
+
+def test_what_pytest_said_is_kept_under_the_bar(tmp_path):
+    code = "import sys; print('... [ 50%]'); print('bad', file=sys.stderr)"
+    said = run_with_bar([sys.executable, "-c", code], tmp_path)
+    assert sorted(said.splitlines()) == ["... [ 50%]", "bad"]
