@@ -135,6 +135,7 @@ def label(run):
 def plot_curves(runs):
     """Four panels, one line per run: sentiment, KL, perplexity and length over the steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     for axes, name in zip(figure.subplots(2, 2).flat, PANELS):
@@ -144,6 +145,8 @@ def plot_curves(runs):
         axes.set(title=METRICS[name].title, xlabel="step")
         if name == "perplexity":
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())  # 40, not 4 × 10¹
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylim(0, 1)
     figure.axes[3].set_ylim(bottom=0)

@@ -101,9 +101,9 @@ if not Path("train.py").exists():
         done = subprocess.run(pip, capture_output=True, text=True)
         if done.returncode:
             raise Stop(f"pip failed: {done.stderr.strip()}")
+    print(f"The exercise is in {os.getcwd()}")
 elif packages := list(missing()):
     print(f"Not here: {', '.join(packages)}. Run: pip install -r requirements.txt")
-print(f"The exercise is in {os.getcwd()}")
 
 # %%
 PRESET = "tiny"  # or "quick": GPT-2 itself and a large sentiment model; wants a GPU and network

@@ -29,12 +29,12 @@ TIMES = {
     "Exercise 3: staying close to the reference": 3,
     "GRPO in thirty lines": 1,
     "Before training": 3,
-    "Training": 266,
+    "Training": 260,
     "Comparing": 35,
     "Could you just have asked?": 20,
     "Bonus": 2,
 }
-HARDWARE = "one core of an Intel Xeon at 2.3 GHz, other programs running beside"
+HARDWARE = "one core of an Intel Xeon at 2.3 GHz"
 HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; on Colab
 COLAB = "https://colab.research.google.com"
 
