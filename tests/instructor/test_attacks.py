@@ -18,6 +18,7 @@ from hostile import FULL, GAINED_NOTHING, HYPERLINK, LOST_ONE, NOTHING, hostile_
 from engine.common import ROOT, lines_of
 from instructor.grading.command import RUBRIC, VISIBILITIES
 from instructor.grading.points import read_rubric
+from instructor.grading.process import Child, Workshop
 from instructor.proof import attacks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -53,6 +54,22 @@ def shared_memory():
     """What would outlive a process: segments of System V and files in memory."""
     segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
     return {line.split()[1] for line in segments} | set(map(str, Path("/dev/shm").glob("*")))
+
+
+@pytest.mark.slow
+def test_one_submission_can_write_nothing_that_another_reads():
+    """No shared memory that is writable, and no file but the pipes of its own questions."""
+    with Workshop(jobs=1) as workshop:
+        workshop.wait()
+        worker = workshop.process.pid
+        with Child(workshop, workshop.controls[0], b"x = 1\n", seconds=60):
+            children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+            assert len(children) == 1
+            for pid in (worker, *children):
+                mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
+                assert mapped and not [line for line in mapped if re.match(r"\S+ .w.s ", line)]
+            opened = {os.readlink(fd) for fd in Path(f"/proc/{children[0]}/fd").iterdir()}
+            assert {name.split(":")[0] for name in opened} <= {"pipe", "/dev/null"}
 
 
 def processes():
