@@ -157,7 +157,7 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
         base_model, trained_model: names or folders, as for `load_model`.
         prompts: list of strings; VALIDATION_PROMPTS by default.
         num_samples: completions per prompt.
-        settings: `max_new_tokens`, `temperature`, `seed`, `batch_size`, `judge` of
+        settings: `max_new_tokens`, `temperature`, `seed`, `batch_size`, `judge`, `tick` of
             `evaluate_model`; the judge is that of `load_judge()` by default.
 
     Returns:
@@ -177,7 +177,7 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
     results = {}
     for name, model in (("base", base), ("trained", trained)):
         results[name] = evaluate_model(model, tokenizer, prompts, base, num_samples, **settings)
-        add_self_bleu(results[name]["samples"])
+        add_self_bleu(results[name]["samples"], tick=settings.get("tick", lambda: None))
     results["estimates"] = compare_samples(
         results["base"]["samples"], results["trained"]["samples"]
     )
@@ -360,7 +360,7 @@ def _compare(args, settings, of_base):
 
     console, judge = make_console(), load_judge(args.judge)
     models, prompts, samples = (args.base, args.trained), args.prompts, args.num_samples
-    with _bar(args, 2) as tick:
+    with _bar(args, 3) as tick:  # two policies, and half as many ticks for self-BLEU
         comparison = compare_models(*models, prompts, samples, judge=judge, tick=tick, **settings)
     estimates = comparison["estimates"]
     tables.print_estimates(estimates)

@@ -147,7 +147,7 @@ def parse(argv):
 def main(argv=None):
     args = parse(argv)
     # Set before Gradio is imported: it would report its use, and ask for newer versions.
-    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     if importlib.util.find_spec("gradio") is None:
         sys.exit("play.py needs Gradio: pip install -r requirements-play.txt")
     quiet_libraries()

@@ -141,7 +141,9 @@ def progress(title, total, console=None):
 
 
 def quiet_libraries():
-    """No progress bars, no advice and no messages of the Hub from the libraries underneath."""
+    """No progress bars, no advice and no messages of the Hub from the libraries underneath; and
+    none to the Hub: trackio would report its use there."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("WANDB_SILENT", "true")

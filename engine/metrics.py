@@ -366,11 +366,12 @@ def is_clear(estimate):
     return estimate["low"] is not None and not estimate["low"] <= 0 <= estimate["high"]
 
 
-def add_self_bleu(samples, references=64):
+def add_self_bleu(samples, references=64, tick=lambda: None):
     """Add `self_bleu_4` to each sample: BLEU-4 of its tokens against others of the sample.
 
     The references are `references` completions spread evenly over the sample, the completion
     itself left out: a fixed number, because BLEU grows with it (Zhu et al. 2018, Texygen).
+    `tick()` is called for every 64 samples.
     """
     from sacrebleu.metrics import BLEU
 
@@ -381,3 +382,5 @@ def add_self_bleu(samples, references=64):
         others = [texts[j] for j in chosen if j != i][:references]
         score = bleu.sentence_score(texts[i], others).score if texts[i] and others else 0.0
         sample["self_bleu_4"] = score / 100
+        if i % 64 == 0:
+            tick()

@@ -91,6 +91,13 @@ def test_completions_come_without_their_prompts(policy):
     assert len(texts) == 3 and all(isinstance(t, str) and "The story was" not in t for t in texts)
 
 
+def test_a_comparison_ticks_to_the_end_of_its_bar(classifier):
+    ticks, name = [], TINY["model_name"]
+    settings = dict(max_new_tokens=1, batch_size=64, tick=lambda: ticks.append(1))
+    evaluate.compare_models(name, name, ["It was", "The film"], 33, **settings)
+    assert len(ticks) == 3 * 2 * 2  # as `_compare` announces: 66 samples are two batches
+
+
 def test_compare_prints_both_models(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     name, classifier_name = TINY["model_name"], TINY["sentiment_model"]

@@ -1,8 +1,10 @@
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from engine import common
 
@@ -56,3 +58,20 @@ def test_common_and_options_need_no_torch():
     code = "import sys; from engine import common, options, policy, tables; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=common.ROOT).returncode == 0
+
+
+def test_a_bar_shows_nothing_where_there_is_no_terminal(capsys):
+    with common.progress("working", 3) as tick:
+        tick()
+        tick(3)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_counts_on_a_terminal_and_leaves_nothing():
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    with common.progress("working", 4, console) as tick:
+        tick()
+        tick()
+        tick(3)
+    shown = console.file.getvalue()
+    assert "working" in shown and " 75%" in shown and shown.endswith("\x1b[2K")
