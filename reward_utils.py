@@ -91,6 +91,7 @@ def make_reward_function(
     negate_reward=False,
     log_probs=None,
     kl_control=None,
+    record=None,
 ):
     """Compose the one reward function that TRL calls.
 
@@ -105,6 +106,9 @@ def make_reward_function(
         log_probs: callable(prompts, completion_ids, sampled_log_probs) -> (policy, ref, mask),
             needed unless kl_type is "none".
         kl_control: the `KLControl` whose `coef` takes the place of kl_coef, or None.
+        record: callable for the parts of each batch's rewards, by name: `prompts`, `completions`,
+            the tensors `shaped` (after negation), `penalty` and `reward` (N,), and `score`,
+            callable(texts) -> list of floats, what was shaped.
 
     Returns:
         callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
@@ -134,11 +138,15 @@ def make_reward_function(
         counts = get_hackable_scores(completions) if hackable_reward else None
         shaped = shape_scores(rewards, reward_shaping, completions, prompts, counts)
         log_metric("score", shaped.mean().item())
-        total = -shaped if negate_reward else shaped
+        total = shaped = -shaped if negate_reward else shaped
         if kl_type != "none":
             both = log_probs(prompts, completion_ids, sampled_log_probs)
             coef = kl_coef if kl_control is None else kl_control.coef
-            total = total - kl_penalty(penalty_function, coef, completions, *both, log_metric)
+            total = shaped - kl_penalty(penalty_function, coef, completions, *both, log_metric)
+        if record is not None:
+            score = get_hackable_scores if hackable_reward else get_sentiment_scores
+            parts = {"shaped": shaped, "penalty": shaped - total, "reward": total, "score": score}
+            record(prompts=prompts, completions=completions, **parts)
         return total.tolist()
 
     return reward

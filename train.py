@@ -67,7 +67,7 @@ def train(**given):
     if first:
         write_json(run_file, run)
         watch = make_monitor(options, parts, device, console, checkpoint)
-    trainer = make_trainer(options, parts, device, [watch, guard] if first else [guard])
+    trainer = make_trainer(options, parts, device, [watch, guard] if first else [guard], watch)
     on_exit = [watch.stop, guard.restore] if first else [guard.restore]
     with guarded(trainer, options, run if first else None, on_exit):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -261,7 +261,7 @@ def make_config(options, device):
     )
 
 
-def make_trainer(options, parts, device, callbacks):
+def make_trainer(options, parts, device, callbacks, watch=None):
     """TRL's trainer with this project's rollout and reward."""
     from transformers import PrinterCallback
     from trl import GRPOTrainer
@@ -272,14 +272,13 @@ def make_trainer(options, parts, device, callbacks):
     from reward_utils import make_reward_function
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
-    log_probs = make_log_probs(options, parts, device)
+    rest = {"log_probs": make_log_probs(options, parts, device), "kl_control": kl_control}
+    rest["record"] = watch and watch.explorer.see_batch
     prompts = options.max_steps * options.batch_size // options.num_generations
     trainer = GRPOTrainer(
         model=parts.policy,
         args=make_config(options, device),
-        reward_funcs=make_reward_function(
-            parts.rewards, **reward_options(options), log_probs=log_probs, kl_control=kl_control
-        ),
+        reward_funcs=make_reward_function(parts.rewards, **reward_options(options), **rest),
         train_dataset=arrange(parts.dataset, prompts, options.seed),
         processing_class=parts.tokenizer,
         rollout_func=make_rollout(options, parts) if options.generation == "own" else None,
@@ -294,6 +293,7 @@ def make_trainer(options, parts, device, callbacks):
 def make_monitor(options, parts, device, console, checkpoint):
     """Say what is about to run; returns the callback that shows, validates and records it."""
     from data import VALIDATION_PROMPTS
+    from engine.explore import Explorer
     from engine.monitor import Monitor, start_wandb
     from engine.policy import mixed_precision
     from engine.tables import describe_run
@@ -317,7 +317,8 @@ def make_monitor(options, parts, device, console, checkpoint):
     describe_run(options, parts.policy, device, reward, console)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     log = start_wandb(options, console) if options.wandb else None
-    return Monitor(validate, options.output_dir, options.eval_steps, console, start_step, log)
+    explorer = Explorer(options, parts.policy, parts.ref_model, parts.tokenizer)
+    return Monitor(validate, explorer, options, console, start_step, log)
 
 
 def main(argv=None):

@@ -16,7 +16,14 @@ from engine.common import MANIFEST, ROOT, UserError, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
-CONTENTS = ("final", "checkpoint-*", "metrics.jsonl", "completions.jsonl", MANIFEST)
+CONTENTS = (
+    "final",
+    "checkpoint-*",
+    "metrics.jsonl",
+    "completions.jsonl",
+    "explore.jsonl",
+    MANIFEST,
+)
 
 
 def prepare(options):
