@@ -273,12 +273,12 @@ def make_trainer(options, parts, device, callbacks, watch=None):
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
     rest = {"log_probs": make_log_probs(options, parts, device), "kl_control": kl_control}
-    rest["record"] = watch and watch.explorer.see_batch
+    reward = make_reward_function(parts.rewards, **reward_options(options), **rest)
     prompts = options.max_steps * options.batch_size // options.num_generations
     trainer = GRPOTrainer(
         model=parts.policy,
         args=make_config(options, device),
-        reward_funcs=make_reward_function(parts.rewards, **reward_options(options), **rest),
+        reward_funcs=watch.explorer.wrap(reward) if watch else reward,
         train_dataset=arrange(parts.dataset, prompts, options.seed),
         processing_class=parts.tokenizer,
         rollout_func=make_rollout(options, parts) if options.generation == "own" else None,

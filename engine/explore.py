@@ -12,6 +12,7 @@ A token takes about 200 bytes. A run keeps no more than RECORDS + 2 validations,
 and GROUPS groups each.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FILE = "explore.jsonl"
 PROMPTS = 6
 GROUPS = 2
 RECORDS = 24
+PARTS = ("shaped", "penalty", "reward")
 
 
 class Explorer:
@@ -42,6 +44,7 @@ class Explorer:
             options.max_steps / options.eval_steps / RECORDS
         )
         self.base = {}  # prompt -> the sample of the base model there
+        self.reward = None  # the run's reward function
         self.batch = {}  # of the latest training step
         self.waiting = None  # the validation whose groups are still to come
 
@@ -52,9 +55,19 @@ class Explorer:
             rows = read_jsonl(self.file, kind="sample", validation=0)
             self.base = {row["prompt"]: row["policy"] for row in rows}
 
-    def see_batch(self, **batch):
-        """Take what `reward_utils.make_reward_function` hands over at each step."""
-        self.batch = batch
+    def wrap(self, reward):
+        """The function of `reward_utils.make_reward_function`, seen at each step."""
+        self.reward = reward
+
+        @functools.wraps(reward)
+        def seen(**batch):
+            return reward(**batch, record=self.see_batch)
+
+        return seen
+
+    def see_batch(self, prompts, completions, shaped, reward, score):
+        """Take the parts of a training batch's rewards."""
+        self.batch = batch_of(prompts, completions, shaped, reward, score)
         if self.waiting is not None:
             self._write(self.waiting, self._groups(self.waiting + 1))
             self.waiting = None
@@ -104,9 +117,12 @@ class Explorer:
             [sample["ids"] for sample in samples],
             self.options.temperature,
         )
+        parts = self._parts(prompts, samples)
         return [
             {
+                "completion": sample["completion"],
                 "sentiment": round(sample["sentiment"], 4),
+                **part,
                 "ids": sample["ids"],
                 "tokens": [
                     [
@@ -119,24 +135,39 @@ class Explorer:
                     for t in row
                 ],
             }
-            for sample, row in zip(samples, tokens)
+            for sample, row, part in zip(samples, tokens, parts)
         ]
+
+    def _parts(self, prompts, samples):
+        """The parts of the reward that each sample would earn, as dicts."""
+        if self.reward is None:
+            return [{}] * len(samples)
+        ids, kept = [sample["ids"] for sample in samples], []
+        texts = [sample["completion"] for sample in samples]
+        self.reward(
+            prompts=prompts,
+            completions=texts,
+            completion_ids=ids,
+            record=lambda *parts: kept.append(batch_of(*parts)),
+        )
+        columns = {name: rounded(kept[0][name]) for name in PARTS}
+        columns = {"score": rounded(kept[0]["score"](texts)), **columns}
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
     def _groups(self, step):
         size = self.options.num_generations
-        columns = {name: self.batch[name] for name in ("shaped", "penalty", "reward")}
+        columns = {name: self.batch[name] for name in PARTS}
         columns["advantage"] = advantages(self.batch["reward"], size)
         for start in range(0, min(GROUPS * size, len(self.batch["prompts"]) // size * size), size):
             group = slice(start, start + size)
             texts = self.batch["completions"][group]
-            scores = torch.as_tensor(self.batch["score"](texts))
-            rows = {"score": scores, **{name: value[group] for name, value in columns.items()}}
-            figures = {name: [round(v, 5) for v in value.tolist()] for name, value in rows.items()}
+            figures = {name: rounded(value[group]) for name, value in columns.items()}
             yield {
                 "kind": "group",
                 "step": step,
                 "prompt": self.batch["prompts"][start],
                 "completions": texts,
+                "score": rounded(self.batch["score"](texts)),
                 **figures,
             }
 
@@ -150,6 +181,17 @@ def advantages(rewards, size):
     groups = rewards[: len(rewards) // size * size].view(-1, size)
     centred = groups - groups.mean(1, keepdim=True)
     return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
+def batch_of(prompts, completions, shaped, reward, score):
+    """What the reward function's `record` is called with, as a dict, and the penalty."""
+    parts = {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
+    return {"prompts": prompts, "completions": completions, "score": score, **parts}
+
+
+def rounded(values):
+    """Numbers, in a list or a tensor, with five decimals."""
+    return [round(value, 5) for value in torch.as_tensor(values).tolist()]
 
 
 def short(tops):

@@ -49,7 +49,7 @@ export function ticksOf(scale, low, high, count) {
 export function chart(figure, series, options) {
   const { xScale = "linear", yScale = "linear", height = 210 } = options;
   const lines = series.map(({ points }) => points.filter((p) => p.y !== null && p.x !== null));
-  let now = null, chosen = null, width = 0, svg, at;
+  let now = null, chosen = null, width = 0, at;
   if (options.title) {
     figure.append(Object.assign(document.createElement("figcaption"), { textContent: options.title }));
   }
@@ -57,14 +57,15 @@ export function chart(figure, series, options) {
   const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
   tip.setAttribute("role", "status");
   figure.append(box, tip);
+  const svg = draw(box, "svg", {
+    height, tabindex: 0, role: "application",
+    "aria-label": `${options.label ?? options.title}. Arrow keys go from point to point.`,
+  });
 
   function paint() {
     width = Math.max(figure.clientWidth, 200);
-    box.replaceChildren();
-    svg = draw(box, "svg", {
-      viewBox: `0 0 ${width} ${height}`, height, tabindex: 0, role: "application",
-      "aria-label": `${options.label ?? options.title}. Arrow keys go from point to point.`,
-    });
+    svg.replaceChildren();
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const [fx, fy] = [scales[xScale], scales[yScale]];
     const place = (f, [low, high], from, to) => (v) =>
       from + ((f(v) - f(low)) / (f(high) - f(low) || 1)) * (to - from);

@@ -95,10 +95,11 @@ function frontier() {
   const text = (row) => `sentiment ${written("sentiment", row.sentiment)}, ${written("kl", row.kl)} nats`;
   const lines = series("kl", "sentiment", text);
   for (const { points } of lines) for (const point of points) if (point.x !== null) point.x = Math.max(point.x, 0);
+  const low = Math.min(...rows.map((row) => row.sentiment ?? 1), ...data.optima.map(({ curve }) => curve[0].low));
   const far = Math.max(...rows.map((row) => row.kl ?? 0), ...data.optima.map(({ curve }) => curve.at(-1).kl), 1);
   chart(figure, lines, {
     label: "Sentiment against KL(policy‖ref), one path for each run",
-    xScale: "symlog", x: [0, far * 1.25], y: [0, 1], height: 380, choose,
+    xScale: "symlog", x: [0, far * 1.25], y: [Math.max(Math.floor(low * 10 - 0.5) / 10, 0), 1], height: 360, choose,
     xTitle: "KL(policy‖ref), nats",
     before(svg, at) {
       for (const { curve, points } of data.optima) {
@@ -146,7 +147,7 @@ function showText(side, text, prompt) {
     ", log q − log p of the whole text ", make("b", "", `${signed(sumOf(text.tokens))} nats`),
     `, ${text.tokens.length} tokens`,
   );
-  if (text.reward) sum.append(make("br"), ...chain(text.reward));
+  if (text.reward !== undefined) sum.append(make("br"), ...chain(text));
 }
 
 function chain({ score, shaped, penalty, reward }) {
@@ -163,7 +164,7 @@ function showToken(text, i, span) {
   const facts = make("dl");
   for (const [name, value] of [
     ["log q, policy", number(q)], ["log p, reference", number(p)],
-    ["log q − log p", signed(q - p, 2)], ["share of the text's sum", share],
+    ["log q − log p", signed(q - p, 2)], [`share of the text's ${span.closest("#policy") ? "KL" : "sum"}`, share],
   ]) facts.append(make("dt", "", name), make("dd", "", value));
   $("#token").replaceChildren(
     make("div", "", make("p", "name", make("code", "", visible(part))), facts),
