@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from engine.common import append_jsonl, keep_rows, read_jsonl
+from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
 from engine.token_view import describe_tokens
 
 FILE = "explore.jsonl"
@@ -144,12 +144,15 @@ class Explorer:
             return [{}] * len(samples)
         ids, kept = [sample["ids"] for sample in samples], []
         texts = [sample["completion"] for sample in samples]
-        self.reward(
-            prompts=prompts,
-            completions=texts,
-            completion_ids=ids,
-            record=lambda *parts: kept.append(batch_of(*parts)),
-        )
+        try:
+            self.reward(
+                prompts=prompts,
+                completions=texts,
+                completion_ids=ids,
+                record=lambda *parts: kept.append(batch_of(*parts)),
+            )
+        except UserError:  # of a student's function that needs whole groups, say: not worth a run
+            return [{}] * len(samples)
         columns = {name: rounded(kept[0][name]) for name in PARTS}
         columns = {"score": rounded(kept[0]["score"](texts)), **columns}
         return [dict(zip(columns, row)) for row in zip(*columns.values())]

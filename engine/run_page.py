@@ -105,7 +105,15 @@ def run_data(run, judge):
         "manifest": manifest,
         "validations": [{key: row.get(key) for key in figures} for row in run["validations"]],
         "samples": samples,
-        "explore": run["explore"],
+        "explore": [without_ids(row) for row in run["explore"]],
+    }
+
+
+def without_ids(row):
+    """A row of explore.jsonl without the token ids of its texts, which only a resumed run needs."""
+    return {
+        name: {k: v for k, v in value.items() if k != "ids"} if isinstance(value, dict) else value
+        for name, value in row.items()
     }
 
 

@@ -41,14 +41,17 @@ export function ticksOf(scale, low, high, count) {
 /**
  * A chart in a <figure>, drawn again whenever its width changes.
  *
- * series: [{ colour, dash, points: [{ x, y, text, run, index }] }]; y null is left out.
+ * all: the series, [{ colour, dash, points: [{ x, y, text, run, index }] }]; y null is left out.
  * options: { title, label, xScale, yScale, x: [low, high], y: [low, high], height, xTitle,
  *   before(svg, at): what is drawn below the series, choose(run, index): on Enter or click }
  * Returns { mark(x) } which moves the dashed line of the chosen step.
  */
-export function chart(figure, series, options) {
+export function chart(figure, all, options) {
   const { xScale = "linear", yScale = "linear", height = 210 } = options;
-  const lines = series.map(({ points }) => points.filter((p) => p.y !== null && p.x !== null));
+  const series = all
+    .map((one) => ({ ...one, points: one.points.filter((p) => p.y !== null && p.x !== null) }))
+    .filter(({ points }) => points.length);
+  const lines = series.map(({ points }) => points);
   let now = null, chosen = null, width = 0, at;
   if (options.title) {
     figure.append(Object.assign(document.createElement("figcaption"), { textContent: options.title }));
@@ -81,7 +84,7 @@ export function chart(figure, series, options) {
       draw(svg, "text", { x: at.x(tick), y: height - MARGIN.bottom + 18, "text-anchor": "middle" }, tick);
     }
     if (options.xTitle) {
-      draw(svg, "text", { x: width - MARGIN.right, y: height - 2, "text-anchor": "end" }, options.xTitle);
+      draw(svg, "text", { x: width - MARGIN.right, y: height - 4, "text-anchor": "end" }, options.xTitle);
     }
     options.before?.(svg, at);
     if (now !== null) draw(svg, "line", { class: "now", x1: at.x(now), x2: at.x(now), y1: MARGIN.top, y2: height - MARGIN.bottom });
@@ -126,7 +129,7 @@ export function chart(figure, series, options) {
   box.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && chosen) return pick();
     if (event.key === "Escape") chosen = null;
-    else if (!move[event.key] || !lines.some((line) => line.length)) return;
+    else if (!move[event.key] || !lines.length) return;
     else chosen = chosen ? move[event.key](chosen) : [0, 0];
     event.preventDefault();
     show();

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.common import read_jsonl
+from engine.common import UserError, read_jsonl
 from engine.explore import GROUPS, PROMPTS, RECORDS, Explorer, advantages
 
 STARTS = [f"The film number {i}" for i in range(13)]
@@ -92,6 +92,16 @@ def test_the_parts_of_the_reward_stand_beside_each_text(explorer):
     row = rows_of(explorer, kind="sample")[1]["policy"]
     assert [row[name] for name in ("score", "shaped", "penalty", "reward")] == [0.5, 1, 0.25, 0.75]
     assert explorer.batch["completions"] == ["b"]  # that of the training step
+
+
+def test_a_reward_that_needs_whole_groups_stops_no_run(explorer):
+    def reward(**batch):
+        raise UserError("shape '[-1, 8]' is invalid")
+
+    explorer.wrap(reward)
+    explorer.record(0, samples(explorer.models[2], " dull"))
+    kept = rows_of(explorer, kind="sample")
+    assert len(kept) == PROMPTS and not any("reward" in row["policy"] for row in kept)
 
 
 def test_a_resumed_run_goes_on_from_what_it_kept(explorer, policy):
