@@ -304,7 +304,7 @@ def main(argv=None):
 
 
 def _page(args):
-    from engine import report
+    from engine import report, run_page
 
     runs = [report.read_run(folder) for folder in args.runs]
     if args.command == "curves":
@@ -317,7 +317,7 @@ def _page(args):
         if args.command == "frontier":
             report.save_figure(report.plot_frontier(runs, optima), args.out)
         else:
-            report.write_report(runs, optima, args.out)
+            run_page.write_page(runs, optima, args.out)
     print(f"Wrote {args.out}")
 
 

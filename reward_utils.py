@@ -109,39 +109,52 @@ def make_reward_function(
     Returns:
         callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
         TRL's `log_metric` it reports the mean score, the penalty and its coefficient, the KL
-        values and the share of clipped tokens.
+        values and the share of clipped tokens; through `record` the parts of the rewards: prompts,
+        completions, shaped scores after negation and rewards, both (N,) tensors, and
+        callable(texts) -> list of floats, the score.
 
     Raises:
         UserError: a combination that means nothing.
     """
-    if hackable_reward and reward_shaping not in ("linear", "shaped"):
-        raise UserError(
-            f"--hackable_reward counts words and --reward_shaping {reward_shaping} scores "
-            "sentiment: choose one, or linear or shaped with --hackable_reward."
-        )
+    if hackable_reward:
+        require_word_counts(reward_shaping)
     penalty_function = getattr(rewards, f"kl_penalty_{kl_type}", None)
     if kl_type != "none" and penalty_function is None:
         raise UserError(f"There is no function kl_penalty_{kl_type} in the rewards file.")
 
-    def reward(
-        prompts,
-        completions,
-        completion_ids,
-        log_metric=lambda name, value: None,
-        sampled_log_probs=None,  # of this project's own rollout
-        **kwargs,
-    ):
-        counts = get_hackable_scores(completions) if hackable_reward else None
+    score = get_hackable_scores if hackable_reward else get_sentiment_scores
+
+    def reward(prompts, completions, completion_ids, log_metric=ignored, record=ignored, **kwargs):
+        counts = score(completions) if hackable_reward else None
         shaped = shape_scores(rewards, reward_shaping, completions, prompts, counts)
         log_metric("score", shaped.mean().item())
-        total = -shaped if negate_reward else shaped
+        total = shaped = -shaped if negate_reward else shaped
         if kl_type != "none":
-            both = log_probs(prompts, completion_ids, sampled_log_probs)
+            sampled = kwargs.get("sampled_log_probs")  # of this project's own rollout
+            both = log_probs(prompts, completion_ids, sampled)
             coef = kl_coef if kl_control is None else kl_control.coef
-            total = total - kl_penalty(penalty_function, coef, completions, *both, log_metric)
+            total = shaped - kl_penalty(penalty_function, coef, completions, *both, log_metric)
+        record(prompts, completions, shaped, total, score)
         return total.tolist()
 
     return reward
+
+
+def ignored(*values):
+    """What takes the place of a callable for reports that nobody reads."""
+
+
+def require_word_counts(reward_shaping):
+    """Refuse a shaping that does not work on counts of words.
+
+    Raises:
+        UserError: it scores the sentiment itself.
+    """
+    if reward_shaping not in ("linear", "shaped"):
+        raise UserError(
+            f"--hackable_reward counts words and --reward_shaping {reward_shaping} scores "
+            "sentiment: choose one, or linear or shaped with --hackable_reward."
+        )
 
 
 def kl_penalty(function, kl_coef, completions, policy, ref, mask, log_metric):

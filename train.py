@@ -70,7 +70,7 @@ def train(**given):
         write_json(run_file, run)
         describe_run(options, parts.policy, device, reward, console)
         watch = make_monitor(options, parts, device, console, checkpoint)
-    trainer = make_trainer(options, parts, device, [watch, guard] if first else [guard])
+    trainer = make_trainer(options, parts, device, [watch, guard] if first else [guard], watch)
     if first:
         watch.log = trainer.log  # to the tracker of --report_to
     on_exit = [watch.stop, guard.restore] if first else [guard.restore]
@@ -262,7 +262,7 @@ def make_config(options, device):
     )
 
 
-def make_trainer(options, parts, device, callbacks):
+def make_trainer(options, parts, device, callbacks, watch=None):
     """TRL's trainer with this project's rollout and reward."""
     from transformers import PrinterCallback
     from trl import GRPOTrainer
@@ -273,14 +273,13 @@ def make_trainer(options, parts, device, callbacks):
     from reward_utils import make_reward_function
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
-    log_probs = make_log_probs(options, parts, device)
+    rest = {"log_probs": make_log_probs(options, parts, device), "kl_control": kl_control}
+    reward = make_reward_function(parts.rewards, **reward_options(options), **rest)
     prompts = options.max_steps * options.batch_size // options.num_generations
     trainer = GRPOTrainer(
         model=parts.policy,
         args=make_config(options, device),
-        reward_funcs=make_reward_function(
-            parts.rewards, **reward_options(options), log_probs=log_probs, kl_control=kl_control
-        ),
+        reward_funcs=watch.explorer.wrap(reward) if watch else reward,
         train_dataset=arrange(parts.dataset, prompts, options.seed),
         processing_class=parts.tokenizer,
         rollout_func=make_rollout(options, parts) if options.generation == "own" else None,
@@ -296,6 +295,7 @@ def make_trainer(options, parts, device, callbacks):
 def make_monitor(options, parts, device, console, checkpoint):
     """The callback that shows, validates and records the run."""
     from data import VALIDATION_PROMPTS
+    from engine.explore import Explorer
     from engine.monitor import Monitor
     from engine.policy import mixed_precision
     from engine.trackers import start_tracker
@@ -316,7 +316,8 @@ def make_monitor(options, parts, device, console, checkpoint):
 
     start_tracker(options, console)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    return Monitor(validate, options.output_dir, options.eval_steps, console, start_step)
+    explorer = Explorer(options, parts.policy, parts.ref_model, parts.tokenizer)
+    return Monitor(validate, explorer, options, console, start_step)
 
 
 def main(argv=None):

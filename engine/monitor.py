@@ -1,4 +1,4 @@
-"""What a training run shows and records: progress, validation, metrics.jsonl, completions.jsonl."""
+"""What a training run shows and records: progress, validations and the files about them."""
 
 import time
 from pathlib import Path
@@ -18,8 +18,9 @@ class Monitor(TrainerCallback):
 
     Args:
         validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
-        output_dir: folder of metrics.jsonl and completions.jsonl.
-        eval_steps: steps between two validations; before the first step and after the last
+        explorer: `Explorer` that keeps what the page about the run shows.
+        options: of the run: `output_dir`, the folder of metrics.jsonl and completions.jsonl, and
+            `eval_steps`, steps between two validations; before the first step and after the last
             there is always one.
         start_step: the step of the checkpoint that the run resumes from.
 
@@ -27,13 +28,14 @@ class Monitor(TrainerCallback):
     "eval_" before it: the trainer's, which passes them on to a tracker.
     """
 
-    def __init__(self, validate, output_dir, eval_steps, console=None, start_step=0):
+    def __init__(self, validate, explorer, options, console=None, start_step=0):
         self.validate = validate
+        self.explorer = explorer
         self.log = None
-        self.eval_steps = eval_steps
+        self.eval_steps = options.eval_steps
         self.console = console or make_console()
-        self.metrics_file = Path(output_dir) / "metrics.jsonl"
-        self.completions_file = Path(output_dir) / "completions.jsonl"
+        self.metrics_file = Path(options.output_dir) / "metrics.jsonl"
+        self.completions_file = Path(options.output_dir) / "completions.jsonl"
         # A resumed run writes again what lies beyond its checkpoint.
         keep_rows(self.metrics_file, lambda row: row["step"] <= start_step)
         done = []  # validations of a process before this one
@@ -41,6 +43,7 @@ class Monitor(TrainerCallback):
             done = read_jsonl(self.metrics_file, phase="validation")
         self.validated = {row["step"] for row in done}
         keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
+        explorer.resume(self.validated)
         figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
         self.first, self.last = (figures[0], figures[-1]) if figures else (None, None)
         self.header_shown = False
@@ -132,6 +135,7 @@ class Monitor(TrainerCallback):
     def _record(self, step, metrics, samples):
         texts = [{k: v for k, v in sample.items() if k != "ids"} for sample in samples]
         append_jsonl(self.completions_file, [{"step": step, **text} for text in texts])
+        self.explorer.record(step, samples)
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         if self.log:
             self.log({f"eval_{name}": value for name, value in metrics.items()})

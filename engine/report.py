@@ -1,13 +1,11 @@
-"""Pictures and a page about finished runs, from the files that `train.py` leaves.
+"""Runs read from the files that `train.py` leaves, and pictures of them.
 
 python evaluate.py curves RUN…       learning curves            -> curves.png
 python evaluate.py frontier RUN…     sentiment against KL       -> frontier.png
-python evaluate.py report RUN…       all of it, on one page     -> report.html
+
+`engine.run_page` makes the page about them.
 """
 
-import base64
-import html
-import io
 import json
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from engine.common import (
     read_jsonl,
     short_path,
     whole_file,
-    write_whole,
 )
 from engine.metrics import METRICS
 from engine.optimum import SETTINGS
@@ -30,7 +27,8 @@ COLUMNS = ("sentiment", "positive_share", "kl", "perplexity", "repetition_3", "l
 
 
 def read_run(folder):
-    """A run as dict: `name`, its `manifest`, its `validations` and its `completions`, by step.
+    """A run as dict: `name`, its `manifest`, its `validations` and its `completions`, by step,
+    and the rows of its explore.jsonl as `explore`, none where an older run has no such file.
 
     Raises:
         UserError: the folder holds no run, or one without a validation.
@@ -41,10 +39,11 @@ def read_run(folder):
     try:
         validations = read_jsonl(folder / "metrics.jsonl", phase="validation")
         completions = read_jsonl(folder / "completions.jsonl")
+        explore = read_jsonl(kept) if (kept := folder / "explore.jsonl").exists() else []
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl or "
-            "completions.jsonl)."
+            f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl, "
+            "completions.jsonl or explore.jsonl)."
         ) from error
     if not validations:
         raise UserError(f"The run in '{folder}' has no validation yet.")
@@ -54,6 +53,7 @@ def read_run(folder):
         "manifest": manifest,
         "validations": validations,
         "completions": completions,
+        "explore": explore,
     }
 
 
@@ -274,84 +274,3 @@ def save_figure(figure, path):
         raise UserError(f"Cannot write a picture of the kind '{path.suffix}'; try .png or .svg.")
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format=kind)
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
-       color: #222; background: #fff; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .9rem; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
-blockquote { margin: .4rem 0; padding-left: .8rem; border-left: 3px solid #ccc; }
-.prompt { color: #888; }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-"""
-
-
-def write_report(runs, optima, path):
-    """One HTML file about the runs: options, figures, pictures, samples. Needs no network."""
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width, initial-scale=1'>",
-        f"<title>Training runs</title><style>{STYLE}</style><h1>Training runs</h1>",
-        "<h2>Before and after</h2>",
-        _table(runs),
-        "<p>Held-out prompts, sampled as in training. KL and reference perplexity are measured "
-        "against the model that each run started from.</p>",
-        "<h2>What is reached, and what it costs</h2>",
-        _image(plot_frontier(runs, optima), "sentiment against KL, one path for each run"),
-        "<h2>Learning curves</h2>",
-        _image(plot_curves(runs), "sentiment, KL, perplexity and length over the steps"),
-    ]
-    for run in runs:
-        parts += [f"<h2>{html.escape(label(run))}</h2>", *_samples(run), _manifest(run)]
-    write_whole(path, "\n".join(parts))
-
-
-def _table(runs):
-    titles = "".join(f"<th>{METRICS[name].title}" for name in COLUMNS)
-    lines = [f"<tr><th>run{titles}"]
-    firsts = {base_of(run): run for run in reversed(runs)}  # the first run of each base
-    several = len(firsts) > 1
-    for base in dict.fromkeys(map(base_of, runs)):
-        name = f"before training, {short_path(base[0])}" if several else "before training"
-        lines.append(_table_row(name, firsts[base]["validations"][0]))
-    lines += [_table_row(label(run), run["validations"][-1]) for run in runs]
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _table_row(name, figures):
-    cells = "".join(f"<td>{METRICS[key].form.format(figures[key])}" for key in COLUMNS)
-    return f"<tr><td>{html.escape(name)}{cells}"
-
-
-def _image(figure, text):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f"<img alt='{html.escape(text)}' src='data:image/png;base64,{data}'>"
-
-
-def _samples(run):
-    """Before and after, for the worst, the median and the best completion after training."""
-    last = run["validations"][-1]["step"]
-    before = [row for row in run["completions"] if row["step"] == 0]
-    after = [row for row in run["completions"] if row["step"] == last]
-    pairs = sorted(zip(before, after), key=lambda pair: pair[1]["sentiment"])
-    if not pairs:
-        return
-    for title, i in (("Worst", 0), ("Median", len(pairs) // 2), ("Best", -1)):
-        yield f"<p>{title} sentiment after training:</p>"
-        for name, row in zip(("before", "after"), pairs[i]):
-            yield (
-                f"<blockquote>{name}, {row['sentiment']:.2f}: <span class=prompt>"
-                f"{html.escape(row['prompt'])}</span>{html.escape(row['completion'])}</blockquote>"
-            )
-
-
-def _manifest(run):
-    manifest = run["manifest"]
-    kept = {key: value for key, value in manifest.items() if key not in ("before", "after")}
-    text = html.escape(json.dumps(kept, indent=1, ensure_ascii=False))
-    return f"<details><summary>Options and versions</summary><pre>{text}</pre></details>"

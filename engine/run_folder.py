@@ -18,7 +18,15 @@ from engine.common import MANIFEST, ROOT, UserError, read_jsonl, write_json, wri
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
 CARD = "README.md"
-CONTENTS = ("final", "checkpoint-*", CARD, "metrics.jsonl", "completions.jsonl", MANIFEST)
+CONTENTS = (
+    "final",
+    "checkpoint-*",
+    CARD,
+    "metrics.jsonl",
+    "completions.jsonl",
+    "explore.jsonl",
+    MANIFEST,
+)
 
 
 def prepare(options):

@@ -76,6 +76,20 @@ def test_metrics_reach_the_log():
     }
 
 
+def test_the_parts_of_the_reward_are_handed_over():
+    kept, zeros = [], torch.zeros(2, 3)
+    options = {"kl_type": "forward", "negate_reward": True, "hackable_reward": True}
+    reward = make_reward_function(
+        Rewards, log_probs=lambda *_: (zeros, zeros, zeros == 0), **options
+    )
+    want = reward(PROMPTS, TEXTS, IDS, record=lambda *parts: kept.append(parts))
+    ((prompts, texts, shaped, total, score),) = kept
+    assert (prompts, texts, total.tolist()) == (PROMPTS, TEXTS, want)
+    assert shaped.tolist() == [-1.0, 0.0]  # after negation, before the penalty
+    assert (shaped - total).tolist() == pytest.approx([0.1, 0.2])
+    assert score(TEXTS) == [1.0, 0.0]
+
+
 def test_a_controlled_coefficient_takes_the_place_of_kl_coef():
     control = KLControl(target=2.0, coef=0.1)
     control.coef = 0.5

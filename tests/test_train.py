@@ -246,7 +246,8 @@ def test_resume_under_a_kl_target_changes_nothing(tmp_path, capsys, monkeypatch,
         for file in (whole / "metrics.jsonl", parts / "metrics.jsonl")
     )
     assert rows == others
-    assert (whole / "completions.jsonl").read_bytes() == (parts / "completions.jsonl").read_bytes()
+    for name in ("completions.jsonl", "explore.jsonl"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes()
     coefs = [row["kl_coef"] for row in rows if row["phase"] == "train"]
     assert coefs[0] == pytest.approx(0.1) and len(set(coefs)) == 5
     assert json.loads((parts / "run.json").read_text())["kl_coef"] == coefs[-1]

@@ -1,13 +1,10 @@
 import json
-import re
 import shutil
-import subprocess
-from html.parser import HTMLParser
 
 import pytest
 
 import evaluate
-from engine import report
+from engine import report, run_page
 from engine.common import UserError
 from engine.optimum import SAMPLES, Optimum, read_optimum
 from engine.options import PRESETS
@@ -65,53 +62,6 @@ def test_pictures_show_every_run(run_folder):
     assert axes.lines[0].get_xdata().tolist() == [0.0, 1.0, 12.5]
 
 
-class Tags(HTMLParser):
-    """Counts elements, and collects what a page would load."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.sources = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.sources += [value for name, value in attributes if name in ("src", "href")]
-
-
-def test_the_report_is_one_file_that_loads_nothing(run_folder, tmp_path):
-    report.write_report([report.read_run(run_folder)], [], tmp_path / "r.html")
-    text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    page = Tags()
-    page.feed(text)
-    assert page.tags.count("img") == 2 and page.tags.count("blockquote") == 6
-    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
-    assert "i" not in page.tags and "b" not in page.tags  # names and texts are escaped
-    assert "&lt;i&gt;30 &amp; 2&lt;/i&gt;" in text
-    assert re.search(r"<td>0\.800.*<td>12\.50", text)
-
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-ASK_PAGE = """<script>addEventListener("load", () => {
-    const seen = [...document.images].map((image) => image.naturalWidth > 300);
-    const wide = document.documentElement.scrollWidth > innerWidth;
-    document.title = JSON.stringify({seen, wide, rows: document.querySelectorAll("tr").length});
-})</script>"""
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
-def test_the_report_opens_in_a_browser(run_folder, tmp_path):
-    """Chromium decodes both pictures, finds the rows, and needs no scrolling to the side."""
-    page = tmp_path / "r.html"
-    report.write_report([report.read_run(run_folder)], [], page)
-    page.write_text(page.read_text(encoding="utf-8") + ASK_PAGE, encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
-    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,1400", "--dump-dom"]
-    done = subprocess.run(
-        [BROWSER, *flags, page.as_uri()], capture_output=True, text=True, timeout=60
-    )
-    title = re.search("<title>(.*?)</title>", done.stdout).group(1)
-    assert json.loads(title) == {"seen": [True, True], "wide": False, "rows": 3}
-
-
 @pytest.mark.parametrize("command", ["curves", "frontier", "report"])
 def test_the_commands_write_their_file(run_folder, tmp_path, capsys, monkeypatch, command):
     monkeypatch.setattr(evaluate, "VALIDATION_PROMPTS", evaluate.VALIDATION_PROMPTS[:2])
@@ -164,7 +114,7 @@ def test_runs_with_different_bases_get_an_optimum_each(run_folder, tmp_path, mon
     levels = {title: optimum.table.max() for title, optimum in drawn.items()}
     assert sorted(levels.values()) == [0.4, 0.9]
     assert any("another/base" in title and value == 0.9 for title, value in levels.items())
-    report.write_report([report.read_run(f) for f in (run_folder, other)], [], tmp_path / "r.html")
+    run_page.write_page([report.read_run(f) for f in (run_folder, other)], [], tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text(encoding="utf-8").count("before training, ") == 2
 
 

@@ -1,0 +1,202 @@
+"""What a run keeps for the page about it: a few texts token by token, and what GRPO saw.
+
+`explore.jsonl` has two kinds of rows, both with the step of their `validation`:
+
+- `sample`: to one prompt, the text of the `policy` and what the `base` model wrote there, each
+  with its tokens: [text, log q, log p, likeliest tokens of q, and of p], the last two as lists of
+  [text, log-probability].
+- `group`: of the training `step` after the validation (of the last step, after the last one), the
+  completions to one prompt: score → shaping → penalty → reward → advantage.
+
+A token takes about 200 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
+and GROUPS groups each.
+"""
+
+import functools
+import math
+from pathlib import Path
+
+import torch
+
+from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
+from engine.token_view import describe_tokens
+
+FILE = "explore.jsonl"
+PROMPTS = 6
+GROUPS = 2
+RECORDS = 24
+PARTS = ("shaped", "penalty", "reward")
+
+
+class Explorer:
+    """Writes the explore.jsonl of a run.
+
+    Args:
+        options: of the run.
+        policy, ref_model, tokenizer: as for `describe_tokens`.
+    """
+
+    def __init__(self, options, policy, ref_model, tokenizer):
+        self.file = Path(options.output_dir) / FILE
+        self.options = options
+        self.models = policy, ref_model, tokenizer
+        self.every = options.eval_steps * math.ceil(
+            options.max_steps / options.eval_steps / RECORDS
+        )
+        self.base = {}  # prompt -> the sample of the base model there
+        self.reward = None  # the run's reward function
+        self.batch = {}  # of the latest training step
+        self.waiting = None  # the validation whose groups are still to come
+
+    def resume(self, validated):
+        """Keep the rows of the validations in a set, and remember what the base model wrote."""
+        keep_rows(self.file, lambda row: row["validation"] in validated)
+        if self.file.exists():
+            rows = read_jsonl(self.file, kind="sample", validation=0)
+            self.base = {row["prompt"]: row["policy"] for row in rows}
+
+    def wrap(self, reward):
+        """The function of `reward_utils.make_reward_function`, seen at each step."""
+        self.reward = reward
+
+        @functools.wraps(reward)
+        def seen(**batch):
+            return reward(**batch, record=self.see_batch)
+
+        return seen
+
+    def see_batch(self, prompts, completions, shaped, reward, score):
+        """Take the parts of a training batch's rewards."""
+        self.batch = batch_of(prompts, completions, shaped, reward, score)
+        if self.waiting is not None:
+            self._write(self.waiting, self._groups(self.waiting + 1))
+            self.waiting = None
+
+    def record(self, step, samples):
+        """Write the rows of a validation, after `step` steps.
+
+        Args:
+            samples: of `evaluate.evaluate_model`.
+        """
+        last = step >= self.options.max_steps
+        if step % self.every and not last:
+            return
+        self._write(step, self._samples(step, samples))
+        if not last:
+            self.waiting = step
+        elif self.batch:
+            self._write(step, self._groups(step))
+
+    def _write(self, validation, rows):
+        append_jsonl(self.file, [{"validation": validation, **row} for row in rows])
+
+    def _samples(self, step, samples):
+        first = {}  # prompt -> its first sample
+        for sample in samples:
+            first.setdefault(sample["prompt"], sample)
+        prompts = list(first)
+        prompts = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
+        policy = [first[prompt] for prompt in prompts]
+        if step == 0:
+            self.base = {sample["prompt"]: sample for sample in policy}
+        base = [self.base.get(prompt) for prompt in prompts] if step else []
+        base = [] if None in base else base  # resumed from a run that kept none
+        texts = self._described(prompts * (2 if base else 1), [*policy, *base])
+        for i, prompt in enumerate(prompts):
+            row = {"kind": "sample", "prompt": prompt, "policy": texts[i]}
+            yield row | ({"base": texts[len(prompts) + i]} if base else {})
+
+    def _described(self, prompts, samples):
+        """The samples as they are kept."""
+        policy, ref_model, tokenizer = self.models
+        tokens = describe_tokens(
+            policy,
+            ref_model,
+            tokenizer,
+            tokenizer(prompts)["input_ids"],
+            [sample["ids"] for sample in samples],
+            self.options.temperature,
+        )
+        parts = self._parts(prompts, samples)
+        return [
+            {
+                "completion": sample["completion"],
+                "sentiment": round(sample["sentiment"], 4),
+                **part,
+                "ids": sample["ids"],
+                "tokens": [
+                    [
+                        t["text"],
+                        round(t["q"], 5),
+                        round(t["p"], 5),
+                        short(t["q_top"]),
+                        short(t["p_top"]),
+                    ]
+                    for t in row
+                ],
+            }
+            for sample, row, part in zip(samples, tokens, parts)
+        ]
+
+    def _parts(self, prompts, samples):
+        """The parts of the reward that each sample would earn, as dicts."""
+        if self.reward is None:
+            return [{}] * len(samples)
+        ids, kept = [sample["ids"] for sample in samples], []
+        texts = [sample["completion"] for sample in samples]
+        try:
+            self.reward(
+                prompts=prompts,
+                completions=texts,
+                completion_ids=ids,
+                record=lambda *parts: kept.append(batch_of(*parts)),
+            )
+        except UserError:  # of a student's function that needs whole groups, say: not worth a run
+            return [{}] * len(samples)
+        columns = {name: rounded(kept[0][name]) for name in PARTS}
+        columns = {"score": rounded(kept[0]["score"](texts)), **columns}
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    def _groups(self, step):
+        size = self.options.num_generations
+        columns = {name: self.batch[name] for name in PARTS}
+        columns["advantage"] = advantages(self.batch["reward"], size)
+        for start in range(0, min(GROUPS * size, len(self.batch["prompts"]) // size * size), size):
+            group = slice(start, start + size)
+            texts = self.batch["completions"][group]
+            figures = {name: rounded(value[group]) for name, value in columns.items()}
+            yield {
+                "kind": "group",
+                "step": step,
+                "prompt": self.batch["prompts"][start],
+                "completions": texts,
+                "score": rounded(self.batch["score"](texts)),
+                **figures,
+            }
+
+
+def advantages(rewards, size):
+    """What GRPO makes of rewards in groups of `size`, (N,): TRL's scale_rewards="group".
+
+    >>> advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).round(decimals=2).tolist()
+    [-0.71, 0.71, 0.0, 0.0]
+    """
+    groups = rewards[: len(rewards) // size * size].view(-1, size)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
+def batch_of(prompts, completions, shaped, reward, score):
+    """What the reward function's `record` is called with, as a dict, and the penalty."""
+    parts = {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
+    return {"prompts": prompts, "completions": completions, "score": score, **parts}
+
+
+def rounded(values):
+    """Numbers, in a list or a tensor, with five decimals."""
+    return [round(value, 5) for value in torch.as_tensor(values).tolist()]
+
+
+def short(tops):
+    """[text, log-probability] pairs with two decimals."""
+    return [[text, round(value, 2)] for text, value in tops]
