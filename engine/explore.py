@@ -9,7 +9,7 @@
   completions to one prompt: score → shaping → penalty → reward → advantage; and for its `worst`
   and its `best` text their place in the group and their tokens.
 
-A token takes about 200 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
+A token takes about 210 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
 and GROUPS groups each.
 """
 

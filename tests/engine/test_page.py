@@ -145,7 +145,7 @@ def test_a_damaged_explore_file_is_one_line(tmp_path):
 
 
 def test_three_runs_of_the_medium_preset_stay_under_5_mb(tmp_path):
-    """13 validations of 128 samples, and 12 texts of 48 tokens each, with hardly any repetition."""
+    """13 validations of 128 samples, and 16 texts of 48 tokens, with hardly any repetition."""
     import random
 
     numbers = random.Random(0)
@@ -158,7 +158,7 @@ def test_three_runs_of_the_medium_preset_stay_under_5_mb(tmp_path):
 
     def full(step):
         texts = [
-            [[word(), value(5), value(5), tops(), tops()] for _ in range(48)] for _ in range(12)
+            [[word(), value(5), value(5), tops(), tops()] for _ in range(48)] for _ in range(16)
         ]
         rows = [
             text_row(*tokens, ids=[numbers.randrange(50257) for _ in tokens]) for tokens in texts
