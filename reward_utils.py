@@ -110,8 +110,8 @@ def make_reward_function(
         callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
         TRL's `log_metric` it reports the mean score, the penalty and its coefficient, the KL
         values and the share of clipped tokens; through `record` the parts of the rewards: prompts,
-        completions, shaped scores after negation and rewards, both (N,) tensors, and
-        callable(texts) -> list of floats, the score.
+        completions, their token ids, shaped scores after negation and rewards, both (N,) tensors,
+        and callable(texts) -> list of floats, the score.
 
     Raises:
         UserError: a combination that means nothing.
@@ -134,7 +134,7 @@ def make_reward_function(
             both = log_probs(prompts, completion_ids, sampled)
             coef = kl_coef if kl_control is None else kl_control.coef
             total = shaped - kl_penalty(penalty_function, coef, completions, *both, log_metric)
-        record(prompts, completions, shaped, total, score)
+        record(prompts, completions, completion_ids, shaped, total, score)
         return total.tolist()
 
     return reward

@@ -8,6 +8,9 @@ import sys
 import warnings
 from pathlib import Path
 
+# How long a thread of torch turns on the spot at a barrier before it sleeps. GNU's own 300,000 only
+# takes time from whoever else needs the processor (docs/speed.md); to be said before torch loads.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
 MANIFEST = "run.json"  # of a run's folder: its options, versions and results
 

@@ -6,9 +6,10 @@
   with its tokens: [text, log q, log p, likeliest tokens of q, and of p], the last two as lists of
   [text, log-probability].
 - `group`: of the training `step` after the validation (of the last step, after the last one), the
-  completions to one prompt: score → shaping → penalty → reward → advantage.
+  completions to one prompt: score → shaping → penalty → reward → advantage; and for its `worst`
+  and its `best` text their place in the group and their tokens.
 
-A token takes about 200 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
+A token takes about 210 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
 and GROUPS groups each.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
+from engine.common import append_jsonl, keep_rows, read_jsonl
 from engine.token_view import describe_tokens
 
 FILE = "explore.jsonl"
@@ -44,7 +45,6 @@ class Explorer:
             options.max_steps / options.eval_steps / RECORDS
         )
         self.base = {}  # prompt -> the sample of the base model there
-        self.reward = None  # the run's reward function
         self.batch = {}  # of the latest training step
         self.waiting = None  # the validation whose groups are still to come
 
@@ -57,7 +57,6 @@ class Explorer:
 
     def wrap(self, reward):
         """The function of `reward_utils.make_reward_function`, seen at each step."""
-        self.reward = reward
 
         @functools.wraps(reward)
         def seen(**batch):
@@ -65,9 +64,11 @@ class Explorer:
 
         return seen
 
-    def see_batch(self, prompts, completions, shaped, reward, score):
+    def see_batch(self, prompts, completions, completion_ids, shaped, reward, score):
         """Take the parts of a training batch's rewards."""
-        self.batch = batch_of(prompts, completions, shaped, reward, score)
+        texts = {"prompts": prompts, "completions": completions, "ids": completion_ids}
+        parts = {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
+        self.batch = {**texts, **parts, "score": score}
         if self.waiting is not None:
             self._write(self.waiting, self._groups(self.waiting + 1))
             self.waiting = None
@@ -108,54 +109,41 @@ class Explorer:
 
     def _described(self, prompts, samples):
         """The samples as they are kept."""
-        policy, ref_model, tokenizer = self.models
-        tokens = describe_tokens(
-            policy,
-            ref_model,
-            tokenizer,
-            tokenizer(prompts)["input_ids"],
-            [sample["ids"] for sample in samples],
-            self.options.temperature,
-        )
-        parts = self._parts(prompts, samples)
+        tokens = self._tokens(prompts, [sample["ids"] for sample in samples])
         return [
             {
                 "completion": sample["completion"],
                 "sentiment": round(sample["sentiment"], 4),
-                **part,
                 "ids": sample["ids"],
-                "tokens": [
-                    [
-                        t["text"],
-                        round(t["q"], 5),
-                        round(t["p"], 5),
-                        short(t["q_top"]),
-                        short(t["p_top"]),
-                    ]
-                    for t in row
-                ],
+                "tokens": row,
             }
-            for sample, row, part in zip(samples, tokens, parts)
+            for sample, row in zip(samples, tokens)
         ]
 
-    def _parts(self, prompts, samples):
-        """The parts of the reward that each sample would earn, as dicts."""
-        if self.reward is None:
-            return [{}] * len(samples)
-        ids, kept = [sample["ids"] for sample in samples], []
-        texts = [sample["completion"] for sample in samples]
-        try:
-            self.reward(
-                prompts=prompts,
-                completions=texts,
-                completion_ids=ids,
-                record=lambda *parts: kept.append(batch_of(*parts)),
-            )
-        except UserError:  # of a student's function that needs whole groups, say: not worth a run
-            return [{}] * len(samples)
-        columns = {name: rounded(kept[0][name]) for name in PARTS}
-        columns = {"score": rounded(kept[0]["score"](texts)), **columns}
-        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+    def _tokens(self, prompts, completion_ids):
+        """The tokens of some completions, as they are kept."""
+        policy, ref_model, tokenizer = self.models
+        described = describe_tokens(
+            policy,
+            ref_model,
+            tokenizer,
+            tokenizer(prompts)["input_ids"],
+            completion_ids,
+            self.options.temperature,
+        )
+        return [
+            [
+                [
+                    t["text"],
+                    round(t["q"], 5),
+                    round(t["p"], 5),
+                    short(t["q_top"]),
+                    short(t["p_top"]),
+                ]
+                for t in row
+            ]
+            for row in described
+        ]
 
     def _groups(self, step):
         size = self.options.num_generations
@@ -165,6 +153,12 @@ class Explorer:
             group = slice(start, start + size)
             texts = self.batch["completions"][group]
             figures = {name: rounded(value[group]) for name, value in columns.items()}
+            order = sorted(range(size), key=figures["reward"].__getitem__)
+            ends = {"worst": order[0], "best": order[-1]}
+            tokens = self._tokens(
+                [self.batch["prompts"][start]] * 2,
+                [self.batch["ids"][start + i] for i in ends.values()],
+            )
             yield {
                 "kind": "group",
                 "step": step,
@@ -172,6 +166,7 @@ class Explorer:
                 "completions": texts,
                 "score": rounded(self.batch["score"](texts)),
                 **figures,
+                **{name: [i, row] for (name, i), row in zip(ends.items(), tokens)},
             }
 
 
@@ -184,12 +179,6 @@ def advantages(rewards, size):
     groups = rewards[: len(rewards) // size * size].view(-1, size)
     centred = groups - groups.mean(1, keepdim=True)
     return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
-
-
-def batch_of(prompts, completions, shaped, reward, score):
-    """What the reward function's `record` is called with, as a dict, and the penalty."""
-    parts = {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
-    return {"prompts": prompts, "completions": completions, "score": score, **parts}
 
 
 def rounded(values):

@@ -83,8 +83,8 @@ def test_the_parts_of_the_reward_are_handed_over():
         Rewards, log_probs=lambda *_: (zeros, zeros, zeros == 0), **options
     )
     want = reward(PROMPTS, TEXTS, IDS, record=lambda *parts: kept.append(parts))
-    ((prompts, texts, shaped, total, score),) = kept
-    assert (prompts, texts, total.tolist()) == (PROMPTS, TEXTS, want)
+    ((prompts, texts, ids, shaped, total, score),) = kept
+    assert (prompts, texts, ids, total.tolist()) == (PROMPTS, TEXTS, IDS, want)
     assert shaped.tolist() == [-1.0, 0.0]  # after negation, before the penalty
     assert (shaped - total).tolist() == pytest.approx([0.1, 0.2])
     assert score(TEXTS) == [1.0, 0.0]

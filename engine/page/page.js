@@ -12,6 +12,7 @@ async function unpack(text) {
 const data = await unpack(document.getElementById("data").textContent);
 const $ = (selector) => document.querySelector(selector);
 const chosen = { run: 0, index: 0, prompt: 0 };
+const PARTS = ["score", "shaped", "penalty", "reward", "advantage"];
 const sorted = { key: null, down: true };
 const colour = (i) => `var(--run-${i % 6})`;
 const dash = (i) => ["none", "6 3", "2 3"][Math.floor(i / 6) % 3];
@@ -143,16 +144,22 @@ function showText(side, text, prompt) {
   holder.replaceChildren(make("span", "prompt", prompt), ...spans);
   const sum = $(`#${side} .sum`);
   sum.replaceChildren(
-    "sentiment ", make("b", "", number(text.sentiment)),
-    ", log q − log p of the whole text ", make("b", "", `${signed(sumOf(text.tokens))} nats`),
+    ...(text.sentiment === undefined ? [] : ["sentiment ", make("b", "", number(text.sentiment)), ", "]),
+    "log q − log p of the whole text ", make("b", "", `${signed(sumOf(text.tokens))} nats`),
     `, ${text.tokens.length} tokens`,
   );
   if (text.reward !== undefined) sum.append(make("br"), ...chain(text));
 }
 
-function chain({ score, shaped, penalty, reward }) {
+/** The best or the worst text of a group, with the parts of its reward. */
+function member(group, end) {
+  const [i, tokens] = group[end];
+  return { tokens, ...Object.fromEntries(PARTS.map((name) => [name, group[name][i]])) };
+}
+
+function chain({ score, shaped, penalty, reward, advantage }) {
   const part = (name, value) => [`${name} `, make("b", "", number(value, 3))];
-  return [...part("score", score), " → ", ...part("shaped", shaped), " − ", ...part("penalty", penalty), " = ", ...part("reward", reward)];
+  return [...part("score", score), " → ", ...part("shaped", shaped), " − ", ...part("penalty", penalty), " = ", ...part("reward", reward), " → ", ...part("advantage", advantage)];
 }
 
 function showToken(text, i, span) {
@@ -164,7 +171,7 @@ function showToken(text, i, span) {
   const facts = make("dl");
   for (const [name, value] of [
     ["log q, policy", number(q)], ["log p, reference", number(p)],
-    ["log q − log p", signed(q - p, 2)], [`share of the text's ${span.closest("#policy") ? "KL" : "sum"}`, share],
+    ["log q − log p", signed(q - p, 2)], [`share of the text's ${span.closest("#policy") || text.reward !== undefined ? "KL" : "sum"}`, share],
   ]) facts.append(make("dt", "", name), make("dd", "", value));
   $("#token").replaceChildren(
     make("div", "", make("p", "name", make("code", "", visible(part))), facts),
@@ -196,20 +203,25 @@ function walk(event) {
 }
 
 function showTexts(run, step) {
-  const rows = run.explore.filter((row) => row.kind === "sample" && row.validation === step);
+  const rows = run.explore.filter((row) => row.validation === step && (row.kind === "sample" || row.best));
   $("#texts").hidden = !rows.length;
   $("#missing").hidden = Boolean(rows.length);
   $("#missing").textContent = run.explore.length
     ? "At this validation no single tokens were kept; move the slider."
     : "This run has no explore.jsonl, the file with the single tokens. All samples are below.";
   const select = $("#prompt");
-  select.replaceChildren(...rows.map((row, i) => new Option(row.prompt, i)));
+  select.replaceChildren(...rows.map((row, i) => new Option(row.best ? `${row.prompt} (training step ${row.step})` : row.prompt, i)));
   select.disabled = !rows.length;
   if (!rows.length) return;
   chosen.prompt = Math.min(chosen.prompt, rows.length - 1);
   select.value = chosen.prompt;
-  const { base, policy, prompt } = rows[chosen.prompt];
-  showText("base", base ?? (step === 0 ? policy : null), prompt);
+  const row = rows[chosen.prompt];
+  const { prompt } = row;
+  const base = row.best ? member(row, "worst") : row.base ?? (step === 0 ? row.policy : null);
+  const policy = row.best ? member(row, "best") : row.policy;
+  $("#base h3").textContent = row.best ? "The worst text of the group" : "The base model wrote";
+  $("#policy h3").textContent = row.best ? "The best text of the group" : "The policy writes";
+  showText("base", base, prompt);
   showText("policy", policy, prompt);
   const size = ([, q, p]) => Math.abs(q - p);
   const most = policy.tokens.reduce((best, token, i) => (size(token) > size(policy.tokens[best]) ? i : best), 0);
@@ -218,8 +230,6 @@ function showTexts(run, step) {
 }
 
 // What GRPO saw
-
-const PARTS = ["score", "shaped", "penalty", "reward", "advantage"];
 
 function showGroups(run, step) {
   const groups = run.explore.filter((row) => row.kind === "group" && row.validation === step);

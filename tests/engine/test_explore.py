@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.common import UserError, read_jsonl
+from engine.common import read_jsonl
 from engine.explore import GROUPS, PROMPTS, RECORDS, Explorer, advantages
 
 STARTS = [f"The film number {i}" for i in range(13)]
@@ -31,7 +31,14 @@ def batch(first):
     texts = [f" text {i}" for i in range(6)]
     shaped = torch.arange(6.0) + first
     penalty = torch.tensor([0.5, 0.0] * 3)
-    return [*"aabbcc"], texts, shaped, shaped - penalty, lambda texts: [0.25] * len(texts)
+    return (
+        [*"aabbcc"],
+        texts,
+        [[i + 5] for i in range(6)],
+        shaped,
+        shaped - penalty,
+        lambda texts: [0.25] * len(texts),
+    )
 
 
 def rows_of(explorer, **match):
@@ -63,6 +70,9 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
     assert [(row["validation"], row["step"]) for row in groups] == [
         (step, at) for step, at in ((0, 1), (2, 3), (4, 4)) for _ in range(GROUPS)
     ]
+    (place, worst), (_, best) = groups[1].pop("worst"), groups[1].pop("best")
+    assert place == 0 and [len(worst), len(best)] == [1, 1]
+    assert [worst[0][0], best[0][0]] == [tokenizer.decode([7]), tokenizer.decode([8])]
     assert groups[1] == {
         "validation": 0,
         "kind": "group",
@@ -75,33 +85,6 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
         "reward": [11.5, 13.0],
         "advantage": pytest.approx([-0.70704, 0.70704], abs=1e-5),
     }
-
-
-def test_the_parts_of_the_reward_stand_beside_each_text(explorer):
-    def reward(prompts, completions, completion_ids, record):
-        assert len(prompts) == len(completions) == len(completion_ids)
-        shaped = torch.arange(float(len(prompts)))
-        record(prompts, completions, shaped, shaped - 0.25, lambda texts: [0.5] * len(texts))
-        return shaped.tolist()
-
-    tokenizer = explorer.models[2]
-    seen = explorer.wrap(reward)
-    assert seen(prompts=["a"], completions=["b"], completion_ids=[[1]]) == [0.0]
-    assert explorer.batch["completions"] == ["b"]
-    explorer.record(0, samples(tokenizer, " dull"))
-    row = rows_of(explorer, kind="sample")[1]["policy"]
-    assert [row[name] for name in ("score", "shaped", "penalty", "reward")] == [0.5, 1, 0.25, 0.75]
-    assert explorer.batch["completions"] == ["b"]  # that of the training step
-
-
-def test_a_reward_that_needs_whole_groups_stops_no_run(explorer):
-    def reward(**batch):
-        raise UserError("shape '[-1, 8]' is invalid")
-
-    explorer.wrap(reward)
-    explorer.record(0, samples(explorer.models[2], " dull"))
-    kept = rows_of(explorer, kind="sample")
-    assert len(kept) == PROMPTS and not any("reward" in row["policy"] for row in kept)
 
 
 def test_a_resumed_run_goes_on_from_what_it_kept(explorer, policy):

@@ -38,7 +38,6 @@ def text_row(*tokens, **more):
 
 def explore_rows(step):
     policy = text_row(token(" fun", -0.5, -2.0), token(EVIL, -3.0, -2.5), token("", -1.0, -1.0))
-    policy |= {"score": 0.25, "shaped": 0.5, "penalty": 0.125, "reward": 0.375}
     rows = [
         {
             "kind": "sample",
@@ -50,6 +49,7 @@ def explore_rows(step):
     ]
     group = {"completions": ["one", EVIL], "score": [0.1, 0.9], "shaped": [0.1, 0.9]}
     group |= {"penalty": [0.0, 0.1], "reward": [0.1, 0.8], "advantage": [-0.70701, 0.70701]}
+    group |= {"worst": [0, [token("one", -2.0, -2.5)]], "best": [1, [token(EVIL, -1.0, -2.0)]]}
     rows.append({"kind": "group", "step": step + 1, "prompt": "The plot", **group})
     return [{"validation": step, **row} for row in rows]
 
@@ -145,7 +145,7 @@ def test_a_damaged_explore_file_is_one_line(tmp_path):
 
 
 def test_three_runs_of_the_medium_preset_stay_under_5_mb(tmp_path):
-    """13 validations of 128 samples, and 12 texts of 48 tokens each, with hardly any repetition."""
+    """13 validations of 128 samples, and 16 texts of 48 tokens, with hardly any repetition."""
     import random
 
     numbers = random.Random(0)
@@ -158,7 +158,7 @@ def test_three_runs_of_the_medium_preset_stay_under_5_mb(tmp_path):
 
     def full(step):
         texts = [
-            [[word(), value(5), value(5), tops(), tops()] for _ in range(48)] for _ in range(12)
+            [[word(), value(5), value(5), tops(), tops()] for _ in range(48)] for _ in range(16)
         ]
         rows = [
             text_row(*tokens, ids=[numbers.randrange(50257) for _ in tokens]) for tokens in texts
@@ -235,6 +235,11 @@ def test_slider_texts_and_groups_follow_the_keyboard(page):
         said.likeliest = all("#token li").length;
         said.group = all("#groups tbody tr").map((row) => all("td", row).map((c) => c.textContent));
         said.note = $("#grpo-note").textContent;
+        $("#prompt").value = 2;
+        $("#prompt").dispatchEvent(new Event("change"));
+        said.best = $("#policy .sum").textContent;
+        said.heads = [$("#base h3").textContent, $("#policy h3").textContent.slice(0, 8)];
+        said.ends = all(".pair .token").map((span) => span.textContent);
         said.bold = all("b b, td b, main b:not(.sum b)").length;
         """,
     )
@@ -242,7 +247,9 @@ def test_slider_texts_and_groups_follow_the_keyboard(page):
     assert said["texts"] == [" fun", EVIL, ""] and said["bold"] == 0
     assert said["tints"] == pytest.approx([1.5, -0.5, 0.0], abs=1e-9)
     assert "+1.00 nats" in said["sum"] and "3 tokens" in said["sum"]
-    assert "score 0.250 → shaped 0.500 − penalty 0.125 = reward 0.375" in said["sum"]
+    chain = "score 0.900 → shaped 0.900 − penalty 0.100 = reward 0.800 → advantage 0.707"
+    assert chain in said["best"] and said["heads"] == ["The worst text of the group", "The best"]
+    assert said["ends"] == ["one", EVIL]
     assert said["most"] == "␣fun" and said["likeliest"] == 10
     assert said["focused"] == "log q, policy−0.50log p, reference−2.00log q − log p+1.50" + (
         "share of the text's KL150 % of 1.00"
