@@ -109,6 +109,12 @@ VALID = {
         "loop": LOOP_PENALTY.format(per_token="q - p"),
         "k1 clamped": penalty("(q - p).clamp(-5, 5)"),
         "double precision": penalty("q.double() - p.double()"),
+        # Odd, but they hold the policy: trained_penalties.md.
+        "difference clamped at 1": penalty("(q - p).clamp(-1, 1)"),
+        "signed root": penalty("(q - p).abs().sqrt() * (q - p).sign()"),
+        "sign": penalty("(q - p).sign()"),
+        "cube": penalty("(q - p) ** 3"),
+        "exp(difference) - 1, clamped": penalty("(q - p).clamp(-3, 3).exp() - 1"),
         **VALID_PENALTIES,
     },
     "kl_penalty_backward": {

@@ -97,6 +97,9 @@ WRONG = {
     "kl_penalty_forward": {
         "wrong sign": penalty("p - q"),
         "the other penalty": penalty("1 - r"),
+        "a tenth below zero": penalty("torch.where(q > p, (q - p), 0.1 * (q - p))"),
+        "difference of probabilities": penalty("q.exp() - p.exp()"),
+        "relative difference": penalty("(q - p) / (q + p).abs().clamp(min=1e-6)"),
         "overflows": penalty("(q - p).exp() - (p - q).exp()"),
         **WRONG_PENALTIES,
     },
