@@ -23,12 +23,12 @@ def clean(text):
 
 
 def one_line(text):
-    r"""The same without tabs and line feeds: a name, a path.
+    r"""The same without tabs and ends of lines of any kind: a name, a path.
 
-    >>> one_line("Ann\nLee\t")
-    'Ann Lee'
+    >>> one_line("Ann\nLee\t"), one_line("Ann\u2028Lee")
+    ('Ann Lee', 'Ann Lee')
     """
-    return " ".join(clean(text).split())
+    return " ".join(clean(re.sub(r"\s", " ", str(text))).split())
 
 
 def visible(path):

@@ -180,7 +180,7 @@ def test_a_student_with_an_odd_name_survives_another_grading(tmp_path):
         assert "\x1b" not in done.stdout
         results = list(results_of(tmp_path / "out" / "results.jsonl"))
         scores = {result["student"]: result["score"] for result in results}
-        want = {"Ann Lee": 100.0, "Ben": 0.0, "Cid": 80.0, "Dan": 0.0, "Eve\ufffd[31m": 0.0}
+        want = {"Ann Lee": 100.0, "Ben": 0.0, "Cid": 80.0, "Dan": 0.0, "Eve?": 0.0}
         assert scores == want
 
 
