@@ -61,7 +61,8 @@ def modules_to_copy():
         {path below the root: path in the folder of copies}. engine/ stays a package; the worker
         and what it needs lie beside it.
     """
-    engine = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("engine/*.py"))
+    files = [*ROOT.glob("engine/*.py"), *ROOT.glob("engine/page/*")]
+    engine = sorted(path.relative_to(ROOT).as_posix() for path in files if path.is_file())
     return {name: name for name in (*engine, *MODULES)} | {n: Path(n).name for n in WORKER}
 
 
@@ -77,7 +78,7 @@ class Workshop:
         self.unsafe = unsafe
         self.folder = Path(tempfile.mkdtemp(prefix="grade-"))
         self.tools = self.folder / "tools"
-        (self.tools / "engine").mkdir(parents=True)
+        (self.tools / "engine" / "page").mkdir(parents=True)
         for source, target in modules_to_copy().items():
             shutil.copyfile(ROOT / source, self.tools / target)
         shutil.copytree(ROOT / "tiny", self.tools / "tiny")
