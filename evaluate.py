@@ -8,7 +8,7 @@
     python evaluate.py samples RUN
     python evaluate.py try MODEL "This movie was"
 
-A mean sentiment alone can be hacked, so it never stands alone: KL and reference perplexity say
+A mean sentiment alone can be hacked, so it never stands alone: KL and ref. perplexity say
 how far the policy has gone, repetition and length say how it got there. Every figure comes from
 the sampled token ids; base and trained model answer the same prompts with the same seed.
 
