@@ -265,7 +265,8 @@ def optimum_of(settings, prompts=None, folders=(), samples=None):
     from sentiment import get_sentiment_scores, load_sentiment_model
 
     def load_score(name):
-        return load_sentiment_model(name) and get_sentiment_scores
+        load_sentiment_model(name)
+        return get_sentiment_scores
 
     return find_optimum(settings, prompts or VALIDATION_PROMPTS, load_score, folders, samples)
 
