@@ -38,26 +38,11 @@ def generate_completions(
     model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
 ):
     """One sampled completion per prompt, as text without the prompt."""
-    ids = _sample_ids(model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size)
+    from engine.sampling import generate_batches
+
+    sampling = (max_new_tokens, temperature, seed, batch_size)
+    ids = generate_batches(model, tokenizer, prompts, *sampling)
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
-
-
-def _sample_ids(
-    model, tokenizer, prompts, max_new_tokens, temperature, seed, batch_size, tick=lambda: None
-):
-    from engine.sampling import generate, require_room
-
-    prompt_ids = tokenizer(list(prompts))["input_ids"]
-    require_room(model, prompts, prompt_ids, max_new_tokens)
-    completion_ids = []
-    for start in range(0, len(prompts), batch_size):
-        batch = prompt_ids[start : start + batch_size]
-        own_seed = seed * 100_003 + start
-        completion_ids += generate(
-            model, tokenizer, batch, max_new_tokens, temperature, seed=own_seed
-        )[0]
-        tick()
-    return completion_ids
 
 
 def evaluate_model(
@@ -74,6 +59,7 @@ def evaluate_model(
     prefix="",
     judge=None,
     tick=lambda: None,
+    process=(0, 1),
 ):
     """Sample from a policy and measure it.
 
@@ -89,6 +75,8 @@ def evaluate_model(
         judge: callable(completions) -> list of floats, a second opinion; see
             `sentiment.load_judge`.
         tick: callable() for a progress bar, called twice for each batch.
+        process: (index, count) where several processes measure together: each samples and scores
+            its part of the rows, and all get the result of all.
 
     Returns:
         dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
@@ -100,17 +88,21 @@ def evaluate_model(
         UserError: a prompt and its completion exceed the model's context.
     """
     from engine.metrics import summarise
+    from engine.processes import gather, own_rows
+    from engine.sampling import generate_batches
 
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
     prefixed = [prefix + prompt for prompt in repeated]
-    ids = _sample_ids(
-        model, tokenizer, prefixed, max_new_tokens, temperature, seed, batch_size, tick
-    )
+    rows = own_rows(len(repeated), process)
+    sampling = (max_new_tokens, temperature, seed, batch_size)
+    ids = generate_batches(model, tokenizer, prefixed, *sampling, tick, rows)
+    repeated, prefixed = repeated[rows.start : rows.stop], prefixed[rows.start : rows.stop]
     samples = describe_samples(repeated, ids, tokenizer)
     _add_scores(samples, judge)
     prompt_ids = tokenizer(prefixed)["input_ids"], tokenizer(repeated)["input_ids"]
     models = (model, ref_model, tokenizer)
     _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
+    samples = gather(samples, process)
     return {"metrics": summarise(samples), "samples": samples}
 
 

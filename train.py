@@ -44,13 +44,12 @@ def train(**given):
     if options.check:
         return check(options, console)
     quiet_libraries()
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
     from transformers import set_seed
 
     from engine.checkpoints import Safeguard
     from engine.policy import best_device, tune_cpu
     from engine.preflight import require_possible
+    from engine.processes import from_first, is_sharded, join, whole_state
     from engine.run_folder import guarded, manifest, prepare, save_final
     from engine.tables import describe_run, summarise_run
     from reward_utils import describe_reward
@@ -58,28 +57,27 @@ def train(**given):
     require_possible(options)
     tune_cpu()
     device = best_device()
-    first = PartialState(cpu=device.type == "cpu").is_main_process
-    console.quiet = not first  # of several processes one shows, validates and writes
+    first = join(device, options.process_timeout).is_main_process
+    console.quiet = not first  # all processes train and validate; one shows and writes
     set_seed(options.seed)
     parts = load_parts(options, device)
-    (checkpoint,) = broadcast_object_list([prepare(options) if first else None])
+    checkpoint = from_first(prepare(options) if first else None)
     reward = describe_reward(**reward_options(options), kl_target=options.kl_target)
     run = manifest(options, device, reward=reward, train_prompts=len(parts.dataset))
-    guard, watch, run_file = Safeguard(console), None, Path(options.output_dir) / MANIFEST
+    guard, run_file = Safeguard(console), Path(options.output_dir) / MANIFEST
     if first:
         write_json(run_file, run)
         describe_run(options, parts.policy, device, reward, console)
-        watch = make_monitor(options, parts, device, console, checkpoint)
-    trainer = make_trainer(options, parts, device, [watch, guard] if first else [guard], watch)
-    if first:
-        watch.log = trainer.log  # to the tracker of --report_to
-    on_exit = [watch.stop, guard.restore] if first else [guard.restore]
-    with guarded(trainer, options, run if first else None, on_exit):
+    watch = make_monitor(options, parts, device, console, checkpoint, first)
+    trainer = make_trainer(options, parts, device, [watch, guard], watch)
+    watch.log = trainer.log  # to the tracker of --report_to
+    with guarded(trainer, options, run if first else None, [watch.stop, guard.restore]):
         trainer.train(resume_from_checkpoint=checkpoint)
+        weights = whole_state(trainer) if is_sharded() else None
         if first:
             run |= {"status": "finished", **watch.results()}
             run["seconds"] = round(time.perf_counter() - started, 1)
-            final = save_final(trainer.model, parts.tokenizer, run)
+            final = save_final(trainer.model, parts.tokenizer, run, weights)
             write_json(run_file, run)
     if first:
         summarise_run(options, run, final, console)
@@ -132,7 +130,7 @@ def load_parts(options, device):
     import copy
 
     import data
-    from engine.policy import add_lora, load_model
+    from engine.policy import add_lora, load_model, tokenize_prompts
     from engine.student import load_rewards
     from reward_utils import check_exercises
     from sentiment import load_sentiment_model
@@ -143,31 +141,11 @@ def load_parts(options, device):
     check_exercises(rewards, **reward_options(options))
     policy, tokenizer = load_model(options.model_name, device)
     prompts = [*dataset["prompt"], *data.VALIDATION_PROMPTS]
-    prompt_ids = tokenize_prompts(prompts, tokenizer, policy, options)
+    prompt_ids = tokenize_prompts(prompts, tokenizer, policy, options.max_completion_length)
     if options.use_peft:
         return Parts(dataset, prompt_ids, rewards, add_lora(policy), None, tokenizer)
     ref_model = copy.deepcopy(policy).requires_grad_(False)
     return Parts(dataset, prompt_ids, rewards, policy, ref_model, tokenizer)
-
-
-def tokenize_prompts(prompts, tokenizer, model, options):
-    """{prompt: its token ids}.
-
-    Raises:
-        UserError: a prompt and its completion do not fit into the model's context.
-    """
-    from engine.policy import context_length
-
-    prompts = list(dict.fromkeys(prompts))
-    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"]))
-    longest = max(prompts, key=lambda prompt: len(prompt_ids[prompt]))
-    tokens, limit = len(prompt_ids[longest]), context_length(model)
-    if tokens + options.max_completion_length > limit:
-        raise UserError(
-            f"The prompt '{longest[:40]}…' has {tokens} tokens; with --max_completion_length "
-            f"{options.max_completion_length} it exceeds the model's context of {limit}."
-        )
-    return prompt_ids
 
 
 def reward_options(options):
@@ -204,11 +182,12 @@ def make_rollout(options, parts):
     def rollout(prompts, trainer):
         # Seeded by the step: TRL draws from the global state as often as a process has rows.
         seed = (options.seed + 1) * 1_000_003 + trainer.state.global_step
-        process = (trainer.accelerator.process_index, trainer.accelerator.num_processes)
         prompt_ids = [parts.prompt_ids[prompt] for prompt in prompts]
+        index, count = trainer.accelerator.process_index, trainer.accelerator.num_processes
+        place = (index * len(prompts), count * len(prompts))
         length = options.max_completion_length
         completion_ids, log_probs = generate(
-            parts.policy, parts.tokenizer, prompt_ids, length, options.temperature, seed, process
+            parts.policy, parts.tokenizer, prompt_ids, length, options.temperature, seed, place
         )
         sampled = {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": None}
         # TRL passes keys that it does not know to the reward function.
@@ -270,6 +249,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     from data import arrange
     from engine.kl_control import KLControl
     from engine.policy import prepare
+    from engine.processes import gather_where_needed, is_sharded
     from reward_utils import make_reward_function
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
@@ -279,7 +259,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     trainer = GRPOTrainer(
         model=parts.policy,
         args=make_config(options, device),
-        reward_funcs=watch.explorer.wrap(reward) if watch else reward,
+        reward_funcs=watch.wrap(reward) if watch else reward,
         train_dataset=arrange(parts.dataset, prompts, options.seed),
         processing_class=parts.tokenizer,
         rollout_func=make_rollout(options, parts) if options.generation == "own" else None,
@@ -289,15 +269,18 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     trainer.create_model_card = lambda **_: None  # TRL's template knows nothing of this run
     if trainer.ref_model is not None:  # TRL has loaded its own, for --beta
         prepare(trainer.accelerator.unwrap_model(trainer.ref_model))
+    if is_sharded():
+        gather_where_needed(trainer, watch)
     return trainer
 
 
-def make_monitor(options, parts, device, console, checkpoint):
-    """The callback that shows, validates and records the run."""
+def make_monitor(options, parts, device, console, checkpoint, first):
+    """The callback that validates, and in the first process shows and records the run."""
     from data import VALIDATION_PROMPTS
     from engine.explore import Explorer
-    from engine.monitor import Monitor
+    from engine.monitor import Monitor, Validations
     from engine.policy import mixed_precision
+    from engine.processes import from_first, this_process
     from engine.trackers import start_tracker
     from evaluate import evaluate_model
 
@@ -312,12 +295,17 @@ def make_monitor(options, parts, device, console, checkpoint):
             temperature=options.temperature,
             batch_size=options.batch_size,
             amp_dtype=mixed_precision(device)[1],
+            process=this_process(),
         )
 
+    if not first:
+        return Validations(validate, options.eval_steps, from_first(None))
     start_tracker(options, console)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
     explorer = Explorer(options, parts.policy, parts.ref_model, parts.tokenizer)
-    return Monitor(validate, explorer, options, console, start_step)
+    monitor = Monitor(validate, explorer, options, console, start_step)
+    from_first(monitor.validated)  # to the others
+    return monitor
 
 
 def main(argv=None):

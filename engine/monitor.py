@@ -1,5 +1,6 @@
 """What a training run shows and records: progress, validations and the files about them."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -13,15 +14,69 @@ from engine.tables import validation_header, validation_row
 SAMPLES_SHOWN = 4
 
 
-class Monitor(TrainerCallback):
-    """Shows a run's progress and validates it every `eval_steps` steps.
+class Validations(TrainerCallback):
+    """Validates a run every `eval_steps` steps, before the first and after the last: what each of
+    several processes does. The first one is a `Monitor`, which also shows and records it.
 
     Args:
         validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
+        eval_steps: number of steps between two validations.
+        validated: steps of the validations that an earlier process of this run has done.
+
+    `around` may be set to a callable() -> context manager, in which the validations then run.
+    """
+
+    def __init__(self, validate, eval_steps, validated=()):
+        self.validate = validate
+        self.eval_steps = eval_steps
+        self.validated = set(validated)
+        self.around = contextlib.nullcontext  # what a validation needs around it
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start_step = state.global_step
+        if self.start_step % self.eval_steps == 0:
+            self._run_validation(self.start_step)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Validations come here, after the log of the step before."""
+        step = state.global_step
+        if step != self.start_step and step % self.eval_steps == 0:
+            self._run_validation(step)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The last validation, before a tracker closes its files at the end of the training."""
+        self.on_train_end(args, state, control)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.stop()
+        if state.global_step >= args.max_steps:  # not where a signal has stopped it
+            self._run_validation(state.global_step)
+
+    def stop(self):
+        """Take off the screen what is on it."""
+
+    def _run_validation(self, step):
+        if step not in self.validated:
+            self.validated.add(step)
+            with self.around():
+                self._validate(step)
+
+    def _validate(self, step):
+        self.validate()
+
+    def wrap(self, reward):
+        """The reward function that the trainer calls."""
+        return reward
+
+
+class Monitor(Validations):
+    """Shows a run's progress, and validates, shows and records it.
+
+    Args:
+        validate: as for `Validations`.
         explorer: `Explorer` that keeps what the page about the run shows.
-        options: of the run: `output_dir`, the folder of metrics.jsonl and completions.jsonl, and
-            `eval_steps`, steps between two validations; before the first step and after the last
-            there is always one.
+        options: of the run: `eval_steps`, and `output_dir`, the folder of metrics.jsonl and
+            completions.jsonl.
         start_step: the step of the checkpoint that the run resumes from.
 
     Its `log` may be set to a callable(dict) that also gets the validation metrics, each name with
@@ -29,10 +84,8 @@ class Monitor(TrainerCallback):
     """
 
     def __init__(self, validate, explorer, options, console=None, start_step=0):
-        self.validate = validate
         self.explorer = explorer
         self.log = None
-        self.eval_steps = options.eval_steps
         self.console = console or make_console()
         self.metrics_file = Path(options.output_dir) / "metrics.jsonl"
         self.completions_file = Path(options.output_dir) / "completions.jsonl"
@@ -41,7 +94,7 @@ class Monitor(TrainerCallback):
         done = []  # validations of a process before this one
         if self.metrics_file.exists():
             done = read_jsonl(self.metrics_file, phase="validation")
-        self.validated = {row["step"] for row in done}
+        super().__init__(validate, options.eval_steps, (row["step"] for row in done))
         keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
         explorer.resume(self.validated)
         figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
@@ -64,9 +117,7 @@ class Monitor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started = time.perf_counter()
-        self.start_step = state.global_step
-        if self.start_step % self.eval_steps == 0:
-            self._run_validation(self.start_step)
+        super().on_train_begin(args, state, control)
         self.task = self.progress.add_task("", total=args.max_steps, reward="…")
         self.progress.update(self.task, completed=state.global_step)
         self.progress.start()
@@ -87,30 +138,22 @@ class Monitor(TrainerCallback):
         self.progress.refresh()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Validation and plain progress lines come here, after the log of the step before."""
-        step = state.global_step
-        if step == self.start_step:
-            return
-        if step % self.eval_steps == 0:
-            self._run_validation(step)
-        elif not self.console.is_terminal and step % 10 == 0:
-            done = (time.perf_counter() - self.started) / (step - self.start_step)
-            left = done * (args.max_steps - step)
+        """Plain progress lines come here too."""
+        super().on_step_begin(args, state, control)
+        step, done = state.global_step, state.global_step - self.start_step
+        validated = step % self.eval_steps == 0
+        if done and not validated and not self.console.is_terminal and step % 10 == 0:
+            left = (time.perf_counter() - self.started) / done * (args.max_steps - step)
             reward = self.train_log.get("reward", float("nan"))
             self.console.print(f"{step:5d}   reward {reward:.3f}, about {left:.0f} s left")
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        """The last validation, before a tracker closes its files at the end of the training."""
-        self.on_train_end(args, state, control)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.stop()
-        if state.global_step >= args.max_steps:  # not where a signal has stopped it
-            self._run_validation(state.global_step)
 
     def stop(self):
         """Take the progress bar off the screen."""
         self.progress.stop()
+
+    def wrap(self, reward):
+        """The reward function, seen by the explorer."""
+        return self.explorer.wrap(reward)
 
     def results(self):
         """What the manifest of a finished run keeps."""
@@ -121,10 +164,7 @@ class Monitor(TrainerCallback):
             "validation_seconds": round(self.validation_seconds, 1),
         }
 
-    def _run_validation(self, step):
-        if step in self.validated:
-            return
-        self.validated.add(step)
+    def _validate(self, step):
         started = time.perf_counter()
         with progress(f"validation at step {step}", None, self.console):
             result = self.validate()

@@ -89,6 +89,9 @@ class Options:
     generation: str = option(
         "own", "what samples the texts; vllm needs a running `trl vllm-serve`", GENERATORS
     )
+    process_timeout: int = option(
+        600, "of several processes: seconds to wait for one that is silent", minimum=1
+    )
     prompts: str | None = option(
         None, "file of training prompts: one per line, or JSON lines with a `prompt` field"
     )
@@ -106,7 +109,8 @@ class Options:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 MAY_CHANGE = {
-    *("output_dir", "config", "resume", "report_to", "wandb", "check", "debug", "max_steps")
+    *("output_dir", "config", "resume", "report_to", "wandb", "check", "debug", "max_steps"),
+    "process_timeout",
 }
 
 

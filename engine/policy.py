@@ -183,6 +183,24 @@ def context_length(model):
     return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
 
 
+def tokenize_prompts(prompts, tokenizer, model, max_new_tokens):
+    """{prompt: its token ids}.
+
+    Raises:
+        UserError: a prompt and its completion do not fit into the model's context.
+    """
+    prompts = list(dict.fromkeys(prompts))
+    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"]))
+    longest = max(prompts, key=lambda prompt: len(prompt_ids[prompt]))
+    tokens, limit = len(prompt_ids[longest]), context_length(model)
+    if tokens + max_new_tokens > limit:
+        raise UserError(
+            f"The prompt '{longest[:40]}…' has {tokens} tokens; with --max_completion_length "
+            f"{max_new_tokens} it exceeds the model's context of {limit}."
+        )
+    return prompt_ids
+
+
 def tune_cpu():
     """Settings of this process that make a CPU step faster and leave float32 what it is.
 

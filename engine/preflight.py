@@ -4,7 +4,6 @@ Reads configurations and sizes, never weights, so that it takes seconds for a la
 """
 
 import importlib.metadata
-import json
 import os
 import shutil
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from engine.common import ROOT, UserError
 from engine.policy import load_pretrained
+from engine.processes import is_sharded
 from engine.student import load_rewards, to_do
 from engine.trackers import require_tracker
 
@@ -24,38 +24,13 @@ def require_possible(options):
     """Refuse what no run can do, before any model is loaded.
 
     Raises:
-        UserError: sharded weights, or a tracker that is not installed.
+        UserError: LoRA with sharded weights, or a tracker that is not installed.
     """
-    require_whole_weights()
-    require_tracker(options.report_to)
-
-
-def require_whole_weights():
-    """Refuse a launch that shards weights: the first process validates alone.
-
-    Raises:
-        UserError: FSDP, or DeepSpeed's ZeRO stage 3.
-    """
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if fsdp or deepspeed_stage() == "3":
+    if is_sharded() and options.use_peft:
         raise UserError(
-            f"{'FSDP' if fsdp else 'ZeRO stage 3'} shards the weights, and validation needs them "
-            "whole. Use launch/zero2.yaml, which shards the rest, or --use_peft, which needs less."
+            "--use_peft trains few weights, and this launch shards them: leave one of the two out."
         )
-
-
-def deepspeed_stage():
-    """The ZeRO stage of this launch as text: of accelerate's YAML file, or of DeepSpeed's JSON."""
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if file.lower() == "none":
-        return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
-    try:
-        settings = json.loads(Path(file).read_text(encoding="utf-8"))
-        return str(settings.get("zero_optimization", {}).get("stage", 0))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"Cannot read the DeepSpeed file {file}: {type(error).__name__}."
-        ) from error
+    require_tracker(options.report_to)
 
 
 def check_python():

@@ -162,12 +162,13 @@ def explain(error, options):
     return None
 
 
-def save_final(model, tokenizer, run):
+def save_final(model, tokenizer, run, weights=None):
     """Write OUTPUT_DIR/final whole or not at all. A LoRA adapter is merged into a copy of its base.
     The model card lies in it and beside it.
 
     Args:
         run: the manifest of the finished run.
+        weights: its state dict, where the model itself holds a part of it only.
 
     Returns:
         Its path.
@@ -180,7 +181,7 @@ def save_final(model, tokenizer, run):
     final, temporary = folder / "final", folder / ".final.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=weights)
         tokenizer.save_pretrained(temporary)
         write_whole(temporary / CARD, card)
         shutil.rmtree(final, ignore_errors=True)

@@ -8,9 +8,7 @@ from engine.scoring import compute_log_probs, evaluation_mode, pad
 
 
 @torch.no_grad()
-def generate(
-    model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None, process=(0, 1)
-):
+def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None, place=None):
     """Sample one completion per prompt from the unrestricted distribution softmax(logits / T).
 
     Args:
@@ -19,9 +17,9 @@ def generate(
         max_new_tokens: the longest completion.
         temperature: T > 0.
         seed: an int makes the samples repeatable; None uses torch's global random state.
-        process: (index, count) where several processes sample one batch, B prompts each: each
-            draws the random numbers of the whole batch and uses its own, so that from equal
-            states they sample what one process would.
+        place: (first, total) where the prompts are rows first … first + B − 1 of a batch of `total`
+            rows: they get the random numbers of their rows, so that several processes sample what
+            one would.
 
     Returns:
         (ids, log_probs): B lists of token ids, an end-of-text token included where one was sampled,
@@ -30,7 +28,7 @@ def generate(
     sample = _decode if has_fast_rollout(model) else _decode_with_transformers
     with evaluation_mode(model):
         ids, log_probs = sample(
-            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, process
+            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, place
         )
     completions = _until_end(ids, tokenizer.eos_token_id)
     return completions, [
@@ -38,7 +36,7 @@ def generate(
     ]
 
 
-def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, process):
+def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, place):
     """A plain decode loop: (ids, log_probs), both (B, T).
 
     One forward pass per token with a key-value cache, and one uniform random number per row.
@@ -54,7 +52,7 @@ def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, pro
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns, log_probs = [], []
-    for uniform in _uniforms(max_new_tokens, len(prompt_ids), seed, process).to(device):  # (B, 1)
+    for uniform in _uniforms(max_new_tokens, len(prompt_ids), seed, place).to(device):  # (B, 1)
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -78,23 +76,22 @@ def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, pro
     return torch.cat(columns, dim=1), torch.cat(log_probs, dim=1)
 
 
-def _uniforms(max_new_tokens, size, seed, process):
-    """(T, B, 1) random numbers in [0, 1): of the whole batch, the part of this process."""
+def _uniforms(max_new_tokens, size, seed, place):
+    """(T, B, 1) random numbers in [0, 1): of the whole batch, those of B rows."""
     generator = torch.Generator().manual_seed(seed) if seed is not None else None
-    index, count = process
-    numbers = torch.rand(max_new_tokens, count * size, 1, generator=generator)
-    return numbers[:, index * size : (index + 1) * size]
+    first, total = place or (0, size)
+    return torch.rand(max_new_tokens, total, 1, generator=generator)[:, first : first + size]
 
 
 def _decode_with_transformers(
-    model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, process
+    model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, place
 ):
     """The same through the model's own `generate`, and a second pass for the log-probabilities."""
     ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", model.device)
     if seed is None:
         seed = int(torch.randint(2**31, ()))
     with torch.random.fork_rng():
-        torch.manual_seed(seed + 7_368_787 * process[0])  # or processes would sample alike
+        torch.manual_seed(seed + 7_368_787 * (place or (0,))[0])  # or processes would sample alike
         sampled = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -116,6 +113,49 @@ def _until_end(ids, eos_token_id):
     """(B, T) token ids as lists, each up to its first end-of-text token."""
     rows = ids.tolist()
     return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]
+
+
+def generate_batches(
+    model,
+    tokenizer,
+    prompts,
+    max_new_tokens,
+    temperature,
+    seed,
+    batch_size,
+    tick=lambda: None,
+    rows=None,
+):
+    """Token ids of one completion for each prompt, sampled in batches with a seed for each.
+
+    Args:
+        prompts: list of N strings.
+        tick: callable() after each batch.
+        rows: the range of prompts to sample for; all by default.
+
+    Raises:
+        UserError: a prompt and its completion exceed the model's context.
+    """
+    prompt_ids = tokenizer(list(prompts))["input_ids"]
+    require_room(model, prompts, prompt_ids, max_new_tokens)
+    rows = range(len(prompts)) if rows is None else rows
+    completion_ids = []
+    for start in range(0, len(prompts), batch_size):
+        batch = range(start, min(start + batch_size, len(prompts)))
+        first, stop = max(rows.start, batch.start), min(rows.stop, batch.stop)
+        if first >= stop:
+            continue  # another process samples these
+        completion_ids += generate(
+            model,
+            tokenizer,
+            prompt_ids[first:stop],
+            max_new_tokens,
+            temperature,
+            seed=seed * 100_003 + start,
+            place=(first - start, len(batch)),
+        )[0]
+        tick()
+    return completion_ids
 
 
 def require_room(model, prompts, prompt_ids, max_new_tokens):

@@ -11,6 +11,7 @@ import evaluate
 from engine import report
 from engine.optimum import Optimum, settings_of
 from engine.options import PRESETS
+from engine.sampling import generate_batches
 from evaluate import evaluate_model
 
 TINY = PRESETS["tiny"]
@@ -35,7 +36,7 @@ def test_perplexity_is_that_of_the_reference_itself(classifier, policy, temperat
         model, tokenizer, ["It was"], model, 3, max_new_tokens=5, temperature=temperature
     )
     prompt = tokenizer("It was")["input_ids"]
-    rows = evaluate._sample_ids(model, tokenizer, ["It was"] * 3, 5, temperature, 0, 64)
+    rows = generate_batches(model, tokenizer, ["It was"] * 3, 5, temperature, 0, 64)
     nll = 0.0
     for row in rows:
         with torch.no_grad():
@@ -181,7 +182,7 @@ def test_a_prefix_is_paid_for_in_nats(classifier, policy):
     sample = samples[3]
     assert sample["prompt"] == "The plot"
     # log P(completion | prefix and prompt) − log P(completion | prompt), token by token
-    ids = evaluate._sample_ids(
+    ids = generate_batches(
         model, tokenizer, [prefix + p for p in prompts for _ in "ab"], 6, 1.0, 0, 64
     )[3]
     want = 0.0

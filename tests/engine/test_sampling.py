@@ -55,7 +55,7 @@ def test_a_model_without_positions_is_sampled_and_scored(small_bloom, token_ids)
     ids, log_probs = generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
     assert (ids, log_probs) == generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
     assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=1)[0]
-    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0, process=(1, 2))[0]
+    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0, place=(12, 24))[0]
     for prompt, row, values in zip(PROMPTS * 4, ids, log_probs, strict=True):
         with torch.no_grad():
             logits = small_bloom(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
@@ -91,9 +91,9 @@ def test_processes_sample_their_parts_of_one_batch(policy):
     model, tokenizer = policy
     prompts = tokenizer(["It was", "The plot", "I", "My friends and I"])["input_ids"]
 
-    def sample(prompts, process):
+    def sample(prompts, place):
         torch.manual_seed(3)
-        return generate(model, tokenizer, prompts, 6, process=process)[0]
+        return generate(model, tokenizer, prompts, 6, place=place)[0]
 
-    parts = sample(prompts[:2], (0, 2)) + sample(prompts[2:], (1, 2))
-    assert parts == sample(prompts, (0, 1))
+    parts = sample(prompts[:1], (0, 4)) + sample(prompts[1:], (1, 4))
+    assert parts == sample(prompts, (0, 4)) == sample(prompts, None)

@@ -1,0 +1,139 @@
+"""Several processes that train together, on one machine or on more: which rows are whose, and
+weights that are sharded between them made whole for a while."""
+
+import contextlib
+import datetime
+import functools
+import json
+import os
+from pathlib import Path
+
+from engine.common import UserError
+
+
+def join(device, timeout):
+    """Meet the other processes of the launch, where there are any.
+
+    Args:
+        device: of this process.
+        timeout: seconds that a process waits for the others at any time; then it fails.
+
+    Returns:
+        accelerate's PartialState.
+    """
+    from accelerate import PartialState
+
+    wait = datetime.timedelta(seconds=timeout)
+    return PartialState(cpu=device.type == "cpu", timeout=wait)
+
+
+def this_process():
+    """(index, count): which of how many processes this is."""
+    from accelerate import PartialState
+
+    return PartialState().process_index, PartialState().num_processes
+
+
+def own_rows(total, process):
+    """The rows of a process, as a range: parts of equal size, one after the other.
+
+    Args:
+        total: number of rows.
+        process: (index, count).
+
+    >>> [own_rows(10, (index, 4)) for index in range(4)]
+    [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
+    """
+    index, count = process
+    return range(total * index // count, total * (index + 1) // count)
+
+
+def gather(rows, process):
+    """The rows of all processes, in the order of the processes: a list, the same in each.
+
+    Args:
+        rows: list of this process; anything that can be pickled.
+        process: (index, count).
+    """
+    if process[1] == 1:
+        return rows
+    from accelerate.utils import gather_object
+
+    return gather_object(rows)
+
+
+def from_first(value):
+    """What the first process gives, in every process; the others give None."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+@contextlib.contextmanager
+def whole_weights(trainer):
+    """Every process holds all weights for a while, where FSDP2 or ZeRO stage 3 shards them.
+
+    Sampling reads the weights once for each token, and processes end their texts at different
+    tokens: gathering them layer by layer would be slow, and would wait for whoever has stopped.
+    All processes must enter together; inside, each may work as it likes.
+    """
+    from torch.distributed.fsdp import FSDPModule
+    from trl.models import unwrap_model_for_generation
+
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator):  # ZeRO
+        sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
+        for module in sharded:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
+            for module in sharded:
+                module.reshard()
+                module.set_reshard_after_forward(True, recurse=False)
+
+
+def is_sharded():
+    """Whether this launch shards the weights: FSDP, or DeepSpeed's ZeRO stage 3.
+
+    Raises:
+        UserError: DeepSpeed's file cannot be read.
+    """
+    return uses_fsdp() or deepspeed_stage() == "3"
+
+
+def uses_fsdp():
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def deepspeed_stage():
+    """The ZeRO stage of this launch as text: of accelerate's YAML file, or of DeepSpeed's JSON."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file.lower() == "none":
+        return os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE")
+    try:
+        settings = json.loads(Path(file).read_text(encoding="utf-8"))
+        return str(settings.get("zero_optimization", {}).get("stage", 0))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"Cannot read the DeepSpeed file {file}: {type(error).__name__}."
+        ) from error
+
+
+def gather_where_needed(trainer, validations):
+    """Have a trainer that shards its weights sample, reward and validate with all of them.
+
+    Args:
+        trainer: TRL's; its rollout and its reward are wrapped.
+        validations: `monitor.Validations` of this process.
+    """
+    whole = functools.partial(whole_weights, trainer)
+    validations.around = whole
+    trainer.reward_funcs = [whole()(function) for function in trainer.reward_funcs]
+    if trainer.rollout_func is not None:
+        trainer.rollout_func = whole()(trainer.rollout_func)
+
+
+def whole_state(trainer):
+    """All weights by name, on the CPU of the first process: of a trainer that shards them."""
+    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
