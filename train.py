@@ -49,8 +49,8 @@ def train(**given):
     from engine.checkpoints import Safeguard
     from engine.policy import best_device, tune_cpu
     from engine.preflight import require_possible
-    from engine.processes import from_first, is_sharded, join, whole_state
-    from engine.run_folder import guarded, manifest, prepare, save_final
+    from engine.processes import is_sharded, join, whole_state
+    from engine.run_folder import guarded, manifest, prepare_all, save_final
     from engine.tables import describe_run, summarise_run
     from reward_utils import describe_reward
 
@@ -61,23 +61,26 @@ def train(**given):
     console.quiet = not first  # all processes train and validate; one shows and writes
     set_seed(options.seed)
     parts = load_parts(options, device)
-    checkpoint = from_first(prepare(options) if first else None)
+    checkpoint, keeps = prepare_all(options)
     reward = describe_reward(**reward_options(options), kl_target=options.kl_target)
     run = manifest(options, device, reward=reward, train_prompts=len(parts.dataset))
     guard, run_file = Safeguard(console), Path(options.output_dir) / MANIFEST
-    if first:
+    if keeps:
         write_json(run_file, run)
+    if first:
         describe_run(options, parts.policy, device, reward, console)
     watch = make_monitor(options, parts, device, console, checkpoint, first)
     trainer = make_trainer(options, parts, device, [watch, guard], watch)
     watch.log = trainer.log  # to the tracker of --report_to
-    with guarded(trainer, options, run if first else None, [watch.stop, guard.restore]):
+    trainer.args.save_on_each_node = keeps and not first  # on hosts that share no disk
+    with guarded(trainer, options, run if keeps else None, [watch.stop, guard.restore]):
         trainer.train(resume_from_checkpoint=checkpoint)
         weights = whole_state(trainer) if is_sharded() else None
+        run |= {"status": "finished", **watch.results()}
+        run["seconds"] = round(time.perf_counter() - started, 1)
         if first:
-            run |= {"status": "finished", **watch.results()}
-            run["seconds"] = round(time.perf_counter() - started, 1)
             final = save_final(trainer.model, parts.tokenizer, run, weights)
+        if keeps:
             write_json(run_file, run)
     if first:
         summarise_run(options, run, final, console)
@@ -217,8 +220,8 @@ def make_config(options, device):
         max_completion_length=options.max_completion_length,
         temperature=options.temperature,
         beta=options.beta,
-        use_vllm=options.generation == "vllm",
-        vllm_mode="server",
+        use_vllm=options.generation.startswith("vllm"),
+        vllm_mode="colocate" if options.generation == "vllm_colocate" else "server",
         learning_rate=options.learning_rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=5,

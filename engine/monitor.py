@@ -68,6 +68,10 @@ class Validations(TrainerCallback):
         """The reward function that the trainer calls."""
         return reward
 
+    def results(self):
+        """What the manifest of a finished run keeps of the validations."""
+        return {}
+
 
 class Monitor(Validations):
     """Shows a run's progress, and validates, shows and records it.

@@ -32,7 +32,7 @@ PAGES = {  # commands of evaluate.py
 }
 PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
-GENERATORS = ("own", "trl", "vllm")
+GENERATORS = ("own", "trl", "vllm", "vllm_colocate")
 REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
 
 
@@ -87,7 +87,9 @@ class Options:
         50, "number of steps between two checkpoints; the last two are kept", minimum=1
     )
     generation: str = option(
-        "own", "what samples the texts; vllm needs a running `trl vllm-serve`", GENERATORS
+        "own",
+        "what samples the texts; vllm needs a running `trl vllm-serve`, vllm_colocate does not",
+        GENERATORS,
     )
     process_timeout: int = option(
         600, "of several processes: seconds to wait for one that is silent", minimum=1

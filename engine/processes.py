@@ -6,6 +6,7 @@ import datetime
 import functools
 import json
 import os
+import uuid
 from pathlib import Path
 
 from engine.common import UserError
@@ -32,6 +33,25 @@ def this_process():
     from accelerate import PartialState
 
     return PartialState().process_index, PartialState().num_processes
+
+
+def several_hosts():
+    """Whether the processes of this launch run on more than one machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_shared(folder):
+    """Whether every process sees what the first one writes to a folder. Asked by all at once."""
+    token = from_first(f".{uuid.uuid4().hex}.tmp")
+    mark, first = Path(folder) / token, this_process()[0] == 0
+    if first:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    from_first(None)  # now it is there
+    seen = all(gather([mark.exists()], this_process()))
+    if first:
+        mark.unlink()
+    return seen
 
 
 def own_rows(total, process):
@@ -63,7 +83,7 @@ def gather(rows, process):
 
 
 def from_first(value):
-    """What the first process gives, in every process; the others give None."""
+    """What the first process gives, in every process."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([value])[0]

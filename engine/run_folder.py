@@ -12,8 +12,16 @@ import time
 from pathlib import Path
 
 from engine.card import model_card
-from engine.checkpoints import newest_good
+from engine.checkpoints import newest_good, problem_of
 from engine.common import MANIFEST, ROOT, UserError, read_jsonl, write_json, write_whole
+from engine.processes import (
+    from_first,
+    gather,
+    is_sharded,
+    is_shared,
+    several_hosts,
+    this_process,
+)
 
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
@@ -50,9 +58,51 @@ def prepare(options):
         probe.touch()
         probe.unlink()
     except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(folder, error):
+    return UserError(f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir.")
+
+
+def prepare_all(options):
+    """`prepare` for all processes of a launch: by the first, and where hosts do not share their
+    disks, by one on each.
+
+    Returns:
+        (checkpoint, keeps): the folder to resume from, or None, the same step in each process; and
+        whether this process keeps the manifest and seals checkpoints.
+
+    Raises:
+        UserError: also where the hosts have no checkpoint in common.
+    """
+    from accelerate import PartialState
+
+    state = PartialState()
+    try:
+        apart = several_hosts() and not is_shared(options.output_dir)
+    except OSError as error:
+        raise cannot_write(options.output_dir, error) from error
+    keeps = state.is_local_main_process if apart else state.is_main_process
+    if apart and is_sharded():
         raise UserError(
-            f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir."
-        ) from error
+            f"The hosts have {options.output_dir} each for itself, and with sharded weights each "
+            "would keep a part of the model. Choose an --output_dir on a disk that they share."
+        )
+    checkpoint = prepare(options) if keeps else None
+    if not apart:
+        return from_first(checkpoint), keeps
+    names = gather([Path(checkpoint).name if checkpoint else ""] if keeps else [], this_process())
+    name = min(names, key=lambda name: int(name[11:] or 0))  # a host may have died while saving
+    if not any(names):
+        return None, keeps
+    folder = Path(options.output_dir) / name
+    if not all(gather([not keeps or bool(name) and not problem_of(folder)], this_process())):
+        raise UserError(
+            f"No checkpoint is good on all hosts; the newest are {', '.join(map(repr, names))}. "
+            "Copy OUTPUT_DIR from one host to the other, or begin anew without --resume."
+        )
+    return str(folder), keeps
 
 
 def move_aside(folder):
@@ -162,6 +212,21 @@ def explain(error, options):
     return None
 
 
+def whole_model(model, weights):
+    """A model on the CPU with all weights, of one that holds a part of them only.
+
+    Args:
+        model: the sharded one; its configurations count.
+        weights: state dict, tied weights under each of their names.
+    """
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_config(model.config)
+    whole.load_state_dict(weights)
+    whole.generation_config = model.generation_config
+    return whole
+
+
 def save_final(model, tokenizer, run, weights=None):
     """Write OUTPUT_DIR/final whole or not at all. A LoRA adapter is merged into a copy of its base.
     The model card lies in it and beside it.
@@ -173,6 +238,8 @@ def save_final(model, tokenizer, run, weights=None):
     Returns:
         Its path.
     """
+    if weights is not None:
+        model = whole_model(model, weights)
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()  # the trainer keeps its adapter
     folder = Path(run["options"]["output_dir"])
@@ -181,7 +248,7 @@ def save_final(model, tokenizer, run, weights=None):
     final, temporary = folder / "final", folder / ".final.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary, state_dict=weights)
+        model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_whole(temporary / CARD, card)
         shutil.rmtree(final, ignore_errors=True)
