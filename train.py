@@ -327,8 +327,8 @@ def main(argv=None):
             sys.exit(128 + error.number)
         if given.get("debug"):
             raise
-        if os.environ.get("RANK", "0") != "0":
-            sys.exit(1)  # of several processes the first one says it
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            sys.exit(1)  # of several processes the first one of each host says it
         if isinstance(error, UserError):
             sys.exit(f"train.py: {error}")
         sys.exit(f"train.py: {type(error).__name__}: {first_line(error)} (--debug shows where)")

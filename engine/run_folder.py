@@ -206,10 +206,24 @@ def explain(error, options):
     signs = ("No space left", "unexpected pos")
     if getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs):
         return f"the disk of {options.output_dir} is full. Free some space."
+    if lost_another(error):
+        return (
+            "another process of this run has ended, or was silent for "
+            f"{options.process_timeout} s. It says why; start all of them again."
+        )
     folder = str(Path(options.output_dir))
     if isinstance(error, OSError) and str(error.filename or "").startswith(folder):
         return f"cannot write to {folder}: {error.strerror}."
     return None
+
+
+def lost_another(error):
+    """Whether an error says that another process has gone. gloo raises a plain RuntimeError."""
+    import torch.distributed
+
+    signs = ("by peer", "Broken pipe", "Timed out waiting", "Socket Timeout", "timed out after")
+    kinds = (RuntimeError, torch.distributed.DistError)
+    return isinstance(error, kinds) and any(sign in str(error) for sign in signs)
 
 
 def whole_model(model, weights):
