@@ -100,7 +100,10 @@ def whole_weights(trainer):
     from torch.distributed.fsdp import FSDPModule
     from trl.models import unwrap_model_for_generation
 
-    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator):  # ZeRO
+    with (
+        unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator),  # ZeRO
+        no_comparison_of_traces(trainer.model_wrapped),
+    ):
         sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
         for module in sharded:
             module.set_reshard_after_forward(False, recurse=False)
@@ -111,6 +114,25 @@ def whole_weights(trainer):
             for module in sharded:
                 module.reshard()
                 module.set_reshard_after_forward(True, recurse=False)
+
+
+@contextlib.contextmanager
+def no_comparison_of_traces(model):
+    """Keep ZeRO stage 3 from comparing, at each forward pass, what the processes have read before.
+
+    TRL takes off DeepSpeed's hooks while the weights are whole, all but this one. It would wait for
+    processes that are not computing.
+    """
+    offload = getattr(getattr(model, "optimizer", None), "parameter_offload", None)
+    if offload is None:
+        yield
+        return
+    coordinator = offload.get_param_coordinator()
+    coordinator.reset_step = lambda: None
+    try:
+        yield
+    finally:
+        del coordinator.reset_step
 
 
 def is_sharded():

@@ -46,6 +46,28 @@ def test_perplexity_is_that_of_the_reference_itself(classifier, policy, temperat
     assert result["metrics"]["perplexity"] == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [3, 9])  # nine processes for eight rows: one has none
+def test_processes_measure_their_parts_of_the_rows(classifier, policy, monkeypatch, count):
+    from engine import metrics, processes
+
+    model, tokenizer = policy
+    settings = dict(samples_per_prompt=4, max_new_tokens=6, batch_size=3)
+    arguments = (model, tokenizer, ["It was", "My friends and I"], model)
+    whole = evaluate_model(*arguments, **settings)["samples"]
+    parts = []
+    monkeypatch.setattr(processes, "gather", lambda rows, process: parts.append(rows) or rows)
+    monkeypatch.setattr(metrics, "summarise", lambda samples: {})
+    for index in range(count):
+        evaluate_model(*arguments, **settings, process=(index, count))
+    together = [sample for part in parts for sample in part]
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for sample, other in zip(whole, together, strict=True):
+        for name, value in sample.items():
+            if isinstance(value, float):
+                value = pytest.approx(value, abs=1e-5)
+            assert other[name] == value
+
+
 class SixWords:
     """A tokenizer of six words, the last of which ends a text."""
 
