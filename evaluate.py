@@ -96,10 +96,11 @@ def evaluate_model(
     rows = own_rows(len(repeated), process)
     sampling = (max_new_tokens, temperature, seed, batch_size)
     ids = generate_batches(model, tokenizer, prefixed, *sampling, tick, rows)
-    repeated, prefixed = repeated[rows.start : rows.stop], prefixed[rows.start : rows.stop]
-    samples = describe_samples(repeated, ids, tokenizer)
+    samples = describe_samples(repeated[rows.start : rows.stop], ids, tokenizer)
     _add_scores(samples, judge)
-    prompt_ids = tokenizer(prefixed)["input_ids"], tokenizer(repeated)["input_ids"]
+    prompt_ids = [
+        tokenizer(texts)["input_ids"][rows.start : rows.stop] for texts in (prefixed, repeated)
+    ]
     models = (model, ref_model, tokenizer)
     _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
     samples = gather(samples, process)

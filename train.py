@@ -49,7 +49,7 @@ def train(**given):
     from engine.checkpoints import Safeguard
     from engine.policy import best_device, tune_cpu
     from engine.preflight import require_possible
-    from engine.processes import is_sharded, join, whole_state
+    from engine.processes import is_sharded, join, whole_model
     from engine.run_folder import guarded, manifest, prepare_all, save_final
     from engine.tables import describe_run, summarise_run
     from reward_utils import describe_reward
@@ -75,11 +75,11 @@ def train(**given):
     trainer.args.save_on_each_node = keeps and not first  # on hosts that share no disk
     with guarded(trainer, options, run if keeps else None, [watch.stop, guard.restore]):
         trainer.train(resume_from_checkpoint=checkpoint)
-        weights = whole_state(trainer) if is_sharded() else None
+        model = whole_model(trainer, parts.ref_model) if is_sharded() else trainer.model
         run |= {"status": "finished", **watch.results()}
         run["seconds"] = round(time.perf_counter() - started, 1)
         if first:
-            final = save_final(trainer.model, parts.tokenizer, run, weights)
+            final = save_final(model, parts.tokenizer, run)
         if keeps:
             write_json(run_file, run)
     if first:

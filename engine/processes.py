@@ -2,6 +2,7 @@
 weights that are sharded between them made whole for a while."""
 
 import contextlib
+import copy
 import datetime
 import functools
 import json
@@ -176,6 +177,18 @@ def gather_where_needed(trainer, validations):
         trainer.rollout_func = whole()(trainer.rollout_func)
 
 
-def whole_state(trainer):
-    """All weights by name, on the CPU of the first process: of a trainer that shards them."""
-    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+def whole_model(trainer, like):
+    """What a trainer that shards the weights has trained, with all of them; all processes ask.
+
+    Args:
+        like: a whole model of the same kind, such as the reference; it stays as it is.
+
+    Returns:
+        The model in the first process, None in the others.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if this_process()[0]:
+        return None
+    model = copy.deepcopy(like)
+    model.load_state_dict(weights)
+    return model

@@ -226,34 +226,16 @@ def lost_another(error):
     return isinstance(error, kinds) and any(sign in str(error) for sign in signs)
 
 
-def whole_model(model, weights):
-    """A model on the CPU with all weights, of one that holds a part of them only.
-
-    Args:
-        model: the sharded one; its configurations count.
-        weights: state dict, tied weights under each of their names.
-    """
-    from transformers import AutoModelForCausalLM
-
-    whole = AutoModelForCausalLM.from_config(model.config)
-    whole.load_state_dict(weights)
-    whole.generation_config = model.generation_config
-    return whole
-
-
-def save_final(model, tokenizer, run, weights=None):
+def save_final(model, tokenizer, run):
     """Write OUTPUT_DIR/final whole or not at all. A LoRA adapter is merged into a copy of its base.
     The model card lies in it and beside it.
 
     Args:
         run: the manifest of the finished run.
-        weights: its state dict, where the model itself holds a part of it only.
 
     Returns:
         Its path.
     """
-    if weights is not None:
-        model = whole_model(model, weights)
     if hasattr(model, "merge_and_unload"):
         model = copy.deepcopy(model).merge_and_unload()  # the trainer keeps its adapter
     folder = Path(run["options"]["output_dir"])

@@ -105,7 +105,7 @@ def main():
     report = []
     for rank, host in enumerate(hosts):
         said = [(folder / f"{rank}.{name}").read_text() for name in ("stdout", "stderr")]
-        left = sorted(path.name for path in (folder / str(rank)).iterdir())
+        left = sorted(path.name for path in (folder / str(rank)).glob("*"))
         report.append([host.poll(), ended.get(rank), *said, left])
     print(json.dumps(report))
 

@@ -3,7 +3,7 @@
     python tests/vllm_stand_in.py OPTION…
 
 TRL's client, its weight updates and its importance correction are the real ones. The stand-in
-answers the HTTP requests of vLLM 0.31 (or is its `LLM`) with our own sampling, in another
+answers the HTTP requests of vLLM 0.30 (or is its `LLM`) with our own sampling, in another
 batch and with log-probabilities rounded to bfloat16; weights go by memory, not by NCCL. So it
 shows what this project asks of vLLM, and nothing of vLLM. For test_processes.py.
 """
@@ -147,7 +147,7 @@ def install():
     nowhere = {"LLM": LLM, "RequestOutput": object, "SamplingParams": SimpleNamespace}
     transfer = "vllm.distributed.weight_transfer"
     modules = {
-        "vllm": {"__version__": "0.31.0", "__file__": __file__, **nowhere},
+        "vllm": {"__version__": "0.30.0", "__file__": __file__, **nowhere},
         "vllm.sampling_params": {"StructuredOutputsParams": SimpleNamespace},
         "vllm.utils": {},
         "vllm.utils.network_utils": {"get_ip": lambda: "127.0.0.1"},
