@@ -19,7 +19,6 @@ from engine.common import (
     UserError,
     first_line,
     make_console,
-    quiet_libraries,
     short_path,
     write_json,
 )
@@ -43,7 +42,9 @@ def train(**given):
     console = make_console()
     if options.check:
         return check(options, console)
-    quiet_libraries()
+    from engine.trackers import load_trl
+
+    load_trl(options.report_to)
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
     from transformers import set_seed
@@ -92,15 +93,13 @@ def check(options, console):
     Raises:
         UserError: something is missing.
     """
-    from data import get_train_dataset
+    from data import train_prompts
     from engine import preflight
     from reward_utils import functions_called
 
     rewards = rewards_path(options)
     needed = functions_called(options.reward_shaping, options.kl_type)
-    if not preflight.run(
-        options, console, lambda: get_train_dataset(options.prompts), rewards, needed
-    ):
+    if not preflight.run(options, console, lambda: train_prompts(options.prompts), rewards, needed):
         raise UserError("not ready: see the crosses above.")
 
 
@@ -269,6 +268,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
 
     from data import arrange
     from engine.kl_control import KLControl
+    from engine.output_layer import use_for_loss
     from engine.policy import prepare
     from reward_utils import make_reward_function
 
@@ -287,6 +287,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     )
     trainer.remove_callback(PrinterCallback)  # it prints a dict at every step
     trainer.create_model_card = lambda **_: None  # TRL's template knows nothing of this run
+    use_for_loss(parts.policy, options.temperature)
     if trainer.ref_model is not None:  # TRL has loaded its own, for --beta
         prepare(trainer.accelerator.unwrap_model(trainer.ref_model))
     return trainer
