@@ -35,16 +35,17 @@ class GPT2Decoder:
 
     def __call__(self, ids):
         """(B, V) logits of the next token, after reading `ids`: first all (B, P), then (B, 1)."""
-        start, self.seen = self.seen, self.seen + ids.shape[1]
+        (rows, length), start = ids.shape, self.seen
+        self.seen += length
         hidden = self.hidden[..., : self.seen]
-        if ids.shape[1] > 1:  # the prompts: no token sees a later one
-            hidden = hidden + hidden.new_full(2 * ids.shape[1:], LEAST).triu(1)
+        if length > 1:  # the prompts: no token sees a later one
+            hidden = hidden + hidden.new_full((length, length), LEAST).triu(1)
         transformer = self.transformer
-        x = transformer.wte(ids) + transformer.wpe(self.positions)  # (B, L, E)
+        x = (transformer.wte(ids) + transformer.wpe(self.positions)).flatten(0, 1)  # (B·L, E)
         for block, cache in zip(self.blocks, self.cache):
             x = block(x, cache, start, hidden)
         self.positions = self.positions[:, -1:] + 1
-        return transformer.ln_f(x[:, -1]) @ self.output.t()
+        return transformer.ln_f(x.view(rows, length, -1)[:, -1]) @ self.output.t()
 
 
 class _Block:
@@ -58,23 +59,22 @@ class _Block:
         ]
 
     def __call__(self, x, cache, start, hidden):
-        """(B, L, E) -> (B, L, E); writes the new keys and values into `cache`."""
+        """(B·L, E) -> (B·L, E); writes the new keys and values into `cache`."""
         qkv, out, up, down = self.linear
-        rows, length, size = x.shape
-        _, _, heads, _, width = cache.shape
-        new = _linear(self.norms[0](x), qkv).view(rows, length, 3, heads, width)
-        new, end = new.permute(2, 0, 3, 1, 4), start + length  # (3, B, H, L, D)
-        query, cache[:, :, :, start:end] = new[0], new[1:]
+        _, rows, heads, _, width = cache.shape
+        new = _linear(self.norms[0](x), qkv).view(rows, -1, 3, heads, width).permute(2, 0, 3, 1, 4)
+        end = start + new.shape[3]
+        query, cache[:, :, :, start:end] = new[0], new[1:]  # (B, H, L, D), and two of them
         keys, values = cache[:, :, :, :end]
         scores = (query * width**-0.5) @ keys.transpose(-1, -2) + hidden  # (B, H, L, end)
-        attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(rows, length, size)
+        attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(x.shape)
         x = x + _linear(attended, out)
         return x + _linear(self.activation(_linear(self.norms[1](x), up)), down)
 
 
 def _linear(x, weights):
     weight, bias = weights
-    return torch.addmm(bias, x.flatten(0, 1), weight).view(*x.shape[:2], -1)
+    return torch.addmm(bias, x, weight)
 
 
 def _weights(layer):

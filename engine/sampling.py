@@ -56,7 +56,9 @@ def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, pro
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns, log_probs = [], []
     for uniform in _uniforms(max_new_tokens, len(prompt_ids), seed, process).to(device):  # (B, 1)
-        logits = next_logits(ids).float() / temperature  # (B, V)
+        logits = next_logits(ids).float()  # (B, V)
+        if temperature != 1:
+            logits /= temperature
         logits -= logits.amax(1, keepdim=True)
         # float32 sums of a long tail lose its last digits.
         cdf = logits.exp().cumsum(1, dtype=precise)
