@@ -181,19 +181,31 @@ def base_of(model):
 
 
 def is_plain_gpt2(model):
-    """Whether `engine.decoder` and `engine.output_layer` compute what the model does: a GPT-2, with
-    or without a LoRA adapter, in float32, on one device."""
+    """Whether `engine.decoder` and `engine.output_layer` compute what the model does: a GPT-2 in
+    float32, on one device, as it is or with plain LoRA adapters in its blocks."""
     import torch
     from transformers import GPT2LMHeadModel
 
     base = base_of(model)
-    config = base.config
+    if type(base) is not GPT2LMHeadModel:
+        return False
+    config, adapted = base.config, [m for m in base.modules() if hasattr(m, "base_layer")]
+    outer = {type(m) for m in (base.lm_head, base.transformer.wte, base.transformer.wpe)}
+    weights = {(type(p), p.dtype) for p in base.parameters()}  # another type: they lie in shards
     return (
-        type(base) is GPT2LMHeadModel
-        and config.scale_attn_weights
+        config.scale_attn_weights
         and not (config.scale_attn_by_inverse_layer_idx or config.add_cross_attention)
-        and {(type(p), p.dtype) for p in base.parameters()} == {(torch.nn.Parameter, torch.float32)}
-    )  # weights of another type lie in shards
+        and outer == {torch.nn.Linear, torch.nn.Embedding}
+        and weights == {(torch.nn.Parameter, torch.float32)}
+        and all(map(_is_plain_lora, adapted))
+    )
+
+
+def _is_plain_lora(layer):
+    """Whether a layer that PEFT has wrapped adds a product of two matrices to its weight, and that
+    is all: no DoRA, no bias of its own, no other method."""
+    variants, bias = getattr(layer, "lora_variant", True), getattr(layer, "lora_bias", {})
+    return not variants and not any(bias.values()) and hasattr(layer, "get_delta_weight")
 
 
 def has_fast_rollout(model):
