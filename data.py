@@ -142,7 +142,12 @@ VALIDATION_PROMPTS = [
 
 def get_train_dataset(prompts_file=None):
     """`datasets.Dataset` with one column, `prompt`: TRAIN_PROMPTS, or those of `prompts_file`."""
-    return _dataset(read_prompts(prompts_file) if prompts_file else TRAIN_PROMPTS)
+    return _dataset(train_prompts(prompts_file))
+
+
+def train_prompts(prompts_file=None):
+    """The same as a list."""
+    return read_prompts(prompts_file) if prompts_file else TRAIN_PROMPTS
 
 
 def arrange(dataset, count, seed):

@@ -7,7 +7,7 @@ import torch
 from engine.common import UserError
 from engine.judge import NgramJudge
 from engine.options import NLPTOWN
-from engine.policy import WEIGHTS, best_device, load_pretrained
+from engine.policy import WEIGHTS, best_device, choose_kernels, load_pretrained
 
 JUDGE = "ngram"  # the judge of `evaluate.py compare` and of the grader
 _loaded = None  # (model, tokenizer) of the last load_sentiment_model call
@@ -37,7 +37,9 @@ def load_sentiment_model(model_name=NLPTOWN, device=None):
             f"The sentiment model '{model_name}' has {model.config.num_labels} labels; "
             f"five (1 to 5 stars) are needed, as in {NLPTOWN}."
         )
-    _loaded = model.to(device or best_device()).eval(), tokenizer
+    model = model.to(device or best_device()).eval()
+    choose_kernels(model)
+    _loaded = model, tokenizer
     return _loaded
 
 

@@ -19,7 +19,6 @@ from engine.common import (
     UserError,
     first_line,
     make_console,
-    quiet_libraries,
     short_path,
     write_json,
 )
@@ -43,7 +42,9 @@ def train(**given):
     console = make_console()
     if options.check:
         return check(options, console)
-    quiet_libraries()
+    from engine.trackers import load_trl
+
+    load_trl(options.report_to)
     from transformers import set_seed
 
     from engine.checkpoints import Safeguard
@@ -93,15 +94,13 @@ def check(options, console):
     Raises:
         UserError: something is missing.
     """
-    from data import get_train_dataset
+    from data import train_prompts
     from engine import preflight
     from reward_utils import functions_called
 
     rewards = rewards_path(options)
     needed = functions_called(options.reward_shaping, options.kl_type)
-    if not preflight.run(
-        options, console, lambda: get_train_dataset(options.prompts), rewards, needed
-    ):
+    if not preflight.run(options, console, lambda: train_prompts(options.prompts), rewards, needed):
         raise UserError("not ready: see the crosses above.")
 
 
@@ -251,6 +250,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
 
     from data import arrange
     from engine.kl_control import KLControl
+    from engine.output_layer import use_for_loss
     from engine.policy import prepare
     from engine.processes import gather_where_needed, is_sharded
     from reward_utils import make_reward_function
@@ -274,6 +274,8 @@ def make_trainer(options, parts, device, callbacks, watch=None):
         prepare(trainer.accelerator.unwrap_model(trainer.ref_model))
     if is_sharded():
         gather_where_needed(trainer, watch)
+    else:
+        use_for_loss(parts.policy, options.temperature)
     return trainer
 
 

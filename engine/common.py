@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -12,11 +13,27 @@ from pathlib import Path
 # takes time from whoever else needs the processor (docs/speed.md); to be said before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
+# What transformers loads in passing for models that are not here: half a second.
+UNUSED = ("scipy", "sklearn")
 MANIFEST = "run.json"  # of a run's folder: its options, versions and results
 
 
 class UserError(Exception):
     """A problem the user can solve. The message says what happened and what to do, in one line."""
+
+
+def import_without(name, *others):
+    """Import a library that takes seconds, but not others that it loads in passing.
+
+    They look as if they were not installed. Where a library turns out to need one, whoever uses it
+    next imports it as it comes.
+    """
+    hidden = [] if name in sys.modules else [other for other in others if other not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None is Python's mark for what cannot be imported
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
+    for other in hidden:
+        del sys.modules[other]
 
 
 def first_line(error):

@@ -7,11 +7,12 @@ import contextlib
 import ctypes
 import inspect
 import os
+import platform
 import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
-from engine.common import UserError, first_line
+from engine.common import UNUSED, UserError, first_line, import_without
 
 WEIGHTS = {"dtype": "float32", "use_safetensors": True}  # a pickled model could run code
 
@@ -42,6 +43,8 @@ def load_pretrained(auto_class, name, **options):
     Raises:
         UserError: in one line, where that fails.
     """
+    if auto_class.__name__.startswith("AutoModel"):
+        import_without("transformers.modeling_utils", *UNUSED)
     try:
         return auto_class.from_pretrained(name, local_files_only=True, **options)
     except Exception as error:  # from_pretrained lets the errors of four libraries through
@@ -109,11 +112,11 @@ def prepare(model):
         model.register_forward_pre_hook(_count_real_tokens, with_kwargs=True)
     if "logits_to_keep" in arguments_of(model):
         model.register_forward_pre_hook(_keep_logits_by_index, with_kwargs=True)
-    _choose_kernels(model)
+    choose_kernels(model)
 
 
-def _choose_kernels(model):
-    """The same functions with less work: measured in `benchmarks/`, equal to rounding."""
+def choose_kernels(model):
+    """Give any model the same functions with less work: measured, and equal to rounding."""
     from transformers.activations import GELUTanh, NewGELUActivation
 
     for module in list(model.modules()):
@@ -169,8 +172,40 @@ def add_lora(model):
 
 def arguments_of(model):
     """Names of what the model's forward takes."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # under LoRA
-    return inspect.signature(base.forward).parameters
+    return inspect.signature(base_of(model).forward).parameters
+
+
+def base_of(model):
+    """The language model itself, without the LoRA adapter around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def is_plain_gpt2(model):
+    """Whether `engine.decoder` and `engine.output_layer` compute what the model does: a GPT-2 in
+    float32, on one device, as it is or with plain LoRA adapters in its blocks."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    base = base_of(model)
+    if type(base) is not GPT2LMHeadModel:
+        return False
+    config, adapted = base.config, [m for m in base.modules() if hasattr(m, "base_layer")]
+    outer = {type(m) for m in (base.lm_head, base.transformer.wte, base.transformer.wpe)}
+    weights = {(type(p), p.dtype) for p in base.parameters()}  # another type: they lie in shards
+    return (
+        config.scale_attn_weights
+        and not (config.scale_attn_by_inverse_layer_idx or config.add_cross_attention)
+        and outer == {torch.nn.Linear, torch.nn.Embedding}
+        and weights == {(torch.nn.Parameter, torch.float32)}
+        and all(map(_is_plain_lora, adapted))
+    )
+
+
+def _is_plain_lora(layer):
+    """Whether a layer that PEFT has wrapped adds a product of two matrices to its weight, and that
+    is all: no DoRA, no bias of its own, no other method."""
+    variants, bias = getattr(layer, "lora_variant", True), getattr(layer, "lora_bias", {})
+    return not variants and not any(bias.values()) and hasattr(layer, "get_delta_weight")
 
 
 def has_fast_rollout(model):
@@ -208,7 +243,8 @@ def tune_cpu():
     """
     if best_device().type == "cpu":
         _keep_freed_memory()
-        _multiply_with_onednn()
+        if not _made_by_intel():
+            _multiply_with_onednn()
 
 
 def _keep_freed_memory():
@@ -224,13 +260,20 @@ def _keep_freed_memory():
         libc.mallopt(m_mmap_threshold, 2**30)
 
 
+def _made_by_intel():
+    """Whether Intel made the processor: MKL then has code for it."""
+    with contextlib.suppress(OSError):
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return "Intel" in platform.processor()
+
+
 def _multiply_with_onednn():
     """Have oneDNN multiply float32 matrices instead of MKL, where it does so in float32.
 
     MKL takes generic code on processors that are not Intel's (MKL_VERBOSE=1 shows it); oneDNN, with
     AVX-512, multiplied 2.6 times as fast on the one measured. PyTorch passes float32 to oneDNN only
-    together with the permission to round to bfloat16, which oneDNN uses on processors with a unit
-    for it (Intel's AMX). So one product is compared with float64, and if it was rounded, the
+    together with the permission to round to bfloat16, which oneDNN may use on processors that
+    multiply bfloat16. So one product is compared with float64, and if it was rounded, the
     permission is taken back.
     """
     import torch

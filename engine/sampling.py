@@ -3,7 +3,8 @@
 import torch
 
 from engine.common import UserError
-from engine.policy import context_length, has_fast_rollout
+from engine.decoder import GPT2Decoder
+from engine.policy import context_length, has_fast_rollout, is_plain_gpt2
 from engine.scoring import compute_log_probs, evaluation_mode, pad
 
 
@@ -43,16 +44,44 @@ def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, pla
     Inverse-CDF sampling replaces `torch.multinomial`, which draws a random number for every entry
     of the vocabulary and takes half of a CPU decode step to do so.
     """
-    from transformers import DynamicCache
-
     device = model.device
     ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device)  # (B, P)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
+    if is_plain_gpt2(model):
+        next_logits = GPT2Decoder(model, mask, max_new_tokens)
+    else:
+        next_logits = _with_growing_cache(model, mask)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns, log_probs = [], []
     for uniform in _uniforms(max_new_tokens, len(prompt_ids), seed, place).to(device):  # (B, 1)
+        logits = next_logits(ids).float()  # (B, V)
+        if temperature != 1:
+            logits /= temperature
+        logits -= logits.amax(1, keepdim=True)
+        # float32 sums of a long tail lose its last digits.
+        cdf = logits.exp().cumsum(1, dtype=precise)
+        ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)  # (B, 1)
+        ids = ids.clamp(max=cdf.shape[1] - 1)
+        columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
+        log_probs.append(logits.gather(1, ids) - cdf[:, -1:].log())
+        alive = alive & (ids[:, 0] != tokenizer.eos_token_id)
+        if not alive.any():
+            break
+    return torch.cat(columns, dim=1), torch.cat(log_probs, dim=1)
+
+
+def _with_growing_cache(model, mask):
+    """callable(ids) -> (B, V) logits of the next token, by the model's own forward pass.
+
+    Args:
+        mask: (B, P) of the prompts, which are what it reads first; then (B, 1) tokens each.
+    """
+    from transformers import DynamicCache
+
+    cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
+
+    def next_logits(ids):
+        nonlocal mask, positions
         logits = model(
             input_ids=ids,
             attention_mask=mask,
@@ -61,19 +90,11 @@ def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, pla
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        # float32 sums of a long tail lose its last digits; float64 is cheap for one row per text.
-        probs = (logits.to(precise) / temperature).softmax(-1)  # (B, V)
-        cdf = probs.cumsum(-1)
-        ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)  # (B, 1)
-        ids = ids.clamp(max=cdf.shape[1] - 1)
-        columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
-        log_probs.append(probs.gather(1, ids).log())
-        alive = alive & (ids[:, 0] != tokenizer.eos_token_id)
-        if not alive.any():
-            break
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return torch.cat(columns, dim=1), torch.cat(log_probs, dim=1)
+        return logits
+
+    return next_logits
 
 
 def _uniforms(max_new_tokens, size, seed, place):

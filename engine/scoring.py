@@ -4,9 +4,9 @@ import contextlib
 import math
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from engine.policy import arguments_of
+from engine.output_layer import token_log_probs
+from engine.policy import arguments_of, base_of, is_plain_gpt2
 
 MAX_LOG_RATIO = math.log(10)  # log r is cut here before exp(); a cut value is biased low
 
@@ -22,11 +22,15 @@ def pad(sequences, padding_id, side, device=None):
     Returns:
         (ids, mask), both (B, T) and int64; the mask is 1 for a real token, 0 for padding.
     """
-    rows = [torch.tensor(list(ids), dtype=torch.long) for ids in sequences]
-    settings = dict(batch_first=True, padding_side=side)
-    ids = pad_sequence(rows, padding_value=padding_id, **settings)
-    mask = pad_sequence([torch.ones_like(row) for row in rows], padding_value=0, **settings)
-    return ids.to(device), mask.to(device)
+    lengths = [len(ids) for ids in sequences]
+    width = max(lengths)
+
+    def rows(values, filling):  # one tensor of lists: a tensor a row takes ten times as long
+        gaps = [[filling] * (width - length) for length in lengths]
+        pairs = zip(gaps, values) if side == "left" else zip(values, gaps)
+        return torch.tensor([[*a, *b] for a, b in pairs], dtype=torch.long, device=device)
+
+    return rows(sequences, padding_id), rows([[1] * length for length in lengths], 0)
 
 
 @contextlib.contextmanager
@@ -64,11 +68,28 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
     length = completion_length
     order = attention_mask.long().argsort(dim=1, stable=True)  # padding first, then real tokens
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-    log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)
-    log_probs = log_probs.gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
+    if is_plain_gpt2(model) and not torch.is_autocast_enabled(ids.device.type):
+        log_probs = _log_probs_of_gpt2(model, ids, mask, length, temperature)
+    else:
+        log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)
+        log_probs = log_probs.gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
     back = torch.zeros_like(input_ids, dtype=torch.float32)
     back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
     return back.masked_fill(attention_mask[:, -length:] == 0, 0.0)
+
+
+def _log_probs_of_gpt2(model, ids, mask, length, temperature):
+    """(B, T) log-probabilities of the last `length` tokens, without their (B, T, V) logits."""
+    base, positions = base_of(model), (mask.cumsum(1) - 1).clamp(min=0)
+    with evaluation_mode(model):
+        hidden = base.transformer(
+            ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state[:, -length - 1 : -1]
+    targets = ids[:, -length:]
+    log_probs, _ = token_log_probs(
+        hidden.flatten(0, 1), base.lm_head.weight, targets.flatten(), temperature
+    )
+    return log_probs.view(targets.shape)
 
 
 def vocabulary_log_probs(model, ids, mask, length, temperature=1.0):

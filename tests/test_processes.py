@@ -20,7 +20,7 @@ from engine.common import ROOT, read_jsonl
 
 pytestmark = pytest.mark.slow
 RUN = ["--preset", "tiny", "--batch_size", "8", "--num_generations", "4"]
-RUN += ["--max_completion_length", "8", "--save_steps", "2", "--eval_steps", "4"]
+RUN += ["--max_completion_length", "8", "--save_steps", "2", "--eval_steps", "3"]
 SOLVED = []
 if (ROOT / "rewards_solution.py").exists():  # a student's copy has no solution
     SOLVED = ["--use_solution", "--kl_type", "forward"]
@@ -38,7 +38,7 @@ def launch(config, program, *arguments):
 def one(tmp_path_factory):
     """A run of one process."""
     folder = tmp_path_factory.mktemp("processes") / "one"
-    run = start(*RUN, *SOLVED, "--max_steps", "4", "--output_dir", folder)
+    run = start(*RUN, *SOLVED, "--max_steps", "3", "--output_dir", folder)
     assert run.wait(timeout=500) == 0
     return folder
 
@@ -48,7 +48,7 @@ def test_shards_train_what_one_process_does(one, tmp_path, config):
     if config == "zero3" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: pip install deepspeed==0.19.8")
     folder, program = tmp_path / "shards", "tests/shards_on_cpu.py"
-    done = launch(config, program, *RUN, *SOLVED, "--max_steps", "4", "--output_dir", folder)
+    done = launch(config, program, *RUN, *SOLVED, "--max_steps", "3", "--output_dir", folder)
     assert done.returncode == 0, done.stderr
     for row, other in zip(metrics_of(one), metrics_of(folder), strict=True):
         assert (row["step"], row["phase"]) == (other["step"], other["phase"])
@@ -66,16 +66,18 @@ def test_shards_train_what_one_process_does(one, tmp_path, config):
     whole, own = (load_file(path / "final" / "model.safetensors") for path in (one, folder))
     base = load_file(ROOT / "tiny" / "gpt2" / "model.safetensors")
     assert whole.keys() == own.keys()
-    learned = max((whole[name] - base[name].float()).abs().max().item() for name in whole)
-    apart = max((whole[name] - own[name]).abs().max().item() for name in whole)
-    assert apart < 0.2 * learned and learned > 1e-4
+    apart, learned = (
+        sum((whole[name] - other[name].float()).abs().sum().item() for name in whole)
+        for other in (own, base)
+    )
+    assert apart < 1e-3 * learned  # all but the biases of the keys, whose gradient is 0
     assert AutoModelForCausalLM.from_pretrained(folder / "final").num_parameters() == sum(
         tensor.numel() for tensor in own.values()
     )
-    assert checkpoints.newest_good(folder)[0].name == "checkpoint-4"
-    resumed = launch(config, program, "--resume", "--max_steps", "5", "--output_dir", folder)
-    assert resumed.returncode == 0 and "Continuing from checkpoint-4" in resumed.stdout
-    assert read_jsonl(folder / "metrics.jsonl", phase="train", step=5)
+    assert checkpoints.newest_good(folder)[0].name == "checkpoint-3"
+    resumed = launch(config, program, "--resume", "--max_steps", "4", "--output_dir", folder)
+    assert resumed.returncode == 0 and "Continuing from checkpoint-3" in resumed.stdout
+    assert read_jsonl(folder / "metrics.jsonl", phase="train", step=4)
 
 
 def on_two_hosts(what, folder, *options):
