@@ -306,6 +306,11 @@ def test_two_processes_train_what_one_does(tmp_path):
             # the mean over the processes: each controls by the KL of the whole batch
             assert row.get("kl_coef") == pytest.approx(other.get("kl_coef"), rel=1e-4)
             assert row["num_tokens"] == other["num_tokens"]
+    texts = [
+        [row["completion"] for row in read_jsonl(tmp_path / name / "completions.jsonl", step=0)]
+        for name in ("one", "two")
+    ]
+    assert len(texts[0]) == 128 and texts[0] == texts[1]  # each process has validated a half
     newest, _ = checkpoints.newest_good(tmp_path / "two")
     assert newest.name == "checkpoint-4"
     sealed = json.loads((newest / checkpoints.SEAL).read_text())
