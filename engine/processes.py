@@ -140,13 +140,12 @@ def is_sharded():
     """Whether this launch shards the weights: FSDP, or DeepSpeed's ZeRO stage 3.
 
     Raises:
-        UserError: DeepSpeed's file cannot be read.
+        UserError: FSDP in its first version, or DeepSpeed's file cannot be read.
     """
-    return uses_fsdp() or deepspeed_stage() == "3"
-
-
-def uses_fsdp():
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and os.environ.get("FSDP_VERSION", "2") != "2":
+        raise UserError("FSDP 1 is not supported: set fsdp_version: 2, as in launch/fsdp.yaml.")
+    return fsdp or deepspeed_stage() == "3"
 
 
 def deepspeed_stage():

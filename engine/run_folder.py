@@ -207,10 +207,9 @@ def explain(error, options):
     if getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs):
         return f"the disk of {options.output_dir} is full. Free some space."
     if lost_another(error):
-        return (
-            "another process of this run has ended, or was silent for "
-            f"{options.process_timeout} s. It says why; start all of them again."
-        )
+        silent = "imed out" in str(error)
+        what = f"was silent for {options.process_timeout} s" if silent else "has ended"
+        return f"another process of this run {what}. It may say why; start all of them again."
     folder = str(Path(options.output_dir))
     if isinstance(error, OSError) and str(error.filename or "").startswith(folder):
         return f"cannot write to {folder}: {error.strerror}."
@@ -221,7 +220,7 @@ def lost_another(error):
     """Whether an error says that another process has gone. gloo raises a plain RuntimeError."""
     import torch.distributed
 
-    signs = ("by peer", "Broken pipe", "Timed out waiting", "Socket Timeout", "timed out after")
+    signs = ("by peer", "Broken pipe", "Timed out waiting", "timed out after")
     kinds = (RuntimeError, torch.distributed.DistError)
     return isinstance(error, kinds) and any(sign in str(error) for sign in signs)
 

@@ -59,3 +59,11 @@ def test_what_a_deepspeed_file_says_counts(tmp_path, monkeypatch):
     (tmp_path / "d.json").write_text("[")
     with pytest.raises(UserError, match="Cannot read the DeepSpeed file"):
         processes.is_sharded()
+
+
+def test_the_first_fsdp_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert processes.is_sharded()
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="fsdp_version: 2"):
+        processes.is_sharded()

@@ -70,6 +70,8 @@ class Trainer:
     [
         (3, UserError("f returned nan."), "At step 4: f returned nan."),
         (3, MemoryError(), "At step 4: out of memory. Try --batch_size 32"),
+        (3, RuntimeError("gloo: Connection closed by peer"), "process of this run has ended. It"),
+        (3, RuntimeError("gloo: Timed out waiting 600000ms"), "was silent for 600 s. It may say"),
         (60, OSError(errno.ENOSPC, "No space left"), "After the last step: the disk of .* is full"),
     ],
 )
