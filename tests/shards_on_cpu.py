@@ -1,4 +1,4 @@
-"""train.py with sharded weights on a CPU, over gloo. For test_processes.py.
+"""train.py with sharded weights on a CPU, over gloo. For test_several_processes.py.
 
     accelerate launch --config_file launch/fsdp.yaml tests/shards_on_cpu.py OPTION…
 

@@ -5,7 +5,7 @@
 WHAT is `none`, or what happens after two steps: `kill` (the second host is gone), `cut` (so is the
 link between them), or `full` (the disk of the second host, from the beginning). Each host has an
 OUTPUT_DIR of its own, FOLDER/0 and FOLDER/1. Prints for each host its exit status, what it said and
-how many seconds after the event it ended, as JSON. For test_processes.py.
+how many seconds after the event it ended, as JSON. For test_several_processes.py.
 """
 
 import json

@@ -5,7 +5,7 @@
 TRL's client, its weight updates and its importance correction are the real ones. The stand-in
 answers the HTTP requests of vLLM 0.30 (or is its `LLM`) with our own sampling, in another
 batch and with log-probabilities rounded to bfloat16; weights go by memory, not by NCCL. So it
-shows what this project asks of vLLM, and nothing of vLLM. For test_processes.py.
+shows what this project asks of vLLM, and nothing of vLLM. For test_several_processes.py.
 """
 
 import http.server
