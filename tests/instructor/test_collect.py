@@ -1,5 +1,6 @@
 """Submissions are found in plain folders and in the exports of three platforms."""
 
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -104,6 +105,25 @@ def test_names_of_a_moodle_export(tmp_path):
     (tmp_path / "Li Wei_502_assignsubmission_file_rewards.py").write_text("v = 2")
     got = found(tmp_path)
     assert got["Zoë O'Neil"].members[0].id == "501" and got["Li Wei"].source == b"v = 2"
+
+
+def test_what_is_no_regular_file_is_rejected_and_not_read(tmp_path):
+    (tmp_path / "kept.txt").write_text("secret = 1")
+    course = tmp_path / "course"
+    put(course, "ann", "a = 1")
+    for student in ("link", "loop", "folder", "pipe"):
+        (course / student).mkdir()
+    (course / "link" / "rewards.py").symlink_to(tmp_path / "kept.txt")
+    (course / "loop" / "rewards.py").symlink_to("rewards.py")
+    (course / "folder" / "rewards.py").symlink_to(course / "ann")
+    os.mkfifo(course / "pipe" / "rewards.py")
+    (course / "peer").symlink_to(course / "ann")
+    got = found(course)
+    assert got["ann"].source == b"a = 1"
+    for student in ("link", "loop", "folder"):
+        assert got[student].rejected == "a symbolic link" and got[student].source == b""
+    assert got["pipe"].rejected == "not a regular file"
+    assert got["peer"].rejected and got["peer"].source == b""
 
 
 def test_nothing_to_grade_is_one_line(tmp_path):
