@@ -198,7 +198,7 @@ def misleading():
         "48 surrogate": in_penalty(bodies.SURROGATE),
         "48 digits": SOLUTION + f"\n\nNUMBER = 0x{'f' * 5000}\n",
         "48 answers digits": in_penalty("return [int('9' * 4000)] * len(policy_log_probs)"),
-        "48 answers more": in_penalty("return [10 ** 5000] * len(policy_log_probs)"),
+        "48 answers more": in_penalty(bodies.DIGITS),
         "48 answers surrogates": in_penalty("return ['\\ud800' * 50] * len(policy_log_probs)"),
         "49 error of errors": in_penalty(ERROR_OF_ERRORS),
     }

@@ -228,14 +228,6 @@ def test_a_dead_worker_ends_the_run_and_is_journaled_for_nobody(tmp_path, policy
     assert {result["student"] for result in results_of(journal)} <= {"Dan"}
 
 
-def test_a_worker_that_dies_in_the_middle_of_a_case_is_no_fault_either(tmp_path, policy):
-    load_alone = saying(b'{"number": 1, "answer": null}\n')
-    worker = FakeWorker(tmp_path, load_alone, orders=3)  # start, end, start
-    with pytest.raises(WorkerGone):
-        examine(worker, worker.controls[0], b"", [0], policy, 0.3)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_error_in_the_grader_is_one_row(tmp_path, policy, monkeypatch):
     whole = course.grade_one
 
@@ -274,6 +266,18 @@ def answering(seconds=0.0):
                 os.write(answers, b'{"number": %d, "answer": %s}\n' % (number, given))
 
     return play
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_case_is_no_fault_either(
+    tmp_path, policy, monkeypatch
+):
+    """Though the case takes that for an error of the function that it asks."""
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks,))})
+    load_alone = saying(b'{"number": 1, "answer": null}\n')
+    worker = FakeWorker(tmp_path, load_alone, orders=3)  # start, end, start
+    with pytest.raises(WorkerGone):
+        examine(worker, worker.controls[0], b"", [0], policy, 0.3)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_submission_has_one_allowance_for_all_its_functions(tmp_path, policy, monkeypatch):

@@ -62,7 +62,7 @@ def test_one_submission_can_write_nothing_that_another_reads():
     with Workshop(jobs=1) as workshop:
         workshop.wait()
         worker = workshop.process.pid
-        with Child(workshop, workshop.controls[0], b"x = 1\n", seconds=60):
+        with Child(workshop, workshop.controls[0], b"x = 1\n", seconds=60) as child:
             children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
             assert len(children) == 1
             for pid in (worker, *children):
@@ -70,6 +70,8 @@ def test_one_submission_can_write_nothing_that_another_reads():
                 assert mapped and not [line for line in mapped if re.match(r"\S+ .w.s ", line)]
             opened = {os.readlink(fd) for fd in Path(f"/proc/{children[0]}/fd").iterdir()}
             assert {name.split(":")[0] for name in opened} <= {"pipe", "/dev/null"}
+            child.end()  # now what it wrote can be read
+            assert not Path(f"/proc/{children[0]}").exists() and child.folder.exists()
 
 
 def processes():

@@ -1,5 +1,6 @@
 """Submissions are found in plain folders and in the exports of three platforms."""
 
+import errno
 import os
 import shutil
 import zipfile
@@ -9,6 +10,7 @@ import pytest
 from grading_help import put
 
 from instructor.grading.collect import collect
+from instructor.grading.reading import Folder
 from instructor.grading.submission import Member, Rejected
 
 
@@ -124,6 +126,22 @@ def test_what_is_no_regular_file_is_rejected_and_not_read(tmp_path):
         assert got[student].rejected == "a symbolic link" and got[student].source == b""
     assert got["pipe"].rejected == "not a regular file"
     assert got["peer"].rejected and got["peer"].source == b""
+
+
+def test_a_file_that_the_disk_does_not_give_is_one_row(tmp_path, monkeypatch):
+    for student in ("ann", "bob"):
+        put(tmp_path, student, "a = 1")
+    whole = Folder.read
+
+    def breaks(self, path, limit):
+        if path.parts[0] == "bob":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(self, path, limit)
+
+    monkeypatch.setattr(Folder, "read", breaks)
+    got = found(tmp_path)
+    assert got["ann"].source == b"a = 1"
+    assert got["bob"].rejected == "cannot be read (Input/output error)"
 
 
 def test_nothing_to_grade_is_one_line(tmp_path):

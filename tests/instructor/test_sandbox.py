@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from break_outs import TRY_ALL, attempts
 
+from instructor.grading.course import require_sandbox
+from instructor.grading.submission import GraderError
+
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="the attacks call Linux by the numbers of x86-64",
@@ -167,6 +170,14 @@ def test_what_a_lock_holds_works_without_it_and_the_probe_sees_that(without, loc
     for attack, outcome in found.items():
         assert outcome == "worked" or may_fail(attack), attack
     assert len(found) >= len(ways)
+
+
+def test_a_kernel_that_is_too_old_is_refused():
+    """Below Linux 6.2, Landlock did not ask about truncate(2)."""
+    (found,) = tried(([["ABI_NEEDED = 3", "ABI_NEEDED = 99"]], ["probe"]))
+    assert found == {"probe": "ended"}  # before anything ran
+    with pytest.raises(GraderError, match="Grade on Linux 6.2 or newer"):
+        require_sandbox({"files": False}, False)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user has no such rights")

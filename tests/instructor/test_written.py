@@ -1,6 +1,7 @@
 """Written answers: a place to hand them in, one page to grade them, points in every gradebook."""
 
 import csv
+import html
 import io
 import json
 import re
@@ -136,8 +137,9 @@ def test_one_page_shows_question_key_and_answer(course):
     page = (args.out / "answers.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and page.count("<script>") == 1
     assert "Ann <b>" not in page.partition("<script>")[0]
-    for heading in HEADINGS:
+    for heading, entry in read_rubric(RUBRIC)["written"].items():
         assert f"<h2>{heading}</h2>" in page
+        assert f"<p>2 points for: {html.escape(entry['for'])}</p>" in page
     assert "d/dθ E_q[log q − log p]" in page  # of the key
     assert page.count('type="number"') == 1 and "No answer: =Bob" in page
     assert json.loads(page.partition("STUDENTS = ")[2].partition(";")[0]) == ["Ann <b>", "=Bob"]
