@@ -63,6 +63,7 @@ def test_one_submission_can_write_nothing_that_another_reads():
         workshop.wait()
         worker = workshop.process.pid
         with Child(workshop, workshop.controls[0], b"x = 1\n", seconds=60) as child:
+            child.ask("load")  # by now it has locked itself in
             children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
             assert len(children) == 1
             for pid in (worker, *children):
