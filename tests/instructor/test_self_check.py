@@ -1,6 +1,7 @@
 """The check before each run: it stops the run where one known file earns what it should not."""
 
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from instructor.grading import course
 from instructor.grading.command import RUBRIC
 from instructor.grading.examining import Examination, Outcome
 from instructor.grading.points import read_rubric
-from instructor.grading.process import Workshop, probe
+from instructor.grading.process import Child, Dead, Workshop, probe
 from instructor.grading.submission import GraderError
 from instructor.proof import attacks, swelling
 
@@ -89,4 +90,10 @@ def test_a_real_worker_passes_the_probe():
     """Also what no kernel holds: threads and files, which the worker watches."""
     with Workshop(jobs=1) as workshop:
         workshop.wait()
-        assert probe(workshop, workshop.controls[0]) == dict.fromkeys(course.PROTECTIONS, True)
+        (control,) = workshop.controls
+        assert probe(workshop, control) == dict.fromkeys(course.PROTECTIONS, True)
+        started = time.monotonic()
+        with Child(workshop, control, b"", 60.0) as child:
+            with pytest.raises(Dead, match="it started more than 64 threads"):
+                child.ask("overrun", what="threads", number_of=65)
+        assert time.monotonic() - started < 30  # at once, and not when its time is over
