@@ -66,6 +66,10 @@ class Place:
         os.waitpid(self.bystander, 0)
         for end in self.sockets:
             end.close()
+        self.top.chmod(0o700)
+        for folder, folders, _ in os.walk(self.top):  # an attack may have closed one
+            for name in folders:
+                os.chmod(os.path.join(folder, name), 0o700)
         shutil.rmtree(self.top)
 
 
