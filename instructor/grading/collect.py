@@ -27,7 +27,9 @@ CANDIDATES = (  # names of files that may be the submission: what comes first is
     re.compile(r".*\.py", re.IGNORECASE),
     re.compile(r".*\.zip", re.IGNORECASE),
 )
-VERSION = re.compile(r"rewards?(?!s?_solution|_utils|s?\.py$).*\.(py|zip|bak|old)", re.IGNORECASE)
+VERSION = re.compile(
+    r"rewards?(?!s?_solution|_utils|s?\.py$).*\.(py|zip|bak|old)|.rewards?\.py", re.IGNORECASE
+)
 
 
 class Unclear(Rejected):

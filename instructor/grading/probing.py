@@ -8,6 +8,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 
@@ -21,6 +22,7 @@ FIOASYNC, FIOSETOWN, SIOCSPGRP, TIOCSTI, FS_IOC_SETFLAGS = (
 )
 F_SETOWN_EX, F_SETPIPE_SZ, PR_SET_PDEATHSIG = 15, 1031, 1
 BY_NUMBER = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "file_setattr": 469}
+BY_NUMBER["open_tree_attr"] = 467
 
 
 def probe(folder, secret, memory):
@@ -86,15 +88,20 @@ def modes(secret):
         lambda: os.chown(secret, -1, -1),
         lambda: os.fchown(shared, -1, -1),
         lambda: os.lchown(secret, -1, -1),
+        lambda: call(libc.fchownat, at, name, -1, -1, 0),
         lambda: os.utime(secret, ns=times),
         lambda: os.setxattr(secret, "user.x", b"", os.XATTR_REPLACE),
         lambda: os.setxattr(shared, "user.x", b"", os.XATTR_REPLACE),
+        lambda: os.setxattr(secret, "user.x", b"", os.XATTR_REPLACE, follow_symlinks=False),
         lambda: os.removexattr(secret, "user.x"),
+        lambda: os.removexattr(shared, "user.x"),
+        lambda: os.removexattr(secret, "user.x", follow_symlinks=False),
         lambda: call(libc.fchmodat, at, name, mode, 0),
         lambda: call(libc.syscall, BY_NUMBER["fchmodat2"], at, name, mode, 0),
         lambda: call(libc.syscall, BY_NUMBER["setxattrat"], at, name, 0, b"user.x", None, 0),
         lambda: call(libc.syscall, BY_NUMBER["removexattrat"], at, name, 0, b"user.x"),
         lambda: call(libc.syscall, BY_NUMBER["file_setattr"], at, name, None, 0, 0),
+        lambda: call(libc.syscall, BY_NUMBER["open_tree_attr"], at, name, 0, None, 0),
         lambda: fcntl.ioctl(shared, FS_IOC_SETFLAGS, bytes(8)),
         lambda: call(libc.inotify_init),
         lambda: call(libc.inotify_init1, 0),
@@ -126,6 +133,8 @@ def processes():
         lambda: os.execv("/bin/true", ["true"]),
         lambda: os.kill(parent, 0),
         lambda: os.kill(-1, 0),
+        lambda: resource.prlimit(parent, resource.RLIMIT_CPU),
+        lambda: os.sched_setaffinity(parent, os.sched_getaffinity(parent)),
         lambda: fcntl.fcntl(pipe, fcntl.F_SETOWN, own),
         lambda: fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGIO),
         lambda: fcntl.fcntl(pipe, F_SETOWN_EX, bytes(8)),

@@ -180,14 +180,30 @@ ENDLESS = """
 
 def swells_and_misleads():
     """A file each of whose functions would take too much, or hang or crash a careless grader."""
+    return with_bodies(
+        shaped_reward_exponential=swelling.THREADS,
+        shaped_reward=swelling.FILES,
+        compute_ref_log_probs=swelling.DIMENSIONS,
+        kl_penalty_forward=swelling.SURROGATE,
+        kl_penalty_backward=swelling.NEVER_READS,
+    )
+
+
+def fills_and_floods():
+    """Another such file."""
+    return with_bodies(
+        shaped_reward_exponential=swelling.DISK,
+        shaped_reward=swelling.FLOODS,
+        compute_ref_log_probs=swelling.HELD_OPEN,
+        kl_penalty_forward=swelling.DIGITS,
+        kl_penalty_backward=swelling.NESTED,
+    )
+
+
+def with_bodies(**bodies):
+    """The solution with other bodies for some of its functions."""
     source = SOLUTION
-    for function, body in {
-        "shaped_reward_exponential": swelling.THREADS,
-        "shaped_reward": swelling.FILES,
-        "compute_ref_log_probs": swelling.DIMENSIONS,
-        "kl_penalty_forward": swelling.SURROGATE,
-        "kl_penalty_backward": swelling.NEVER_READS,
-    }.items():
+    for function, body in bodies.items():
         source = with_body(source, function, body)
     return source
 
@@ -216,15 +232,14 @@ def known_files():
             "kl_penalty_forward": penalty,
             "kl_penalty_backward": penalty,
         }
-        source = SOLUTION
-        for function, name in bodies.items():
-            source = with_body(source, function, WRONG[function][name])
+        source = with_bodies(**{name: WRONG[name][title] for name, title in bodies.items()})
         yield ", ".join(dict.fromkeys(bodies.values())), source.encode(), all_of("less")
     yield "ends at import", EXIT_AT_IMPORT.encode(), all_of("none")
     yield "garbage on the pipe", GARBAGE_ON_THE_PIPE.encode(), all_of("none")
     yield "numbers that equal everything", ALWAYS_EQUAL.encode(), all_of("none")
     yield "patches json", PATCHES_JSON.encode(), all_of("none")
     yield "swells and misleads", swells_and_misleads().encode(), all_of("none")
+    yield "fills and floods", fills_and_floods().encode(), all_of("none")
 
 
 def valid_files():

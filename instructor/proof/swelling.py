@@ -68,4 +68,11 @@ STEALS_ITS_ANSWER = """
         os.write(4, b'{')
         os.read(fd, 1)
 """
+# An answer without end.
+FLOODS = """
+    import os
+    while True:
+        os.write(4, b'1' * 65536)
+"""
+DIGITS = "return [10 ** 5000] * len(policy_log_probs)"
 SURROGATE = "raise ValueError('\\ud800 \\x1b[31mred \\u2028 next')"

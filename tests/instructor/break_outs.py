@@ -12,8 +12,11 @@ TRY_ALL = """
 import ctypes, fcntl, os, signal, socket
 libc = ctypes.CDLL(None, use_errno=True)
 
-def raw(*arguments):
-    if libc.syscall(*arguments) < 0:
+def raw(*arguments):  # a plain int would lose what is above its lower 32 bits
+    libc_call(libc.syscall, *(ctypes.c_long(x) if isinstance(x, int) else x for x in arguments))
+
+def libc_call(function, *arguments):
+    if function(*arguments) < 0:
         raise OSError(ctypes.get_errno(), "denied")
 
 def try_all(attempts):
@@ -34,36 +37,55 @@ def all_denied(attempts):
 
 
 def outside(target, bystander, unix):
-    """{student: source} of what changes or reaches something outside.
+    """{student: source} of what changes or reaches something outside; see `attempts`."""
+    return {name: all_denied(text) for name, text in attempts(target, bystander, unix).items()}
+
+
+def attempts(target, bystander, unix, name="x", tools=ROOT / "engine", places=("/dev/shm", "/tmp")):
+    """{student: expressions, one a line} that change or reach something outside.
 
     Args:
         target: a file of the course that nobody may change.
         bystander: a process of the same user that must live.
         unix: the path of a datagram socket that nobody may reach.
+        name: of one without a path.
+        tools: a folder of the grader.
+        places: folders where anybody may write.
     """
-    return on_files(str(target)) | on_processes(bystander) | on_sockets(str(unix))
+    files = on_files(str(target), str(tools), places)
+    return files | on_processes(bystander) | on_sockets(str(unix), name)
 
 
 MODULE = "__import__('reward_utils').__file__"
 
 
-def on_files(target):
-    path, tools, module = repr(target), repr(str(ROOT / "engine")), MODULE
+def on_files(target, tools, places):
+    path, tools, module = repr(target), repr(tools), MODULE
     shared = "os.environ['HOME'] + '/../tools/rewards.py'"
+    written = "\n".join(f"open({f'{place}/x'!r}, 'w')" for place in places)
     return {
-        "36 modes": all_denied(
-            f"""
+        "36 modes": f"""
             os.chmod({path}, 0)
             os.chmod({tools}, 0)
             os.chmod({module}, 0)
             os.chmod(os.path.dirname({module}), 0)
             os.fchmod(os.open({module}, 0), 0)
+            libc_call(libc.fchmodat, -100, {path}.encode(), 0, 0)
             os.chown({path}, 65534, 65534)
+            os.lchown({path}, 65534, 65534)
             os.fchown(os.open({module}, 0), 65534, 65534)
+            libc_call(libc.fchownat, -100, {path}.encode(), 65534, 65534, 0)
             os.utime({path}, (0, 0))
             os.utime({module}, (0, 0))
+            raw(132, {path}.encode(), bytes(16))
+            raw(235, {path}.encode(), bytes(32))
+            raw(261, -100, {path}.encode(), bytes(32))
             os.setxattr({path}, 'user.x', b'x')
+            os.setxattr({path}, 'user.x', b'x', follow_symlinks=False)
             os.setxattr(os.open({module}, 0), 'user.x', b'x')
+            os.removexattr({path}, 'user.old')
+            os.removexattr({path}, 'user.old', follow_symlinks=False)
+            os.removexattr(os.open({module}, 0), 'user.old')
             raw(452, -100, {path}.encode(), 0, 0)
             raw(463, -100, {path}.encode(), 0, b'user.x', ctypes.create_string_buffer(24), 16)
             fcntl.ioctl(os.open({module}, 0), 0x40086602, (0x40).to_bytes(8, 'little'))
@@ -72,26 +94,21 @@ def on_files(target):
             os.rename({path}, 'mine')
             os.unlink({path})
             os.link({module}, 'mine')
-            """
-        ),
-        "41 peers": all_denied(
-            f"""
+            """,
+        "41 peers": f"""
             os.listdir(os.environ['HOME'] + '/..')
             open(os.environ['HOME'] + '/../x', 'w')
             open({shared}, 'w')
             open(os.path.dirname({module}) + '/math.py', 'w')
             open('/proc/self/maps')
-            open('/dev/shm/x', 'w')
-            open('/tmp/x', 'w')
-            """
-        ),
+            {written}
+            """,
     }
 
 
 def on_processes(bystander):
     return {
-        "37 signals": all_denied(
-            f"""
+        "37 signals": f"""
             [fcntl.fcntl(0, fcntl.F_SETOWN, pid) for pid in ({bystander}, os.getppid())]
             fcntl.fcntl(os.pipe()[0], fcntl.F_SETSIG, 9)
             fcntl.fcntl(os.pipe()[0], 15, (1).to_bytes(4, 'little') + bytes(4))
@@ -103,27 +120,37 @@ def on_processes(bystander):
             fcntl.ioctl(os.pipe()[0], 0x8902, (1).to_bytes(4, 'little'))
             os.kill({bystander}, 9)
             os.kill(os.getppid(), 9)
-            raw(129, {bystander}, 9, bytes(128))
+            raw(129, {bystander}, 9, bytes(8) + b'\\xff' * 4 + bytes(116))
             raw(234, {bystander}, {bystander}, 9)
             raw(200, {bystander}, 9)
             signal.pidfd_send_signal(os.pidfd_open({bystander}), 9)
-            """
-        ),
-        "38 outlives": all_denied("raw(157, 1, 0, 0, 0, 0)\nraw(157, 1 + (1 << 32), 0, 0, 0, 0)"),
+            """,
+        "38 outlives": """
+            raw(157, 1, 0, 0, 0, 0)
+            raw(157, 1 + (1 << 32), 0, 0, 0, 0)
+            """,
+        "50 limits": f"""
+            raw(160, 9, b'\\xff' * 16)
+            raw(302, 0, 9, b'\\xff' * 16, 0)
+            raw(302, {bystander}, 0, bytes(16), 0)
+            os.sched_setaffinity({bystander}, {{0}})
+            """,
     }
 
 
-def on_sockets(unix):
+def on_sockets(unix, name):
     return {
-        "39 sockets": all_denied(
-            f"""
+        "39 sockets": f"""
             socket.socketpair()
             socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)[0].sendto(b'x', {unix!r})
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', {unix!r})
-            socket.socket(socket.AF_UNIX).connect('\\\\0abstract')
-            """
-        ),
-        "40 watches": all_denied("raw(294, 0)\nraw(253)\nraw(300, 0, 0)"),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).connect('\\0{name}')
+            """,
+        "40 watches": """
+            raw(294, 0)
+            raw(253)
+            raw(300, 0, 0)
+            """,
     }
 
 
@@ -171,7 +198,7 @@ def misleading():
         "48 surrogate": in_penalty(bodies.SURROGATE),
         "48 digits": SOLUTION + f"\n\nNUMBER = 0x{'f' * 5000}\n",
         "48 answers digits": in_penalty("return [int('9' * 4000)] * len(policy_log_probs)"),
-        "48 answers more": in_penalty("return [10 ** 5000] * len(policy_log_probs)"),
+        "48 answers more": in_penalty(bodies.DIGITS),
         "48 answers surrogates": in_penalty("return ['\\ud800' * 50] * len(policy_log_probs)"),
         "49 error of errors": in_penalty(ERROR_OF_ERRORS),
     }
@@ -198,4 +225,12 @@ STOPPED = {  # student -> words for kl_penalty_forward, the one function that fa
     "48 answers surrogates": "returned '????",
     "49 error of errors": "it ended its process (exit status 1)",
 }
-DENIED = ["36 modes", "37 signals", "38 outlives", "39 sockets", "40 watches", "41 peers"]
+DENIED = [
+    "36 modes",
+    "37 signals",
+    "38 outlives",
+    "39 sockets",
+    "40 watches",
+    "41 peers",
+    "50 limits",
+]

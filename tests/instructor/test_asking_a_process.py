@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from instructor.exercises import Wrong
+from instructor.grading import course, examining
 from instructor.grading.command import RUBRIC
 from instructor.grading.course import grade_all
 from instructor.grading.examining import examine
@@ -112,6 +113,7 @@ def test_all_answers_together_have_a_limit(tmp_path):
 
 def test_printing_without_end_does_not_delay_an_answer_for_ever(tmp_path):
     def chatter(questions, answers, shown):
+        os.write(shown, b"x" * 65536)
         os.write(answers, b'{"number": 1, "answer": null}\n')
         while True:
             os.write(shown, b"x" * 65536)
@@ -182,8 +184,9 @@ THREE = ["a", "b", "c"]
     ids=lambda answer: str(answer)[:40],
 )
 def test_a_forged_answer_is_wrong_and_nothing_is_built_of_it(answer):
-    with pytest.raises(Wrong, match="returned"):
+    with pytest.raises(Wrong, match="returned") as wrong:
         decode(answer, "shaped_reward", THREE)
+    assert len(str(wrong.value)) < 200
 
 
 def test_answers_that_are_some():
@@ -225,6 +228,77 @@ def test_a_dead_worker_ends_the_run_and_is_journaled_for_nobody(tmp_path, policy
     assert {result["student"] for result in results_of(journal)} <= {"Dan"}
 
 
+def test_an_error_in_the_grader_is_one_row(tmp_path, policy, monkeypatch):
+    whole = course.grade_one
+
+    def breaks(workshop, control, submission, *more):
+        if submission.student == "Ben":
+            raise OSError("no space left")
+        return whole(workshop, control, submission, *more)
+
+    monkeypatch.setattr(course, "grade_one", breaks)
+    people = [Submission(name, name, rejected="a link") for name in ("Ann", "Ben", "Cid")]
+    journal, worker = tmp_path / "results.jsonl", SimpleNamespace(controls=[None])
+    grade_all(worker, people, settings_of(), "x", policy, journal, lambda: None)
+    found = {
+        result["student"]: (result["status"], result["score"]) for result in results_of(journal)
+    }
+    rejected = ("rejected", 0.0)
+    assert found == {"Ann": rejected, "Ben": ("grader error", None), "Cid": rejected}
+
+
+def asks(ask, rng):
+    """It asks."""
+    for _ in range(40):
+        ask(completions=THREE)
+
+
+def answering(seconds=0.0):
+    """A child that prints, and answers after some time."""
+
+    def play(questions, answers, shown):
+        with open(questions, "rb") as incoming:
+            for number, line in enumerate(incoming, 1):
+                loads = json.loads(line)["operation"] == "load"
+                os.write(shown, b"hello\x1b[31m\n" if loads else b"hidden input\n")
+                time.sleep(seconds)
+                given = b"null" if loads else b'{"kind": "list", "value": [1.0, 2.0, 3.0]}'
+                os.write(answers, b'{"number": %d, "answer": %s}\n' % (number, given))
+
+    return play
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_case_is_no_fault_either(
+    tmp_path, policy, monkeypatch
+):
+    """Though the case takes that for an error of the function that it asks."""
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks,))})
+    load_alone = saying(b'{"number": 1, "answer": null}\n')
+    worker = FakeWorker(tmp_path, load_alone, orders=3)  # start, end, start
+    with pytest.raises(WorkerGone):
+        examine(worker, worker.controls[0], b"", [0], policy, 0.3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_submission_has_one_allowance_for_all_its_functions(tmp_path, policy, monkeypatch):
+    """370 seconds of answers were seen, each just below the limit for one."""
+    names = ("shaped_reward", "kl_penalty_forward", "kl_penalty_backward")
+    monkeypatch.setattr(examining, "CASES", {name: ("2b", (asks,)) for name in names})
+    worker, started = FakeWorker(tmp_path, answering(0.15)), time.monotonic()
+    found = examine(worker, worker.controls[0], b"", [0], policy, 0.3)
+    assert time.monotonic() - started < 8  # 6 · 0.3 seconds, and what else there is to do
+    words = "all its answers together took longer than 2 seconds"
+    assert len(found.outcomes) == 3 and all(words in each.message for each in found.outcomes)
+
+
+def test_only_what_the_import_printed_is_for_the_student(tmp_path, policy, monkeypatch):
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks,))})
+    worker = FakeWorker(tmp_path, answering())
+    found = examine(worker, worker.controls[0], b"", [0], policy, 5.0)
+    assert found.printed == "hello\n" and found.output.startswith("hello\nhello\nhidden input\n")
+    assert "\x1b" not in found.output
+
+
 def test_a_machine_without_room_for_a_process_is_one_row(tmp_path, policy):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.send(b'{"failed": "Resource temporarily unavailable"}')
@@ -236,7 +310,6 @@ def test_a_machine_without_room_for_a_process_is_one_row(tmp_path, policy):
 
 def test_a_case_that_fails_on_odd_numbers_is_the_submissions_failure(tmp_path, policy, monkeypatch):
     """Whatever numbers come: "the grader failed, not the submission" is not for them to cause."""
-    import instructor.grading.examining as examining
 
     def breaks(ask, rng):
         """It breaks."""

@@ -114,6 +114,24 @@ def test_two_hundred_files_are_compared_in_seconds():
     assert any("like the solution" in flag for own in flags.values() for flag in own)
 
 
+ODD_SOURCES = {
+    "digits": f"def shaped_reward(scores):\n    return [0x{'f' * 5000}]\n",
+    "signs": f"x = {'-' * 50_000}1\n",
+    "dots": f"x = {'a.' * 50_000}b\n",
+    "brackets": f"x = {'(' * 50_000}1\n",
+    "nul": "x = 1\0\n",
+}
+
+
+@pytest.mark.parametrize("name", ODD_SOURCES)
+def test_a_file_that_cannot_be_compared_keeps_nobody_from_it(name):
+    """A number of 5,000 digits, or what the parser gives up at, once ended the run."""
+    sources = {"odd": ODD_SOURCES[name], "ann": SOLUTION, "ben": SOLUTION}
+    flags = similar(sources)
+    assert "100% like ben" in flags["ann"] and not flags["odd"]
+    assert unusual_imports(ODD_SOURCES[name]) == []
+
+
 def test_what_is_handed_out_has_no_unusual_imports():
     assert unusual_imports(SOLUTION) == unusual_imports(TEMPLATE) == []
     assert unusual_imports(SOLUTION + "\nimport ctypes\n") == ["ctypes"]

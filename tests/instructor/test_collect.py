@@ -1,5 +1,7 @@
 """Submissions are found in plain folders and in the exports of three platforms."""
 
+import errno
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from grading_help import put
 
 from instructor.grading.collect import collect
+from instructor.grading.reading import Folder
 from instructor.grading.submission import Member, Rejected
 
 
@@ -104,6 +107,41 @@ def test_names_of_a_moodle_export(tmp_path):
     (tmp_path / "Li Wei_502_assignsubmission_file_rewards.py").write_text("v = 2")
     got = found(tmp_path)
     assert got["Zoë O'Neil"].members[0].id == "501" and got["Li Wei"].source == b"v = 2"
+
+
+def test_what_is_no_regular_file_is_rejected_and_not_read(tmp_path):
+    (tmp_path / "kept.txt").write_text("secret = 1")
+    course = tmp_path / "course"
+    put(course, "ann", "a = 1")
+    for student in ("link", "loop", "folder", "pipe"):
+        (course / student).mkdir()
+    (course / "link" / "rewards.py").symlink_to(tmp_path / "kept.txt")
+    (course / "loop" / "rewards.py").symlink_to("rewards.py")
+    (course / "folder" / "rewards.py").symlink_to(course / "ann")
+    os.mkfifo(course / "pipe" / "rewards.py")
+    (course / "peer").symlink_to(course / "ann")
+    got = found(course)
+    assert got["ann"].source == b"a = 1"
+    for student in ("link", "loop", "folder"):
+        assert got[student].rejected == "a symbolic link" and got[student].source == b""
+    assert got["pipe"].rejected == "not a regular file"
+    assert got["peer"].rejected and got["peer"].source == b""
+
+
+def test_a_file_that_the_disk_does_not_give_is_one_row(tmp_path, monkeypatch):
+    for student in ("ann", "bob"):
+        put(tmp_path, student, "a = 1")
+    whole = Folder.read
+
+    def breaks(self, path, limit):
+        if path.parts[0] == "bob":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(self, path, limit)
+
+    monkeypatch.setattr(Folder, "read", breaks)
+    got = found(tmp_path)
+    assert got["ann"].source == b"a = 1"
+    assert got["bob"].rejected == "cannot be read (Input/output error)"
 
 
 def test_nothing_to_grade_is_one_line(tmp_path):

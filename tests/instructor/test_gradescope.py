@@ -47,8 +47,6 @@ def test_the_zip_for_gradescope_grades(tmp_path, source, points):
 
 
 def test_gradescope_gets_results_even_if_the_grader_cannot_start(tmp_path):
-    for name in ("source", "results"):
-        (tmp_path / name).mkdir()
     (tmp_path / "run").write_text(gradescope.RUN)
     environment = {**os.environ, "AUTOGRADER_ROOT": str(tmp_path), "PYTHON": "/no/such/python"}
     subprocess.run(["bash", str(tmp_path / "run")], env=environment, capture_output=True)

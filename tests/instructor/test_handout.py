@@ -142,6 +142,16 @@ def test_a_released_copy_is_red_at_the_exercises_and_green_when_they_are_solved(
     assert run_tests(tmp_path / "copy") == (set(), [])
 
 
+def test_what_the_tests_of_the_copy_leave_behind_goes_away(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "from pathlib import Path\n\n\ndef test_it():\n"
+        "    for name in ('.hypothesis', '.pytest_cache', '__pycache__'):\n"
+        "        Path(name).mkdir(exist_ok=True)\n"
+    )
+    assert run_tests(tmp_path) == (set(), [])
+    assert [path.name for path in tmp_path.iterdir()] == ["test_it.py"]
+
+
 def test_what_pytest_said_is_kept_under_the_bar(tmp_path):
     code = "import sys; print('... [ 50%]'); print('bad', file=sys.stderr)"
     said = run_with_bar([sys.executable, "-c", code], tmp_path)

@@ -84,6 +84,12 @@ def test_a_display_name_is_no_login(tmp_path):
     assert flags["Ann Lee"] == "found by name; 77 is not in the roster"
 
 
+def test_names_of_a_roster_are_made_harmless_where_they_enter(tmp_path):
+    people = [["Ann\u2028\x1b[31m Lee\n", "ann@x", "1", "", ""], ["Ben\u202e", "", "2", "", ""]]
+    points, flags, absent = filled(tmp_path, PLAIN, people, {})
+    assert absent == {"Ann Lee", "Ben"}
+
+
 def test_an_open_question_leaves_the_gradebook_as_it_is(tmp_path):
     roster = tmp_path / "roster.csv"
     roster.write_text(csv_text([PLAIN, ["Ann", "a@x", "1", "", "5"]]), encoding="utf-8")

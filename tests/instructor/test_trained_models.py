@@ -1,5 +1,6 @@
 """Trained models that were handed in, and a short training with a submission's reward."""
 
+import copy
 import csv
 import os
 import shutil
@@ -9,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from instructor.grading import trained_models
+from instructor.grading import short_training, trained_models
 from instructor.grading.process import Workshop
 from instructor.grading.short_training import train_briefly
 from instructor.grading.submission import Rejected
@@ -153,6 +154,54 @@ def test_what_is_no_folder_and_what_is_too_large_is_one_row(tmp_path, tensors, c
     status = {student: row["status"] for (student, _), row in rows_of(tmp_path).items()}
     assert status["ann"] == "measured" and "larger than" in status["sparse"]
     assert "no model" in status["notes.txt"] and "no regular file" in status["pipe"]
+
+
+def test_each_look_at_a_model_refuses_what_is_not_finite(tensors, policy, classifier, monkeypatch):
+    """One below the other: weights, predictions, figures."""
+    base, tokenizer = policy
+    name, value = next(iter(tensors.items()))
+    with pytest.raises(Rejected, match="holds values that are not finite"):
+        changed = {**tensors, name: value * float("nan")}
+        trained_models.check_tensors(changed, base.state_dict())
+    huge = copy.deepcopy(base)
+    huge.load_state_dict({k: v * 1e30 for k, v in tensors.items() if v.ndim == 2}, strict=False)
+    with pytest.raises(Rejected, match="its predictions are not finite"):
+        trained_models.check_predictions(huge)
+    figures = dict.fromkeys(trained_models.COLUMNS, 1.0) | {"perplexity": float("inf")}
+    monkeypatch.setattr("evaluate.evaluate_model", lambda *args, **kwargs: {"metrics": figures})
+    with pytest.raises(Rejected, match="its perplexity is not finite"):
+        trained_models.measure(base, tokenizer, base, 1)
+
+
+def test_what_a_training_wrote_is_read_when_its_process_has_ended(tmp_path, monkeypatch):
+    """Whoever cuts off a file that is mapped kills the one who reads it."""
+    events = []
+
+    class Recorded:
+        folder = tmp_path
+
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def ask(self, operation, **question):
+            events.append(operation)
+
+        def end(self):
+            events.append("end")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            events.append("close")
+
+    figures = {"metrics": {"sentiment": 0.5, "kl": 0.0}}
+    monkeypatch.setattr(short_training, "Child", Recorded)
+    monkeypatch.setattr(short_training, "load_weights", lambda *args: events.append("read"))
+    monkeypatch.setattr(short_training, "measure", lambda *args: figures)
+    settings = {"options": {"max_steps": 2}, "rise": 0.0, "nats": 10}
+    assert "After 2 steps" in train_briefly(None, None, b"", settings, (None, None))
+    assert events == ["load", "train", "end", "read", "close"]
 
 
 @pytest.mark.slow

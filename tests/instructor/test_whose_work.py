@@ -228,15 +228,16 @@ def test_folders_in_folders_in_folders(tmp_path):
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_gradescope_hands_over_one_student_however_it_lies(tmp_path, wrapped):
+@pytest.mark.parametrize("backup", ["rewards_backup.py", "rewards (1).py", "old rewards.py"])
+def test_gradescope_hands_over_one_student_however_it_lies(tmp_path, wrapped, backup):
     folder = tmp_path / "work" if wrapped else tmp_path
     folder.mkdir(exist_ok=True)
     (folder / "rewards.py").write_text("a = 1")
-    (folder / "rewards_backup.py").write_text("a = 2")
+    (folder / backup).write_text("a = 2")
     (tmp_path / "notes.txt").write_text("hello")
     ((name, row),) = rows(tmp_path, one=True).items()
     assert name == "submission" and row.source == b"a = 1"
-    assert row.flags == ["also in the hand-in: rewards_backup.py"]
+    assert row.flags == [f"also in the hand-in: {backup}"]
 
 
 # Anything that a disk or a platform can hold.

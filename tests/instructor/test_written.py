@@ -1,14 +1,17 @@
 """Written answers: a place to hand them in, one page to grade them, points in every gradebook."""
 
 import csv
+import html
 import io
 import json
+import re
 import zipfile
 from types import SimpleNamespace
 
 import pytest
 from grading_help import put, result_of
 
+from engine.common import ROOT
 from instructor.exercises import CASES
 from instructor.grading.collect import collect
 from instructor.grading.command import RUBRIC
@@ -29,6 +32,30 @@ def test_every_question_has_a_heading_a_key_and_points():
     assert set(HEADINGS) <= set(answer_key()) and all(len(answer_key()[h]) > 60 for h in HEADINGS)
     assert questions()["3b"].startswith("One completion can have a negative penalty")
     assert questions()["Analysis 5"].startswith("**Prompting.** What can a prefix not do")
+
+
+def test_the_key_says_what_was_measured():
+    """It once said that a run at 0.01 ends close to the unregularised one: 5.9 against 31 nats."""
+    table = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    measured = {}  # run -> (sentiment, KL)
+    for line in table.partition("| run | sentiment | judge | KL (nats) |")[2].splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        run, *cells = [cell.partition("<br>")[0].strip(" `") for cell in line.strip("|").split("|")]
+        measured[run] = float(cells[0]), float(cells[2])
+    (plain, far), (held, near), (_, nothing) = (
+        measured[run]
+        for run in (
+            "no flags",
+            "--kl_type forward --kl_coef 0.01",
+            "--kl_type forward --kl_coef 1.0",
+        )
+    )
+    text = answer_key()["Analysis 2"]
+    told = re.findall(r"(\d+(?:\.\d+)?) nats", text)
+    assert [float(nats) for nats in told] == pytest.approx([nothing, near, far], abs=0.06)
+    assert f"with {held:.2f} of sentiment against {plain:.3f}" in text
+    assert f"at 0.01 the run ends at {told[1]} nats, far from the {told[2]} nats" in text
 
 
 def test_the_empty_sheet_holds_no_answer_and_a_filled_one_all():
@@ -110,8 +137,9 @@ def test_one_page_shows_question_key_and_answer(course):
     page = (args.out / "answers.html").read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and page.count("<script>") == 1
     assert "Ann <b>" not in page.partition("<script>")[0]
-    for heading in HEADINGS:
+    for heading, entry in read_rubric(RUBRIC)["written"].items():
         assert f"<h2>{heading}</h2>" in page
+        assert f"<p>2 points for: {html.escape(entry['for'])}</p>" in page
     assert "d/dθ E_q[log q − log p]" in page  # of the key
     assert page.count('type="number"') == 1 and "No answer: =Bob" in page
     assert json.loads(page.partition("STUDENTS = ")[2].partition(";")[0]) == ["Ann <b>", "=Bob"]
