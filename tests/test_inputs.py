@@ -13,6 +13,7 @@ import data
 import train
 from engine.common import UserError
 from engine.options import resolve_options
+from engine.policy import tokenize_prompts
 from engine.scoring import kl_values
 from engine.student import check_rewards, load_rewards
 from reward_utils import make_reward_function
@@ -136,7 +137,7 @@ def test_a_hundred_thousand_prompts(tmp_path, policy):
     options = resolve_options({"preset": "tiny"})
     started = time.perf_counter()
     dataset = data.get_train_dataset(str(file))
-    train.tokenize_prompts(dataset["prompt"][:], tokenizer, model, options)
+    tokenize_prompts(dataset["prompt"][:], tokenizer, model, options.max_completion_length)
     arranged = data.arrange(dataset, 480, seed=0)
     assert len(dataset) == 100_000 and len(set(arranged["prompt"])) == 480
     assert time.perf_counter() - started < 30
@@ -162,7 +163,7 @@ def test_a_prompt_of_ten_kilobytes_is_named(tmp_path, policy):
     with pytest.raises(
         UserError, match=r"'long long .*…' has 2000 tokens.*context of 128"
     ) as error:
-        train.tokenize_prompts(prompts, tokenizer, model, options)
+        tokenize_prompts(prompts, tokenizer, model, options.max_completion_length)
     assert len(str(error.value)) < 250
 
 
