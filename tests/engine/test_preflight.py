@@ -40,7 +40,7 @@ def test_weights_are_counted_from_a_configuration(policy, classifier):
 
 
 def test_memory_is_near_what_was_measured(policy, classifier):
-    """Peaks of three runs on a CPU with the bundled sentiment model."""
+    """Peaks of three runs on a CPU, log-probabilities by TRL, with the bundled sentiment model."""
     scorer = classifier[0].config
     tiny = resolve_options({"preset": "tiny"})
     quick = resolve_options({"preset": "quick"})
