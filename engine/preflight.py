@@ -82,7 +82,7 @@ def weights_of(config):
 def memory_of_a_step(options, config, classifier, prompt_tokens=12):
     """Bytes that a run needs at most: an estimate.
 
-    It is within a third of what we measured where TRL makes the log-probabilities. A GPT-2 on a CPU,
+    Within a third of what we measured where TRL makes the log-probabilities. A GPT-2 on a CPU,
     where `engine.output_layer` does, takes about half.
 
     The program; float32 weights, gradients and two Adam moments of the policy; weights of the
