@@ -30,10 +30,12 @@ def import_without(name, *others):
     """
     hidden = [] if name in sys.modules else [other for other in others if other not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None is Python's mark for what cannot be imported
-    with contextlib.suppress(ImportError):
-        importlib.import_module(name)
-    for other in hidden:
-        del sys.modules[other]
+    try:
+        with contextlib.suppress(Exception):  # lazy modules turn an ImportError into another
+            importlib.import_module(name)
+    finally:
+        for other in hidden:
+            del sys.modules[other]
 
 
 def first_line(error):

@@ -91,8 +91,11 @@ def test_a_library_is_imported_without_another(tmp_path, monkeypatch):
     del sys.modules["looks"]
 
 
-def test_a_library_that_needs_the_other_is_imported_by_who_uses_it(tmp_path, monkeypatch):
-    (tmp_path / "needs.py").write_text("import beside_it\n")
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_a_library_that_needs_the_other_is_imported_by_who_uses_it(tmp_path, monkeypatch, error):
+    (tmp_path / "needs.py").write_text(
+        f"try:\n    import beside_it\nexcept ImportError:\n    raise {error}\n"
+    )
     (tmp_path / "beside_it.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     common.import_without("needs", "beside_it")
@@ -101,3 +104,11 @@ def test_a_library_that_needs_the_other_is_imported_by_who_uses_it(tmp_path, mon
 
     assert needs.beside_it
     del sys.modules["needs"], sys.modules["beside_it"]
+
+
+def test_an_import_that_is_interrupted_hides_nothing(tmp_path, monkeypatch):
+    (tmp_path / "long_one.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        common.import_without("long_one", "beside_that")
+    assert "beside_that" not in sys.modules
