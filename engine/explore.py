@@ -4,7 +4,8 @@
 
 - `sample`: to one prompt, the text of the `policy` and what the `base` model wrote there, each
   with its tokens: [text, log q, log p, likeliest tokens of q, and of p], the last two as lists of
-  [text, log-probability].
+  [text, log-probability]. The policy's text also has its reward, as if it had been trained on:
+  score → shaping → penalty → reward.
 - `group`: of the training `step` after the validation (of the last step, after the last one), the
   completions to one prompt: score → shaping → penalty → reward → advantage; and for its `worst`
   and its `best` text their place in the group and their tokens.
@@ -13,13 +14,14 @@ A token takes about 210 bytes. A run keeps no more than RECORDS + 2 validations,
 and GROUPS groups each.
 """
 
+import contextlib
 import functools
 import math
 from pathlib import Path
 
 import torch
 
-from engine.common import append_jsonl, keep_rows, read_jsonl
+from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
 from engine.token_view import describe_tokens
 
 FILE = "explore.jsonl"
@@ -47,6 +49,7 @@ class Explorer:
         self.base = {}  # prompt -> the sample of the base model there
         self.batch = {}  # of the latest training step
         self.waiting = None  # the validation whose groups are still to come
+        self.reward = None  # of the run
 
     def resume(self, validated):
         """Keep the rows of the validations in a set, and remember what the base model wrote."""
@@ -57,6 +60,7 @@ class Explorer:
 
     def wrap(self, reward):
         """The function of `reward_utils.make_reward_function`, seen at each step."""
+        self.reward = reward
 
         @functools.wraps(reward)
         def seen(**batch):
@@ -67,8 +71,7 @@ class Explorer:
     def see_batch(self, prompts, completions, completion_ids, shaped, reward, score):
         """Take the parts of a training batch's rewards."""
         texts = {"prompts": prompts, "completions": completions, "ids": completion_ids}
-        parts = {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
-        self.batch = {**texts, **parts, "score": score}
+        self.batch = {**texts, **parts_of(shaped, reward), "score": score}
         if self.waiting is not None:
             self._write(self.waiting, self._groups(self.waiting + 1))
             self.waiting = None
@@ -103,8 +106,10 @@ class Explorer:
         base = [self.base.get(prompt) for prompt in prompts] if step else []
         base = [] if None in base else base  # resumed from a run that kept none
         texts = self._described(prompts * (2 if base else 1), [*policy, *base])
+        rewards = self._rewards(prompts, policy)
         for i, prompt in enumerate(prompts):
-            row = {"kind": "sample", "prompt": prompt, "policy": texts[i]}
+            parts = {name: values[i] for name, values in rewards.items()}
+            row = {"kind": "sample", "prompt": prompt, "policy": texts[i] | parts}
             yield row | ({"base": texts[len(prompts) + i]} if base else {})
 
     def _described(self, prompts, samples):
@@ -119,6 +124,29 @@ class Explorer:
             }
             for sample, row in zip(samples, tokens)
         ]
+
+    def _rewards(self, prompts, samples):
+        """What the run's reward would be for texts that it does not train on: {part: numbers}.
+
+        Empty where the student's function cannot say: it may count on groups of a certain size.
+        """
+        rewards = {}
+
+        def see(prompts, completions, completion_ids, shaped, reward, score):
+            parts = {"score": score(completions), **parts_of(shaped, reward)}
+            rewards.update({name: rounded(values) for name, values in parts.items()})
+
+        texts = [sample["completion"] for sample in samples]
+        if self.reward:
+            # A function that draws random numbers leaves those of the training as they are.
+            with contextlib.suppress(UserError), torch.random.fork_rng(devices=[]):
+                self.reward(
+                    prompts=prompts,
+                    completions=texts,
+                    completion_ids=[sample["ids"] for sample in samples],
+                    record=see,
+                )
+        return rewards
 
     def _tokens(self, prompts, completion_ids):
         """The tokens of some completions, as they are kept."""
@@ -168,6 +196,11 @@ class Explorer:
                 **figures,
                 **{name: [i, row] for (name, i), row in zip(ends.items(), tokens)},
             }
+
+
+def parts_of(shaped, reward):
+    """The tensors that a page shows of each reward."""
+    return {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
 
 
 def advantages(rewards, size):

@@ -167,7 +167,9 @@ def add_lora(model):
         fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D weights are transposed
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with_adapter = get_peft_model(model, config)
+    with_adapter.create_or_update_model_card = lambda folder: None  # PEFT's empty template
+    return with_adapter
 
 
 def arguments_of(model):

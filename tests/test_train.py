@@ -160,6 +160,11 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
     first = read_jsonl(out / "metrics.jsonl", phase="train")[0]
     assert abs(first["kl_policy_ref"]) <= 1e-5 and abs(first["kl_penalty"]) <= 1e-5
     assert len(read_jsonl(out / "completions.jsonl")) == 3 * 4 * 2  # validations, prompts, samples
+    for text in (row["policy"] for row in read_jsonl(out / "explore.jsonl", kind="sample")):
+        kl = sum(q - p for _, q, p, *_ in text["tokens"])
+        assert text["score"] == text["shaped"] == pytest.approx(text["sentiment"], abs=1e-4)
+        assert text["penalty"] == pytest.approx(0.1 * kl, abs=1e-4)
+        assert text["reward"] == pytest.approx(text["shaped"] - text["penalty"], abs=2e-5)
     assert (out / "checkpoint-2").is_dir()
     model, _ = load_model(str(out / "final"), "cpu")
     weights = dict(trainer.model.named_parameters())
@@ -269,6 +274,7 @@ def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):
     validations = read_jsonl(out / "metrics.jsonl", phase="validation")
     assert validations[0]["kl"] == pytest.approx(0, abs=1e-5) and validations[-1]["kl"] != 0
     assert "a LoRA adapter, merged into its base" in (out / "final" / "README.md").read_text()
+    assert not list(out.glob("checkpoint-*/README.md"))  # PEFT's template knows nothing of the run
 
 
 def test_the_seed_reaches_the_first_weights_of_lora(tmp_path):

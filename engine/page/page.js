@@ -159,7 +159,8 @@ function member(group, end) {
 
 function chain({ score, shaped, penalty, reward, advantage }) {
   const part = (name, value) => [`${name} `, make("b", "", number(value, 3))];
-  return [...part("score", score), " → ", ...part("shaped", shaped), " − ", ...part("penalty", penalty), " = ", ...part("reward", reward), " → ", ...part("advantage", advantage)];
+  const earned = [...part("score", score), " → ", ...part("shaped", shaped), " − ", ...part("penalty", penalty), " = ", ...part("reward", reward)];
+  return advantage === undefined ? earned : [...earned, " → ", ...part("advantage", advantage)];
 }
 
 function showToken(text, i, span) {

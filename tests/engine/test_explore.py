@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.common import read_jsonl
+from engine.common import UserError, read_jsonl
 from engine.explore import GROUPS, PROMPTS, RECORDS, Explorer, advantages
 
 STARTS = [f"The film number {i}" for i in range(13)]
@@ -85,6 +85,39 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
         "reward": [11.5, 13.0],
         "advantage": pytest.approx([-0.70704, 0.70704], abs=1e-5),
     }
+
+
+def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
+    tokenizer = explorer.models[2]
+
+    def reward(prompts, completions, completion_ids, record):
+        assert prompts == STARTS[::2][:PROMPTS]
+        assert completion_ids == tokenizer(completions)["input_ids"]
+        shaped, cost = torch.rand(PROMPTS) + 1, torch.arange(PROMPTS) / 4
+        record(prompts, completions, completion_ids, shaped, shaped - cost, lambda texts: [0.5] * 6)
+
+    explorer.wrap(reward)
+    before = torch.random.get_rng_state()
+    explorer.record(0, samples(tokenizer, " fun"))
+    assert torch.equal(before, torch.random.get_rng_state())  # the training draws what it would
+    texts = [row["policy"] for row in rows_of(explorer, kind="sample")]
+    assert [text["score"] for text in texts] == [0.5] * 6
+    assert [text["penalty"] for text in texts] == pytest.approx([i / 4 for i in range(6)], abs=1e-5)
+    for text in texts:
+        assert text["shaped"] - text["penalty"] == pytest.approx(text["reward"], abs=2e-5)
+    explorer.record(2, samples(tokenizer, " dull"))
+    row = rows_of(explorer, kind="sample", validation=2)[0]
+    assert "reward" in row["policy"] and "reward" not in row["base"]  # of another model
+
+
+def test_a_reward_that_wants_whole_groups_leaves_the_validation_as_it_is(explorer):
+    def reward(**batch):
+        raise UserError("8 completions a group, please")
+
+    explorer.wrap(reward)
+    explorer.record(0, samples(explorer.models[2], " fun"))
+    kept = rows_of(explorer, kind="sample")
+    assert len(kept) == PROMPTS and "reward" not in kept[0]["policy"]
 
 
 def test_a_resumed_run_goes_on_from_what_it_kept(explorer, policy):

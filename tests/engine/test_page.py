@@ -38,6 +38,7 @@ def text_row(*tokens, **more):
 
 def explore_rows(step):
     policy = text_row(token(" fun", -0.5, -2.0), token(EVIL, -3.0, -2.5), token("", -1.0, -1.0))
+    policy |= {"score": 0.25, "shaped": -0.25, "penalty": -0.1, "reward": -0.15}
     rows = [
         {
             "kind": "sample",
@@ -247,6 +248,7 @@ def test_slider_texts_and_groups_follow_the_keyboard(page):
     assert said["texts"] == [" fun", EVIL, ""] and said["bold"] == 0
     assert said["tints"] == pytest.approx([1.5, -0.5, 0.0], abs=1e-9)
     assert "+1.00 nats" in said["sum"] and "3 tokens" in said["sum"]
+    assert said["sum"].endswith("score 0.250 → shaped −0.250 − penalty −0.100 = reward −0.150")
     chain = "score 0.900 → shaped 0.900 − penalty 0.100 = reward 0.800 → advantage 0.707"
     assert chain in said["best"] and said["heads"] == ["The worst text of the group", "The best"]
     assert said["ends"] == ["one", EVIL]
