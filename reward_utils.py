@@ -2,7 +2,8 @@
 
     score (sentiment, stars or word count) → shaping → negation → minus KL penalty
 
-Negation turns the score around and never the penalty. What student code returns is checked on
+Negation turns the score around and never the penalty. The penalty is part of the reward, which GRPO
+then divides by its standard deviation in the group. What student code returns is checked on
 every call, because a wrong length or a NaN would otherwise train a model on nonsense in silence.
 """
 
@@ -91,6 +92,7 @@ def make_reward_function(
     negate_reward=False,
     log_probs=None,
     kl_control=None,
+    credit=None,
 ):
     """Compose the one reward function that TRL calls.
 
@@ -98,46 +100,73 @@ def make_reward_function(
         rewards: module with the student's functions (`load_rewards`).
         reward_shaping: a key of SHAPERS.
         kl_type: "none", "forward" or "backward".
-        kl_coef: strength of the KL penalty, reward units per nat. The penalty is part of the
-            reward that GRPO then divides by its standard deviation in the group.
+        kl_coef: strength of the KL penalty, reward units per nat.
         hackable_reward: score by the share of positive words instead of sentiment.
         negate_reward: turn the shaped score around.
         log_probs: callable(prompts, completion_ids, sampled_log_probs) -> (policy, ref, mask),
             needed unless kl_type is "none".
         kl_control: the `KLControl` whose `coef` takes the place of kl_coef, or None.
+        credit: the `PrefixCredit` that may also ask for the rewards of unfinished texts, or None.
 
     Returns:
-        callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through
-        TRL's `log_metric` it reports the mean score, the penalty and its coefficient, the KL
-        values and the share of clipped tokens; through `record` the parts of the rewards: prompts,
-        completions, their token ids, shaped scores after negation and rewards, both (N,) tensors,
-        and callable(texts) -> list of floats, the score.
+        callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through TRL's
+        `log_metric` it reports the mean score, the penalty, its coefficient and the KL values;
+        through `record` prompts, completions, their token ids, shaped scores after negation and
+        rewards, both (N,) tensors, and callable(texts) -> list of floats, the score.
 
     Raises:
         UserError: a combination that means nothing.
     """
-    if hackable_reward:
-        require_word_counts(reward_shaping)
-    penalty_function = getattr(rewards, f"kl_penalty_{kl_type}", None)
-    if kl_type != "none" and penalty_function is None:
-        raise UserError(f"There is no function kl_penalty_{kl_type} in the rewards file.")
-
+    penalty_function = penalty_of(rewards, reward_shaping, kl_type, hackable_reward)
     score = get_hackable_scores if hackable_reward else get_sentiment_scores
 
-    def reward(prompts, completions, completion_ids, log_metric=ignored, record=ignored, **kwargs):
+    def parts(prompts, completions, both, log_metric=ignored):
+        """Shaped scores and rewards of texts, (N,) each; `both` are their log-probabilities."""
         counts = score(completions) if hackable_reward else None
         shaped = shape_scores(rewards, reward_shaping, completions, prompts, counts)
         log_metric("score", shaped.mean().item())
-        total = shaped = -shaped if negate_reward else shaped
-        if kl_type != "none":
-            sampled = kwargs.get("sampled_log_probs")  # of this project's own rollout
-            both = log_probs(prompts, completion_ids, sampled)
-            coef = kl_coef if kl_control is None else kl_control.coef
-            total = shaped - kl_penalty(penalty_function, coef, completions, *both, log_metric)
+        shaped = -shaped if negate_reward else shaped
+        if kl_type == "none":
+            return shaped, shaped
+        coef = kl_coef if kl_control is None else kl_control.coef
+        return shaped, shaped - kl_penalty(penalty_function, coef, completions, *both, log_metric)
+
+    def reward(prompts, completions, completion_ids, log_metric=ignored, record=ignored, **kwargs):
+        sampled = kwargs.get("sampled_log_probs")  # of this project's own rollout
+        both = None if kl_type == "none" else log_probs(prompts, completion_ids, sampled)
+        shaped, total = parts(prompts, completions, both, log_metric)
         record(prompts, completions, completion_ids, shaped, total, score)
+        if credit is not None:
+            credit.see(
+                completion_ids, total, lambda *cut: parts(prompts, *first_tokens(both, *cut))[1]
+            )
         return total.tolist()
 
     return reward
+
+
+def penalty_of(rewards, reward_shaping, kl_type, hackable_reward):
+    """The student's penalty function, None without a penalty.
+
+    Raises:
+        UserError: there is no such function, or the combination means nothing.
+    """
+    if hackable_reward:
+        require_word_counts(reward_shaping)
+    function = getattr(rewards, f"kl_penalty_{kl_type}", None)
+    if kl_type != "none" and function is None:
+        raise UserError(f"There is no function kl_penalty_{kl_type} in the rewards file.")
+    return function
+
+
+def first_tokens(both, texts, count):
+    """(texts, `both` for their first `count` tokens alone): what `parts` takes."""
+    if both is None:
+        return texts, None
+    policy, ref, mask = both
+    mask = mask.clone()
+    mask[:, count:] = False
+    return texts, (policy, ref, mask)
 
 
 def ignored(*values):

@@ -222,7 +222,7 @@ def make_config(options, device):
         use_vllm=options.generation.startswith("vllm"),
         vllm_mode="colocate" if options.generation == "vllm_colocate" else "server",
         learning_rate=options.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
+        lr_scheduler_type=options.lr_scheduler_type,
         warmup_steps=5,
         max_grad_norm=1.0,
         disable_dropout=True,  # with dropout the policy is not the reference at step 0
@@ -249,6 +249,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     from trl import GRPOTrainer
 
     from data import arrange
+    from engine.credit import PrefixCredit, crediting
     from engine.kl_control import KLControl
     from engine.output_layer import use_for_loss
     from engine.policy import prepare
@@ -256,10 +257,13 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     from reward_utils import make_reward_function
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
+    prefix = options.credit == "prefix"
+    credit = PrefixCredit(parts.tokenizer, options.num_generations) if prefix else None
+    trainer_class = crediting(GRPOTrainer, credit, options) if credit else GRPOTrainer
     rest = {"log_probs": make_log_probs(options, parts, device), "kl_control": kl_control}
-    reward = make_reward_function(parts.rewards, **reward_options(options), **rest)
+    reward = make_reward_function(parts.rewards, **reward_options(options), **rest, credit=credit)
     prompts = options.max_steps * options.batch_size // options.num_generations
-    trainer = GRPOTrainer(
+    trainer = trainer_class(
         model=parts.policy,
         args=make_config(options, device),
         reward_funcs=watch.wrap(reward) if watch else reward,

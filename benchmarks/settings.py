@@ -155,7 +155,7 @@ def run(name, seed, folder):
     if "optimizer" in extra:
         optimizer = make_optimizer(extra["optimizer"], parts.policy, options.learning_rate)
         optimizers = (optimizer, None)
-    make_config, trainer_class = train.make_config, trl.GRPOTrainer
+    make_config = train.make_config
 
     def changed_config(*arguments):
         made = make_config(*arguments)
@@ -163,10 +163,13 @@ def run(name, seed, folder):
             setattr(made, key, value)
         return made
 
+    class Trainer(trl.GRPOTrainer):
+        def __init__(self, **rest):
+            super().__init__(**rest, optimizers=optimizers)
+
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(train, "make_config", changed_config))
-        make = lambda **rest: trainer_class(**rest, optimizers=optimizers)  # noqa: E731
-        stack.enter_context(mock.patch.object(trl, "GRPOTrainer", make))
+        stack.enter_context(mock.patch.object(trl, "GRPOTrainer", Trainer))
         trainer = train.make_trainer(options, parts, device, callbacks)
     started = time.perf_counter()
     trainer.train()

@@ -8,7 +8,8 @@
   score → shaping → penalty → reward.
 - `group`: of the training `step` after the validation (of the last step, after the last one), the
   completions to one prompt: score → shaping → penalty → reward → advantage; and for its `worst`
-  and its `best` text their place in the group and their tokens.
+  and its `best` text their place in the group and their tokens. No advantage under `--credit
+  prefix`, where a completion has several.
 
 A token takes about 210 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
 and GROUPS groups each.
@@ -176,7 +177,8 @@ class Explorer:
     def _groups(self, step):
         size = self.options.num_generations
         columns = {name: self.batch[name] for name in PARTS}
-        columns["advantage"] = advantages(self.batch["reward"], size)
+        if self.options.credit == "completion":
+            columns["advantage"] = advantages(self.batch["reward"], size)
         for start in range(0, min(GROUPS * size, len(self.batch["prompts"]) // size * size), size):
             group = slice(start, start + size)
             texts = self.batch["completions"][group]

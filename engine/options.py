@@ -33,6 +33,8 @@ PAGES = {  # commands of evaluate.py
 PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 GENERATORS = ("own", "trl", "vllm", "vllm_colocate")
+CREDITS = ("completion", "prefix")
+SCHEDULES = ("constant_with_warmup", "linear", "cosine")
 REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
 
 
@@ -71,6 +73,12 @@ class Options:
         False, "score a text by its share of positive words, which is easy to exploit"
     )
     negate_reward: bool = option(False, "train for negative reviews; the KL penalty stays as it is")
+    credit: str = option(
+        "completion",
+        "what gets an advantage of its own: a completion, as in GRPO, or each part of it, by what "
+        "it added to the reward",
+        CREDITS,
+    )
     use_solution: bool = option(False, "use rewards_solution.py instead of rewards.py")
     use_peft: bool = option(False, "train a small LoRA adapter instead of all weights")
     max_steps: int = option(300, "number of training steps", minimum=1)
@@ -78,6 +86,9 @@ class Options:
     num_generations: int = option(8, "completions per prompt: the size of a group", minimum=2)
     max_completion_length: int = option(48, "longest completion, in tokens", minimum=1)
     learning_rate: float = option(1e-5, "learning rate of AdamW after the warm-up", minimum=0)
+    lr_scheduler_type: str = option(
+        "constant_with_warmup", "how the learning rate goes on after the warm-up", SCHEDULES
+    )
     temperature: float = option(
         1.0, "temperature of sampling, in training and validation", minimum=0.01
     )

@@ -331,6 +331,7 @@ def test_beta_turns_on_the_kl_term_of_trl(tmp_path, options):
         {"reward_shaping": "five_stars", "kl_type": "backward"},
         {"reward_shaping": "custom", "temperature": 0.8},
         {"hackable_reward": True},
+        {"reward_shaping": "exponential", "credit": "prefix", "lr_scheduler_type": "linear"},
     ],
 )
 def test_every_reward_runs(tmp_path, options):

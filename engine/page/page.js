@@ -151,10 +151,15 @@ function showText(side, text, prompt) {
   if (text.reward !== undefined) sum.append(make("br"), ...chain(text));
 }
 
+/** What is known of a group: no advantage where its texts have one for each part (--credit prefix). */
+function partsOf(group) {
+  return PARTS.filter((name) => group[name]);
+}
+
 /** The best or the worst text of a group, with the parts of its reward. */
 function member(group, end) {
   const [i, tokens] = group[end];
-  return { tokens, ...Object.fromEntries(PARTS.map((name) => [name, group[name][i]])) };
+  return { tokens, ...Object.fromEntries(partsOf(group).map((name) => [name, group[name][i]])) };
 }
 
 function chain({ score, shaped, penalty, reward, advantage }) {
@@ -236,16 +241,18 @@ function showGroups(run, step) {
   const groups = run.explore.filter((row) => row.kind === "group" && row.validation === step);
   $("#grpo-note").textContent = groups.length
     ? `Training step ${groups[0].step}: ${groups.length} of its groups. Score → shaping → minus penalty = reward; ` +
-      "the advantage is the reward minus the group's mean, divided by its standard deviation. Texts with an advantage " +
-      "above 0 become more likely."
+      (groups[0].advantage
+        ? "the advantage is the reward minus the group's mean, divided by its standard deviation. Texts with an advantage " +
+          "above 0 become more likely."
+        : "with --credit prefix each part of a text has an advantage of its own, by what it added to the reward.")
     : "No groups were kept beside this validation.";
   $("#groups").replaceChildren(...groups.map((group) => {
     const table = make("table", "list");
-    table.append(make("thead", "", make("tr", "", make("th", "text", ""), ...PARTS.map((name) => make("th", "", name)))));
+    table.append(make("thead", "", make("tr", "", make("th", "text", ""), ...partsOf(group).map((name) => make("th", "", name)))));
     const order = group.reward.map((_, i) => i).sort((a, b) => group.reward[b] - group.reward[a]);
     const body = make("tbody");
     for (const i of order) {
-      const cells = PARTS.map((name) => {
+      const cells = partsOf(group).map((name) => {
         const value = group[name][i];
         const cell = make("td", "", name === "advantage" ? signed(value, 2) : number(value, 3));
         cell.dataset.name = name;

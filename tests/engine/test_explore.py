@@ -12,7 +12,12 @@ STARTS = [f"The film number {i}" for i in range(13)]
 @pytest.fixture
 def explorer(tmp_path, policy):
     options = SimpleNamespace(
-        output_dir=tmp_path, max_steps=4, eval_steps=2, num_generations=2, temperature=1.0
+        output_dir=tmp_path,
+        max_steps=4,
+        eval_steps=2,
+        num_generations=2,
+        temperature=1.0,
+        credit="completion",
     )
     return Explorer(options, policy[0], policy[0], policy[1])
 

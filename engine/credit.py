@@ -1,0 +1,123 @@
+"""Which tokens earned the reward: `--credit prefix`.
+
+GRPO gives one advantage to all tokens of a completion, though most of them had no part in what it
+earned. The gradient still points the right way on average, but with much noise, and noise costs
+nats of KL that buy no reward. Here the reward function is also asked about the unfinished text,
+every EVERY tokens. What a part of the text earned is then the change from before it to after it,
+
+    δ_k = R(text up to the end of part k) − R(text up to its start),
+
+and its credit is what it and the later parts earned, later ones discounted:
+
+    A_k = δ_k + λ·δ_{k+1} + λ²·δ_{k+2} + …
+
+With λ = 1 this is the reward minus that of the text so far: right on average, and noisy, because
+later parts are mostly chance. With λ = 0 a part is not credited with what it leads to. This is
+generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438), where the rewarded prefix
+takes the place of a value network. Then, as in GRPO, the group is the baseline: minus the mean of
+the group at the same place, over the group's standard deviation.
+"""
+
+import torch
+
+from engine.common import UserError
+
+EVERY = 4  # tokens in a part
+LAMBDA = 0.4
+
+
+class PrefixCredit:
+    """Collects what the reward function says of unfinished texts.
+
+    Args:
+        tokenizer: cuts the texts.
+        group_size: completions per prompt, which stand one after the other.
+    """
+
+    def __init__(self, tokenizer, group_size):
+        self.tokenizer = tokenizer
+        self.group_size = group_size
+
+    def see(self, completion_ids, rewards, rewards_of):
+        """Take a batch of N completions.
+
+        Args:
+            completion_ids: N lists of token ids.
+            rewards: (N,) of the whole texts.
+            rewards_of: callable(texts, count) -> (N,), the rewards of the texts cut after `count`
+                tokens. It is called only if the advantages are asked for.
+        """
+        self.batch = completion_ids, rewards, rewards_of
+
+    def advantages(self, mask):
+        """The advantage of every token in the latest batch, (N, T), as the mask of real tokens."""
+        completion_ids, rewards, rewards_of = self.batch
+        # What all texts have before their first token is the same, and goes with the group's mean.
+        columns = [torch.zeros_like(rewards)]
+        for count in range(EVERY, max(map(len, completion_ids)), EVERY):
+            starts = [ids[:count] for ids in completion_ids]
+            texts = self.tokenizer.batch_decode(starts, skip_special_tokens=True)
+            columns.append(rewards_of(texts, count))
+        earned = torch.stack([*columns, rewards], 1).diff(dim=1)
+        shares = discounted(earned, LAMBDA)
+        places = torch.arange(mask.shape[1], device=rewards.device) // EVERY
+        tokens = shares[:, places.clamp(max=shares.shape[1] - 1)]
+        return normalised(tokens.to(mask.device), mask.bool(), self.group_size)
+
+
+def discounted(earned, decay):
+    """What each part of a text and the parts after it earned, later ones discounted: (N, S).
+
+    >>> discounted(torch.tensor([[1.0, 0.0, 2.0]]), 0.5).tolist()
+    [[1.5, 1.0, 2.0]]
+    """
+    credit = earned.clone()
+    for place in reversed(range(earned.shape[1] - 1)):
+        credit[:, place] += decay * credit[:, place + 1]
+    return credit
+
+
+def normalised(credit, mask, group_size):
+    """Credit beside that of the group at the same place, in standard deviations of the group.
+
+    Args:
+        credit: (N, T) of each token.
+        mask: (N, T), the tokens that are real; the others get 0.
+        group_size: a divisor of N.
+
+    >>> normalised(torch.tensor([[1.0, 2.0], [3.0, 8.0]]), torch.ones(2, 2).bool(), 2)
+    tensor([[-0.4472, -1.3416],
+            [ 0.4472,  1.3416]])
+    """
+    credit, real = (x.view(-1, group_size, mask.shape[1]) for x in (credit, mask.float()))
+    mean = (credit * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+    centred = (credit - mean) * real
+    variance = centred.square().sum((1, 2), keepdim=True) / real.sum((1, 2), keepdim=True)
+    return (centred / (variance.sqrt() + 1e-4)).view(mask.shape)
+
+
+def crediting(trainer_class, credit, options):
+    """TRL's trainer, with the advantages of `credit` in place of one for each completion.
+
+    TRL computes its loss from advantages of shape (N, T) too, for subclasses such as this.
+
+    Raises:
+        UserError: a group would be shared between processes.
+    """
+    from accelerate import PartialState
+
+    processes = PartialState().num_processes
+    if options.batch_size // processes % options.num_generations:
+        raise UserError(
+            f"--credit prefix needs whole groups of {options.num_generations} in each of the "
+            f"{processes} processes: make --batch_size a multiple of "
+            f"{options.num_generations * processes}."
+        )
+
+    class CreditTrainer(trainer_class):
+        def _generate_and_score_completions(self, inputs):
+            batch = super()._generate_and_score_completions(inputs)
+            batch["advantages"] = credit.advantages(batch["completion_mask"])
+            return batch
+
+    return CreditTrainer
