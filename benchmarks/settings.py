@@ -32,6 +32,7 @@ from engine.options import OneLineParser, at_least, resolve_options  # noqa: E40
 
 LINEAR = {"lr_scheduler_type": "linear"}
 RAW = {"scale_rewards": "none"}  # advantages are not divided by the group's deviation
+PREFIX = {"credit": "prefix"}
 # name: (options of train.py, TRL's settings, what else)
 SETTINGS = {
     "now": ({}, {}, {}),
@@ -46,6 +47,12 @@ SETTINGS = {
         {},
     ),
     "linear, raw, 0.05, 400 steps": ({"max_steps": 400, "kl_coef": 0.05}, LINEAR | RAW, {}),
+    "linear, batch of 512": ({"batch_size": 512}, LINEAR, {}),
+    "credit": (PREFIX, {}, {}),
+    "linear, credit": (PREFIX, LINEAR, {}),
+    "linear, credit, batch of 96": (PREFIX | {"batch_size": 96}, LINEAR, {}),
+    "linear, credit, 90 steps": (PREFIX | {"max_steps": 90}, LINEAR, {}),
+    "linear, credit, 0.05, 400 steps": (PREFIX | {"max_steps": 400, "kl_coef": 0.05}, LINEAR, {}),
     "linear, two steps a rollout": ({"max_steps": 120}, LINEAR | {"num_iterations": 2}, {}),
     "linear, epsilon 1e-4, 3e-4": ({"learning_rate": 3e-4}, LINEAR | {"adam_epsilon": 1e-4}, {}),
     "linear, epsilon 1e-3, 5e-4": ({"learning_rate": 5e-4}, LINEAR | {"adam_epsilon": 1e-3}, {}),
