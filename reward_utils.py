@@ -70,7 +70,13 @@ def functions_called(reward_shaping, kl_type):
 
 
 def describe_reward(
-    reward_shaping, kl_type, kl_coef, hackable_reward, negate_reward, kl_target=None
+    reward_shaping,
+    kl_type,
+    kl_coef,
+    hackable_reward,
+    negate_reward,
+    kl_target=None,
+    credit="completion",
 ):
     """The reward of a run as a line of text."""
     score = "share of positive words" if hackable_reward else "sentiment"
@@ -80,6 +86,8 @@ def describe_reward(
         text += f" − {strength} × penalty for {KL_NAMES[kl_type]}"
     if kl_target is not None:
         text += f"; kl_coef, {kl_coef} at first, is adapted to end near {kl_target:g} nats"
+    if credit == "prefix":
+        text += "; each part of a text has an advantage of its own"
     return text
 
 

@@ -63,7 +63,8 @@ def train(**given):
     set_seed(options.seed)
     parts = load_parts(options, device)
     checkpoint, keeps = prepare_all(options)
-    reward = describe_reward(**reward_options(options), kl_target=options.kl_target)
+    told = {"kl_target": options.kl_target, "credit": options.credit}
+    reward = describe_reward(**reward_options(options), **told)
     run = manifest(options, device, reward=reward, train_prompts=len(parts.dataset))
     guard, run_file = Safeguard(console), Path(options.output_dir) / MANIFEST
     if keeps:

@@ -128,6 +128,8 @@ def label(run):
         parts.append(f"{options['kl_type']} {strength}")
     if options["beta"]:
         parts.append(f"beta {options['beta']:g}")
+    if options["credit"] == "prefix":
+        parts.append("credit by prefix")
     parts += [flag for flag in ("hackable_reward", "negate_reward", "use_peft") if options[flag]]
     return f"{run['name']} ({', '.join(parts)})" if parts else run["name"]
 

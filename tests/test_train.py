@@ -340,6 +340,8 @@ def test_every_reward_runs(tmp_path, options):
         read_jsonl(out / "metrics.jsonl", phase="train")[0][k] for k in ("score", "reward")
     )
     assert reward == pytest.approx(-score if options.get("negate_reward") else score, abs=1e-4)
+    told = json.loads((out / "run.json").read_text())["reward"]
+    assert ("an advantage of its own" in told) == (options.get("credit") == "prefix")
 
 
 def test_a_model_without_a_fast_rollout_trains_all_the_same(tmp_path, capsys, policy):

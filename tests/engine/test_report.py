@@ -49,6 +49,8 @@ def test_a_run_is_named_by_what_sets_it_apart(run_folder):
     assert report.label(run) == "<b>run (forward to 2 nats)"
     run["manifest"]["options"] |= {"kl_type": "none", "beta": 0.04, "use_peft": True}
     assert report.label(run) == "<b>run (beta 0.04, use_peft)"
+    run["manifest"]["options"] |= {"credit": "prefix", "use_peft": False}
+    assert report.label(run) == "<b>run (beta 0.04, credit by prefix)"
 
 
 def test_pictures_show_every_run(run_folder):
