@@ -92,6 +92,14 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
     }
 
 
+def test_a_group_has_no_advantages_where_its_parts_have_their_own(explorer):
+    explorer.options.credit = "prefix"
+    explorer.record(0, samples(explorer.models[2], " fun"))
+    explorer.see_batch(*batch(10))
+    rows = rows_of(explorer, kind="group")
+    assert len(rows) == GROUPS and all("advantage" not in row for row in rows)
+
+
 def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
     tokenizer = explorer.models[2]
 

@@ -266,6 +266,30 @@ def test_slider_texts_and_groups_follow_the_keyboard(page):
 
 
 @needs_browser
+def test_texts_with_an_advantage_for_each_part_show_none_for_the_whole(tmp_path):
+    def explore(step):
+        rows = explore_rows(step)
+        del rows[-1]["advantage"]
+        return rows
+
+    run = report.read_run(write_run(tmp_path / "run", explore=explore))
+    run_page.write_page([run], [], tmp_path / "r.html")
+    said = ask(
+        tmp_path / "r.html",
+        """
+        said.heads = all("#groups th").map((cell) => cell.textContent);
+        said.note = $("#grpo-note").textContent;
+        $("#prompt").value = 2;
+        $("#prompt").dispatchEvent(new Event("change"));
+        said.best = $("#policy .sum").textContent;
+        """,
+    )
+    assert said["heads"] == ["", "score", "shaped", "penalty", "reward"]
+    assert "each part of a text has an advantage of its own" in said["note"]
+    assert said["best"].endswith("score 0.900 → shaped 0.900 − penalty 0.100 = reward 0.800")
+
+
+@needs_browser
 def test_samples_sort_and_charts_answer_the_keyboard(page):
     said = ask(
         page,
