@@ -92,7 +92,8 @@ def normalised(credit, mask, group_size):
     credit, real = (x.view(-1, group_size, mask.shape[1]) for x in (credit, mask.float()))
     mean = (credit * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
     centred = (credit - mean) * real
-    variance = centred.square().sum((1, 2), keepdim=True) / real.sum((1, 2), keepdim=True)
+    count = real.sum((1, 2), keepdim=True).clamp(min=1)
+    variance = centred.square().sum((1, 2), keepdim=True) / count
     return (centred / (variance.sqrt() + 1e-4)).view(mask.shape)
 
 
