@@ -147,7 +147,7 @@ def test_a_reward_that_fails_in_mid_run(rewards_file, tmp_path, classifier, bad,
     body = f"""
     global calls
     calls += 1
-    if calls > 4 or len(completions) == 1:
+    if calls > 5 or len(completions) == 1:  # the check and the first validation ask too
         return {bad}
     return [0.1, 0.2, 0.3, 0.4][: len(completions)]
 """
@@ -164,7 +164,7 @@ def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
     body = """
     global calls
     calls += 1
-    while calls > 3:
+    while calls > 4:  # the check and the first validation ask too
         try:
             calls += 1
         except Exception:
