@@ -42,6 +42,9 @@ LADDER = {
     **{f"forward_{c}": ["--kl_type", "forward", "--kl_coef", str(c)] for c in KL_COEFS},
     **{f"backward_{c}": ["--kl_type", "backward", "--kl_coef", str(c)] for c in KL_COEFS},
     **{f"beta_{b}": ["--beta", str(b)] for b in BETAS},
+    "target_forward": ["--kl_type", "forward", "--kl_target", "2"],
+    "target_backward": ["--kl_type", "backward", "--kl_target", "2"],
+    "credit": ["--kl_type", "forward", "--credit", "prefix", "--lr_scheduler_type", "linear"],
     "lora": ["--use_peft", "--learning_rate", "1e-3"],
 }
 REACHED = ("sentiment", "judge", "kl", "perplexity")  # the first table
@@ -50,6 +53,8 @@ FAMILIES = {  # title -> (rungs joined by a line, colour)
     "forward penalty, 0.01 to 1": ([f"forward_{c}" for c in KL_COEFS], "tab:blue"),
     "backward penalty, 0.01 to 1": ([f"backward_{c}" for c in KL_COEFS], "tab:orange"),
     "TRL's beta, 0.04 to 1": ([f"beta_{b}" for b in BETAS], "tab:green"),
+    "target of 2 nats": (["target_forward", "target_backward"], "black"),
+    "credit by prefix, linear rate": (["credit"], "tab:cyan"),
     "exponential": (["exponential"], "tab:red"),
     "shaped": (["shaped"], "tab:purple"),
     "five_stars": (["five_stars"], "tab:brown"),

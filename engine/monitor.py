@@ -172,8 +172,8 @@ class Monitor(Validations):
         started = time.perf_counter()
         with progress(f"validation at step {step}", None, self.console):
             result = self.validate()
+        self._show(step, result["metrics"], result["samples"])  # what is kept takes a second more
         self._record(step, result["metrics"], result["samples"])
-        self._show(step, result["metrics"], result["samples"])
         self.validation_seconds += time.perf_counter() - started
 
     def _record(self, step, metrics, samples):
