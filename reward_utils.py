@@ -171,10 +171,7 @@ def first_tokens(both, texts, count):
     """(texts, `both` for their first `count` tokens alone): what `parts` takes."""
     if both is None:
         return texts, None
-    policy, ref, mask = both
-    mask = mask.clone()
-    mask[:, count:] = False
-    return texts, (policy, ref, mask)
+    return texts, tuple(values[:, :count] for values in both)
 
 
 def ignored(*values):

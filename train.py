@@ -55,11 +55,11 @@ def train(**given):
     from engine.tables import describe_run, summarise_run
     from reward_utils import describe_reward
 
-    require_possible(options)
     tune_cpu()
     device = best_device()
     first = join(device, options.process_timeout).is_main_process
     console.quiet = not first  # all processes train and validate; one shows and writes
+    require_possible(options)
     set_seed(options.seed)
     parts = load_parts(options, device)
     checkpoint, keeps = prepare_all(options)
@@ -207,15 +207,10 @@ def make_config(options, device):
     from engine.policy import mixed_precision
 
     precision, _ = mixed_precision(device)
-    processes = PartialState().num_processes
-    if options.batch_size % processes:
-        raise UserError(
-            f"--batch_size {options.batch_size} does not divide by {processes} processes."
-        )
     return GRPOConfig(
         output_dir=options.output_dir,
         max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size // processes,
+        per_device_train_batch_size=options.batch_size // PartialState().num_processes,
         num_generations=options.num_generations,
         max_completion_length=options.max_completion_length,
         temperature=options.temperature,
@@ -260,7 +255,7 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
     prefix = options.credit == "prefix"
     credit = PrefixCredit(parts.tokenizer, options.num_generations) if prefix else None
-    trainer_class = crediting(GRPOTrainer, credit, options) if credit else GRPOTrainer
+    trainer_class = crediting(GRPOTrainer, credit) if credit else GRPOTrainer
     rest = {"log_probs": make_log_probs(options, parts, device), "kl_control": kl_control}
     reward = make_reward_function(parts.rewards, **reward_options(options), **rest, credit=credit)
     prompts = options.max_steps * options.batch_size // options.num_generations

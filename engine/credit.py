@@ -20,8 +20,6 @@ the group at the same place, over the group's standard deviation.
 
 import torch
 
-from engine.common import UserError
-
 EVERY = 4  # tokens in a part
 LAMBDA = 0.4
 
@@ -97,23 +95,11 @@ def normalised(credit, mask, group_size):
     return (centred / (variance.sqrt() + 1e-4)).view(mask.shape)
 
 
-def crediting(trainer_class, credit, options):
+def crediting(trainer_class, credit):
     """TRL's trainer, with the advantages of `credit` in place of one for each completion.
 
     TRL computes its loss from advantages of shape (N, T) too, for subclasses such as this.
-
-    Raises:
-        UserError: a group would be shared between processes.
     """
-    from accelerate import PartialState
-
-    processes = PartialState().num_processes
-    if options.batch_size // processes % options.num_generations:
-        raise UserError(
-            f"--credit prefix needs whole groups of {options.num_generations} in each of the "
-            f"{processes} processes: make --batch_size a multiple of "
-            f"{options.num_generations * processes}."
-        )
 
     class CreditTrainer(trainer_class):
         def _generate_and_score_completions(self, inputs):

@@ -90,6 +90,7 @@ class Monitor(Validations):
     def __init__(self, validate, explorer, options, console=None, start_step=0):
         self.explorer = explorer
         self.log = None
+        self.by_parts = options.credit == "prefix"  # then equal rewards are not all that counts
         self.console = console or make_console()
         self.metrics_file = Path(options.output_dir) / "metrics.jsonl"
         self.completions_file = Path(options.output_dir) / "completions.jsonl"
@@ -192,7 +193,7 @@ class Monitor(Validations):
         self.console.print(validation_row(step, metrics), style="cyan", highlight=False)
         equal = sum(self.equal_groups) / max(len(self.equal_groups), 1)
         self.equal_groups = []
-        if equal >= 0.25:
+        if equal >= 0.25 and not self.by_parts:
             self.console.print(
                 f"        in {equal:.0%} of the groups all rewards were equal: "
                 "such a group teaches nothing",

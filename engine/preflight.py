@@ -11,8 +11,8 @@ from pathlib import Path
 
 from engine.common import ROOT, UserError
 from engine.policy import load_pretrained
-from engine.processes import is_sharded
-from engine.student import load_rewards, to_do
+from engine.processes import is_sharded, this_process
+from engine.student import load_rewards, rewards_file, to_do
 from engine.trackers import require_tracker
 
 GOOD, DOUBTFUL, BAD = "[green]✓[/]", "[yellow]?[/]", "[red]✗[/]"
@@ -24,8 +24,18 @@ def require_possible(options):
     """Refuse what no run can do, before any model is loaded.
 
     Raises:
-        UserError: LoRA with sharded weights, or a tracker that is not installed.
+        UserError: LoRA with sharded weights, a batch that the processes cannot share, or a tracker
+            that is not installed.
     """
+    batch, (_, processes) = options.batch_size, this_process()
+    if batch % processes:
+        raise UserError(f"--batch_size {batch} does not divide by {processes} processes.")
+    if options.credit == "prefix" and batch // processes % options.num_generations:
+        raise UserError(
+            f"--credit prefix needs whole groups of {options.num_generations} in each of the "
+            f"{processes} processes: make --batch_size a multiple of "
+            f"{options.num_generations * processes}."
+        )
     if is_sharded() and options.use_peft:
         raise UserError(
             "--use_peft trains few weights, and this launch shards them: leave one of the two out."
@@ -170,7 +180,8 @@ def check_student(path, needed):
         return BAD, str(error)
     missing = [f"{label}: {name}" for name, label in to_do(path).items() if name in needed]
     if missing:
-        return BAD, f"still to write in {path.name}: {', '.join(missing)}; or --use_solution"
+        other = "; or --use_solution" if rewards_file(use_solution=True).is_file() else ""
+        return BAD, f"still to write in {path.name}: {', '.join(missing)}{other}"
     return GOOD, f"{path.name} has what this run calls"
 
 

@@ -394,3 +394,5 @@ def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(reward_utils.SHAPERS, "five_stars", zeros)
     run(tmp_path, reward_shaping="five_stars", max_steps=1)
     assert "in 100% of the groups all rewards were equal" in capsys.readouterr().out
+    run(tmp_path, reward_shaping="five_stars", max_steps=1, credit="prefix")  # parts may differ
+    assert "all rewards were equal" not in capsys.readouterr().out

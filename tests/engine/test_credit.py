@@ -1,14 +1,13 @@
 from types import SimpleNamespace
 
-import accelerate
 import pytest
 import torch
 
-from engine.common import UserError
 from engine.credit import EVERY, LAMBDA, PrefixCredit, crediting, discounted, normalised
 from reward_utils import make_reward_function
 
-IDS = [list(range(5, 5 + length)) for length in (10, 3, 8, 4)]  # two groups of two
+# Two groups of two; all but the first text end by themselves.
+IDS = [list(range(1, 11)), [5, 6, 0], [5, 6, 7, 8, 9, 10, 1, 0], [5, 6, 7, 0]]
 MASK = torch.tensor([[place < len(ids) for place in range(10)] for ids in IDS])
 
 
@@ -46,12 +45,15 @@ def test_advantages_are_those_computed_token_by_token(policy):
     def rewards_at(i, count):  # a finished text has one reward, however many tokens are allowed
         return table[i, min(count, lengths[i])].item()
 
+    def texts_of(count):
+        return policy[1].batch_decode([ids[:count] for ids in IDS], skip_special_tokens=True)
+
     def rewards_of(texts, count):
-        assert texts == policy[1].batch_decode([ids[:count] for ids in IDS])
+        assert texts == texts_of(count)
         return torch.tensor([rewards_at(i, count) for i in range(4)], dtype=torch.float64)
 
     own = PrefixCredit(policy[1], 2)
-    own.see(IDS, rewards_of(policy[1].batch_decode(IDS), 10), rewards_of)
+    own.see(IDS, rewards_of(texts_of(10), 10), rewards_of)
     advantages = own.advantages(MASK.int())
     assert advantages.shape == (4, 10) and advantages[~MASK].count_nonzero() == 0
     for row, want, length in zip(advantages, by_hand(rewards_at, lengths, 2), lengths):
@@ -71,6 +73,8 @@ def test_a_group_is_its_own_baseline():
     scale = (2 / 3) ** 0.5 + 1e-4
     want = [[-1 / scale, 0.0], [1 / scale, 0.0], [0.0, 0.0], [0.0, 0.0]]
     torch.testing.assert_close(normalised(values, mask, 2), torch.tensor(want), atol=1e-6, rtol=0)
+    # Nobody wrote anything: no figure that is not a number reaches the weights.
+    assert normalised(torch.ones(2, 2), torch.zeros(2, 2).bool(), 2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_the_reward_of_a_start_is_that_of_a_text_that_ends_there(policy):
@@ -81,7 +85,7 @@ def test_the_reward_of_a_start_is_that_of_a_text_that_ends_there(policy):
     q, p = -3 * torch.rand(2, 4, 10, generator=random)
     rewards = SimpleNamespace(
         sentiment_reward=lambda completions, **_: [len(text) / 10 for text in completions],
-        kl_penalty_forward=lambda q, p, mask, kl_coef=0.1: kl_coef * ((q - p) * mask).sum(1),
+        kl_penalty_forward=lambda q, p, mask, kl_coef=0.1: kl_coef * (q - p).sum(1),
     )
 
     def reward_of(width, **more):
@@ -102,15 +106,6 @@ def test_the_reward_of_a_start_is_that_of_a_text_that_ends_there(policy):
         cut = tokenizer.batch_decode(ids)
         want = reward_of(count)(prompts, cut, ids)
         assert seen["of"](cut, count).tolist() == pytest.approx(want, abs=1e-6)
-    assert MASK.sum() == sum(map(len, IDS))  # cutting leaves the mask of the batch as it was
-
-
-def test_a_group_must_not_be_split_between_processes(monkeypatch):
-    monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(num_processes=2))
-    options = SimpleNamespace(batch_size=24, num_generations=8)
-    with pytest.raises(UserError, match="make --batch_size a multiple of 16"):
-        crediting(object, None, options)
-    crediting(object, None, SimpleNamespace(batch_size=32, num_generations=8))
 
 
 def test_the_trainer_learns_from_the_advantages_of_the_parts():
@@ -119,6 +114,30 @@ def test_the_trainer_learns_from_the_advantages_of_the_parts():
             return {"completion_mask": MASK, "advantages": torch.zeros(4), "rest": inputs}
 
     own = SimpleNamespace(advantages=lambda mask: mask * 2.0)
-    options = SimpleNamespace(batch_size=4, num_generations=2)
-    batch = crediting(Trainer, own, options)()._generate_and_score_completions("prompts")
+    batch = crediting(Trainer, own)()._generate_and_score_completions("prompts")
     assert batch["advantages"].equal(MASK * 2.0) and batch["rest"] == "prompts"
+
+
+def test_the_advantages_of_the_parts_reach_the_loss(tmp_path, monkeypatch):
+    from trl import GRPOTrainer
+
+    import data
+    import train
+
+    seen, compute = [], GRPOTrainer._compute_loss
+
+    def spy(self, model, inputs):
+        seen.append((inputs["advantages"], inputs["completion_mask"], self.args.lr_scheduler_type))
+        return compute(self, model, inputs)
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", spy)
+    monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:2])
+    given = {"preset": "tiny", "batch_size": 8, "num_generations": 4, "max_steps": 1}
+    given |= {"max_completion_length": 12, "credit": "prefix", "lr_scheduler_type": "linear"}
+    train.train(output_dir=str(tmp_path / "out"), **given)
+    advantages, mask, schedule = seen[0]
+    assert schedule == "linear" and advantages.shape == mask.shape == (8, 12)
+    assert not advantages[:, 0].equal(advantages[:, 4])  # two parts of each text
+    everywhere = mask.bool().all(0)  # places where all texts go on; rows come in any order
+    sums = advantages.sum(0)[everywhere]
+    torch.testing.assert_close(sums, torch.zeros_like(sums), atol=1e-5, rtol=0)

@@ -1,7 +1,20 @@
 import pytest
 
 from engine import preflight
+from engine.common import UserError
 from engine.options import resolve_options
+
+
+def test_processes_share_batches_and_with_credit_whole_groups(monkeypatch):
+    monkeypatch.setattr(preflight, "this_process", lambda: (0, 2))
+    given = {"batch_size": 24, "num_generations": 8}
+    preflight.require_possible(resolve_options(given))
+    with pytest.raises(UserError, match="needs whole groups of 8 .* a multiple of 16"):
+        preflight.require_possible(resolve_options(given | {"credit": "prefix"}))
+    given = {"batch_size": 32, "num_generations": 8, "credit": "prefix"}
+    preflight.require_possible(resolve_options(given))
+    with pytest.raises(UserError, match="--batch_size 9 does not divide by 2 processes"):
+        preflight.require_possible(resolve_options({"batch_size": 9, "num_generations": 3}))
 
 
 def test_packages_are_compared_with_their_pins(monkeypatch):
