@@ -18,8 +18,10 @@ and GROUPS groups each.
 import contextlib
 import functools
 import math
+import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
@@ -129,7 +131,8 @@ class Explorer:
     def _rewards(self, prompts, samples):
         """What the run's reward would be for texts that it does not train on: {part: numbers}.
 
-        Empty where the student's function cannot say: it may count on groups of a certain size.
+        Empty where the student's function cannot say: it may count on groups of a certain size. One
+        that compares the texts of a group compares texts of different prompts here.
         """
         rewards = {}
 
@@ -140,7 +143,7 @@ class Explorer:
         texts = [sample["completion"] for sample in samples]
         if self.reward:
             # A function that draws random numbers leaves those of the training as they are.
-            with contextlib.suppress(UserError), torch.random.fork_rng(devices=[]):
+            with contextlib.suppress(UserError), random_numbers_kept():
                 self.reward(
                     prompts=prompts,
                     completions=texts,
@@ -198,6 +201,18 @@ class Explorer:
                 **figures,
                 **{name: [i, row] for (name, i), row in zip(ends.items(), tokens)},
             }
+
+
+@contextlib.contextmanager
+def random_numbers_kept():
+    """Whatever is drawn inside, from torch, numpy or `random`, is drawn again after it."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def parts_of(shaped, reward):

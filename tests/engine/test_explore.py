@@ -1,5 +1,7 @@
+import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -107,12 +109,16 @@ def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
         assert prompts == STARTS[::2][:PROMPTS]
         assert completion_ids == tokenizer(completions)["input_ids"]
         shaped, cost = torch.rand(PROMPTS) + 1, torch.arange(PROMPTS) / 4
+        random.random(), np.random.rand()
         record(prompts, completions, completion_ids, shaped, shaped - cost, lambda texts: [0.5] * 6)
 
     explorer.wrap(reward)
-    before = torch.random.get_rng_state()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    want = random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
     explorer.record(0, samples(tokenizer, " fun"))
-    assert torch.equal(before, torch.random.get_rng_state())  # the training draws what it would
+    got = random.random(), np.random.rand(), torch.rand(()).item()
+    assert got == want  # the training draws what it would
     texts = [row["policy"] for row in rows_of(explorer, kind="sample")]
     assert [text["score"] for text in texts] == [0.5] * 6
     assert [text["penalty"] for text in texts] == pytest.approx([i / 4 for i in range(6)], abs=1e-5)
