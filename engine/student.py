@@ -39,7 +39,10 @@ def load_rewards(path=None):
         raise UserError(f"'{path}' is no Python file: its name must end in .py.")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with time_limit(TIME_LIMIT):
+            spec.loader.exec_module(module)
+    except TooSlow as error:
+        raise UserError(f"{path.name} {too_slow(TIME_LIMIT, error, path)}") from error
     except Exception as error:
         raise UserError(f"{path.name} cannot be imported: {describe_error(error, path)}") from error
     return module
@@ -53,6 +56,12 @@ def describe_error(error, path):
     where = f" ({Path(path).name}, line {line})" if line else ""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {message}{where}"
+
+
+def too_slow(seconds, error, path):
+    """What is said of code that was interrupted, with the line of `path` that it was at."""
+    where = describe_error(error, path).partition(": ")[2]
+    return f"took longer than {seconds} seconds{where}: an endless loop?"
 
 
 def unwrapped(function):
@@ -82,17 +91,20 @@ def source_of(function):
         return rewards_file()
 
 
-class _TooSlow(BaseException):
+class TooSlow(BaseException):
     """Beyond `except Exception`, so that the code that loops cannot swallow it."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds):
-    """Interrupt Python code that runs longer; where there is no alarm clock, wait."""
+    """Interrupt Python code that runs longer; with None, or where there is no alarm clock, wait."""
 
     def ring(number, frame):
-        raise _TooSlow
+        raise TooSlow
 
+    if seconds is None:
+        yield
+        return
     try:
         before = signal.signal(signal.SIGALRM, ring)
     except (AttributeError, ValueError):  # Windows; not the main thread
@@ -126,11 +138,8 @@ def call_student(function, *args, **kwargs):
         raise UserError(f"{error} in {path.name}, line {line}, then run this again.") from error
     except UserError:
         raise
-    except _TooSlow as error:
-        where = describe_error(error, path).partition(": ")[2]
-        raise UserError(
-            f"{name_of(function)} took longer than {TIME_LIMIT} seconds{where}: an endless loop?"
-        ) from error
+    except TooSlow as error:
+        raise UserError(f"{name_of(function)} {too_slow(TIME_LIMIT, error, path)}") from error
     except Exception as error:
         raise StudentError(f"{name_of(function)} failed: {describe_error(error, path)}") from error
 
@@ -183,7 +192,13 @@ def check_rewards(values, completions, name, device="cpu"):
         torch.device(device).type,
     ):
         raise UserError(f"{name} returned a tensor on {values.device}; expected {device}.")
+    tip = "; .sum(-1) adds up each row" if name.startswith("kl_penalty") else ""
     values = plain_values(values)
+    if type(values) is float:
+        raise UserError(
+            f"{name} returned one number for {len(completions)} completions; "
+            f"return one for each{tip}."
+        )
     if not isinstance(values, list):
         raise UserError(
             f"{name} returned {type(values).__name__}; "

@@ -72,7 +72,7 @@ def main(argv=None):
                 found = reports(function, body, models)
                 missed += bool(found) != (title == "wrong")
                 message = next(iter(found.values()), "").splitlines()
-                cause = message[-1].removeprefix("  usual cause  ") if message else "passes"
+                cause = message[-1][len("  usual cause  ") :] if message else "passes"
                 print(f"{title} | {function} | {name} | {', '.join(found) or '-'} | {cause}")
     print(f"{missed} wrong verdicts")
     return missed > 0

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.student import check_rewards, describe_error, name_of, plain_values, source_of
+from engine.student import (
+    TooSlow,
+    check_rewards,
+    describe_error,
+    name_of,
+    plain_values,
+    source_of,
+    time_limit,
+    too_slow,
+)
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Finding:
 
     expected: str
     cause: str
+    label: str = "usual cause"  # of the cause in the report
 
 
 class Wrong(Exception):
@@ -32,10 +42,11 @@ class Ask:
         function: the function under test.
         models: (ref_model, tokenizer), handed to `compute_ref_log_probs`.
         name: of the exercise; by default the name that the function was written with.
+        seconds: after which a call is interrupted; None where somebody else watches it.
     """
 
-    def __init__(self, function, models, name=None):
-        self.function, self.models = function, models
+    def __init__(self, function, models, name=None, seconds=None):
+        self.function, self.models, self.seconds = function, models, seconds
         self.name = name or name_of(function)
         self.arguments, self.answer = {}, None
 
@@ -44,9 +55,13 @@ class Ask:
         if self.name == "compute_ref_log_probs":
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
         try:
-            self.answer = self.function(**arguments)
+            with time_limit(self.seconds):
+                self.answer = self.function(**arguments)
         except (NotImplementedError, Wrong):
             raise
+        except TooSlow as error:
+            path = source_of(self.function)
+            raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
         except Exception as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
         given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
@@ -98,14 +113,14 @@ def report(case, ask, rng=None, with_expected=True):
     try:
         finding = case(ask, rng or random.Random(0))
     except Wrong as wrong:
-        finding = Finding("", str(wrong))
+        finding = Finding("", str(wrong), "happened")
     if finding is None:
         return None
     lines = [f"{ask.name}: {case.__doc__.splitlines()[0]}"]
     lines += [f"  passed in    {name} = {show(value)}" for name, value in ask.arguments.items()]
     lines += [f"  came back    {show(ask.answer)}"] if ask.answer is not None else []
     lines += [f"  expected     {finding.expected}"] if finding.expected and with_expected else []
-    return "\n".join([*lines, f"  usual cause  {finding.cause}"])
+    return "\n".join([*lines, f"  {finding.label:11}  {finding.cause}"])
 
 
 def close(got, want, tolerance=1e-4):

@@ -60,7 +60,7 @@ def test_every_list_of_numbers_is_welcome(values):
         ([0.5, "0.5"], "f returned '0.5' at index 1"),
         ([[0.5], [0.5]], r"f returned \[0.5\] at index 0"),
         (torch.ones(2, 2), r"f returned \[1.0, 1.0\] at index 0"),
-        (torch.tensor(0.5), "f returned float; expected a list of 2 numbers"),
+        (torch.tensor(0.5), "f returned one number for 2 completions; return one for each"),
         ("ab", "f returned str; expected a list of 2 numbers"),
         ([1j, 0.5], "f returned 1j at index 0"),
         ([0.5, EqualToAll(0)], "f returned a EqualToAll at index 1"),
@@ -94,13 +94,17 @@ def test_checklist_says_what_is_done(capsys, unsolved):
     assert "Exercise 3b" in lines[4] and "kl_penalty_forward" in lines[4]
 
 
-def test_a_rewards_file_that_cannot_be_imported_is_named(tmp_path):
+def test_a_rewards_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
     file = tmp_path / "rewards.py"
     file.write_text("def f(:\n")
     with pytest.raises(UserError, match=r"rewards.py cannot be imported: SyntaxError.*line 1"):
         load_rewards(file)
     file.unlink()
     with pytest.raises(UserError, match="There is no file '.*rewards.py' with reward functions"):
+        load_rewards(file)
+    file.write_text("ready = False\nwhile not ready:\n    pass\n")
+    monkeypatch.setattr(student, "TIME_LIMIT", 0.2)
+    with pytest.raises(UserError, match=r"rewards.py took longer than 0.2 seconds .*line [23]\)"):
         load_rewards(file)
     (tmp_path / "rewards.txt").write_text("")
     with pytest.raises(UserError, match="its name must end in .py"):

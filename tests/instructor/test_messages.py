@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from cases import examples
 
 from instructor.exercises import CASES, CORE, example_report, is_news
 from instructor.grading.command import RUBRIC
@@ -33,7 +34,8 @@ def test_one_error_is_told_once(classifier, policy):
     news = told("kl_penalty_forward", SUM_OF_ALL, policy)
     assert list(news) == ["costs_nothing_where_the_models_agree"]
     (text,) = news.values()
-    assert "returned float; expected a list of 2 numbers" in text and len(text.splitlines()) < 10
+    assert "returned one number for 2 completions; return one for each; .sum(-1) adds" in text
+    assert len(text.splitlines()) < 10
 
 
 def test_what_follows_from_a_core_failure_is_not_told(classifier, policy):
@@ -85,7 +87,7 @@ def test_the_border_is_blamed_only_for_the_border(classifier, policy, result, ca
     [
         (penalty("(q - p).exp() - (p - q).exp()"), "exp() overflows"),
         (penalty("1 - (p - q).exp()"), "exp() overflows"),
-        (SUM_OF_ALL, "returned float"),
+        (SUM_OF_ALL, "returned one number"),
         ("raise ValueError('mine')", "it raised ValueError: mine"),
         (penalty("(1 - (p - q).exp()) * p.exp() * 0"), "inf − inf, inf · 0 or 0 / 0"),
     ],
@@ -122,13 +124,17 @@ def test_the_new_cases_name_the_cause(classifier, policy, body, cause):
     assert cause in text
 
 
-def test_an_example_that_fails_says_what_came():
+def test_an_example_that_fails_says_what_came(monkeypatch):
     text = example_report(
         module_with("kl_penalty_forward", "return [1.0, 2.0]"), "kl_penalty_forward"
     )
-    assert "usual cause  it printed (True, False)" in text and "expected     (True, True)" in text
+    assert "came back    (True, False)" in text and "expected     (True, True)" in text
     module = module_with("kl_penalty_forward", "raise ValueError('mine')")
     assert "it raised ValueError: mine" in example_report(module, "kl_penalty_forward")
+    monkeypatch.setattr(examples, "SECONDS", 0.2)
+    module = module_with("kl_penalty_forward", "while True:\n        kl_coef += 1")
+    said = example_report(module, "kl_penalty_forward")
+    assert "happened     it took longer than 0.2 seconds" in said and "endless loop?" in said
     with pytest.raises(NotImplementedError):
         todo = "raise NotImplementedError('Exercise 3b: implement it')"
         example_report(module_with("kl_penalty_forward", todo), "kl_penalty_forward")
@@ -153,7 +159,7 @@ def page_for(body, policy, **more):
 
 def test_the_feedback_page_tells_it_once(classifier, policy):
     page = page_for(SUM_OF_ALL, policy)
-    assert page.count("returned float") == 1 and page.count("**failed**") >= 8
+    assert page.count("returned one number") == 1 and page.count("**failed**") >= 8
     assert "What failed without a word may follow from what is told." in page
 
 

@@ -1,5 +1,6 @@
 """What a student sees of `pytest --student`: in a copy of the repository with their own file."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,26 @@ def test_one_wrong_form_is_told_once(tmp_path):
     status, shown = student_tests(tmp_path / "copy", source)
     told, _, summary = shown.partition("short test summary")
     assert status == 1 and "1 failed" in summary
-    assert told.count("returned float; expected a list") == 1 and len(told.splitlines()) < 20
+    assert told.count("returned one number for") == 1 and len(told.splitlines()) < 20
+
+
+@pytest.mark.slow
+def test_an_endless_loop_is_interrupted_once(tmp_path):
+    body = """
+        while True:
+            try:
+                policy_log_probs = policy_log_probs + 0
+            except Exception:
+                pass
+    """
+    source = with_body(SOLUTION, "kl_penalty_forward", body)
+    status, shown = student_tests(tmp_path / "copy", source)
+    told, _, summary = shown.partition("short test summary")
+    assert status == 1 and "1 failed" in summary
+    message = (
+        r"happened     it took longer than 10 seconds \(rewards.py, line \d+\): an endless loop\?"
+    )
+    assert len(re.findall(message, told)) == 1
 
 
 @pytest.mark.slow
