@@ -324,8 +324,10 @@ def _evaluate(args, settings):
 
 def _bar(args, policies=1):
     """A progress bar for the sampling and scoring of so many policies."""
-    batches = 2 * math.ceil(len(args.prompts) * args.num_samples / BATCH_SIZE)
-    return progress("sampling and scoring", policies * batches)
+    texts = len(args.prompts) * args.num_samples
+    if not make_console().is_terminal:  # which shows no bar
+        print(f"Sampling and scoring {texts} texts of each model …", file=sys.stderr)
+    return progress("sampling and scoring", policies * 2 * math.ceil(texts / BATCH_SIZE))
 
 
 def _try(args, settings):

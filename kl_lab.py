@@ -3,14 +3,17 @@
     python kl_lab.py                # four experiments: their tables, and a picture of each
     python kl_lab.py places         # one of them
 
-penalties  Which numbers estimate a divergence, and which hold the policy when they are subtracted
-           from the reward? No gradient flows through a reward, so these are not the same.
-places     The same numbers in the reward, in the loss, and in the loss times the ratio q/q_old.
-texts      Texts of two tokens: the divergence of whole texts, and that of one token after another.
-beta       Texts of 32 tokens: what TRL's --beta pays for a score, and what the best policy pays.
+penalties  Which numbers estimate a divergence, and which hold the policy as a
+           penalty? No gradient flows through a reward: they are not the same.
+places     The same numbers in the reward, in the loss, and in the loss times
+           the ratio q/q_old.
+texts      Two tokens: the divergence of whole texts, and of token after token.
+beta       Texts of 32 tokens: what TRL's --beta pays for a score, and what
+           the best policy pays.
 
-Your penalties of rewards.py take part in the first three as soon as they are written.
-q is the policy, p the reference, r = p/q; all values are in nats. The toys are in engine/toys.py.
+Your penalties of rewards.py take part in the first three as soon as they are
+written. q is the policy, p the reference, r = p/q; all values are in nats.
+The toys are in engine/toys.py.
 """
 
 import argparse
@@ -393,4 +396,4 @@ if __name__ == "__main__":
     try:
         main()
     except (UserError, OSError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit(f"kl_lab.py: {error}")

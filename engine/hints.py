@@ -88,7 +88,8 @@ HINTS = {
 
 def print_hint(exercise, level, program):
     """One hint in lines of 80 characters, and how to ask for the next."""
-    print(f"Exercise {exercise}, hint {level} of {len(LEVELS)}: {LEVELS[level - 1]}\n")
+    title = "Bonus" if exercise == "bonus" else f"Exercise {exercise}"
+    print(f"{title}, hint {level} of {len(LEVELS)}: {LEVELS[level - 1]}\n")
     print(textwrap.fill(HINTS[exercise][level - 1], 80, break_on_hyphens=False))
     if level < len(LEVELS):
         print(f"\nThe next one: python {program} --hint {exercise} {level + 1}")

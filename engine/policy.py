@@ -54,15 +54,25 @@ def load_pretrained(auto_class, name, **options):
             raise UserError(
                 f"The folder '{name}' holds no model that can be loaded: {first_line(error)}"
             ) from error
+        if is_path(name):
+            raise UserError(
+                f"There is no folder '{name}': check the name, or train first."
+            ) from error
     try:
         _require_hub()
         return auto_class.from_pretrained(name, **options)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"Cannot fetch '{name}' from the Hugging Face Hub, and it is no local folder "
-            f"({first_line(error)}). Use the bundled models with --preset tiny, or give the path "
-            "of a local copy."
+            f"({first_line(error)}). Use the bundled models (train.py --preset tiny; tiny/gpt2 "
+            "elsewhere), or give the path of a local copy."
         ) from error
+
+
+def is_path(name):
+    """Whether a model's name can only be a path: on the Hub it has an owner at most before it."""
+    path, known = Path(name), name.startswith(".") or Path(name).is_absolute()
+    return known or len(path.parts) > 2 or Path(*path.parts[:1]).is_dir()
 
 
 def _require_hub():

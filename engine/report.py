@@ -68,6 +68,8 @@ def read_manifest(folder):
         defaults = {name: field.default for name, field in FIELDS.items()}
         return {**manifest, "options": {**defaults, **manifest["options"]}}
     except OSError as error:
+        if not Path(folder).exists():
+            raise UserError(f"There is no folder '{folder}'.") from error
         raise UserError(
             f"'{folder}' is not the output folder of a run: it has no run.json."
         ) from error

@@ -95,7 +95,8 @@ def show_rows(results, console):
     if not results:
         console.print("\nNo row needs a look.", highlight=False)
         return
-    console.print(f"\n{len(results)} of the rows need a look", style="bold", highlight=False)
+    need = "1 row needs a look" if len(results) == 1 else f"{len(results)} rows need a look"
+    console.print(f"\n{need}", style="bold", highlight=False)
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("student", no_wrap=True, overflow="ellipsis", max_width=24)
     table.add_column("status", no_wrap=True)

@@ -63,4 +63,12 @@ def main(argv=None):
         (page,) = (Path(args.out) / "results").iterdir()
         page.replace(Path(args.out) / "results.json")
     show(results, read_rubric(args.rubric), console)
-    console.print(f"\nWrote grades.csv, feedback/ and results/ to {args.out}", highlight=False)
+    names = ("grades.csv", "roster.csv", "feedback", "results", "answers.html", "answers.csv")
+    *most, last = (name for name in names if (Path(args.out) / name).exists())
+    console.print(f"\nWrote {', '.join(most)} and {last} to {args.out}", highlight=False)
+    if last == "answers.csv" and not args.written:
+        console.print(
+            "Written answers are for you to grade: open answers.html, fill in answers.csv, then "
+            f"add --resume --written {Path(args.out) / last}.",
+            highlight=False,
+        )

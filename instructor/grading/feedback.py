@@ -125,8 +125,11 @@ def feedback(result, rubric):
     for name, entry in rubric["exercises"].items():
         points = f"{number(result['points'][name])} of {number(entry['points'])}"
         lines.append(f"| {CASES[name][0]} `{name}` | {points} |")
-    for name, entry in rubric["exercises"].items():
-        lines += ["", *exercise_lines(result, rubric, name, entry)]
+    if result["status"] == "import error":
+        lines += ["", "Nothing else was tested: mend this first, then run `python rewards.py`."]
+    else:
+        for name, entry in rubric["exercises"].items():
+            lines += ["", *exercise_lines(result, rubric, name, entry)]
     if result.get("written"):
         lines += written_lines(result, rubric)
     if result.get("training"):

@@ -84,7 +84,7 @@ if runs:
 
 # %% [markdown]
 # The same validations, sentiment against KL. The black line is the best that *any* policy can do
-# from this base model. How it is known without training: `docs/results.md`.
+# from this base model. How it is known without training: `engine/optimum.py`.
 # %%
 with exercise():
     if not runs:

@@ -1,5 +1,6 @@
 """Pages for students: README.md and docs/ without what only instructors need."""
 
+import json
 import re
 from pathlib import Path
 
@@ -38,10 +39,10 @@ def dead_references(folder):
     """
     paths = ["/" + path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
     found = []
-    for page in sorted(folder.rglob("*.md")):
+    for page in sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
         if page.relative_to(folder).parts[0] == "tiny":
             continue  # the card of a model names the tools of the instructor that built it
-        text = page.read_text(encoding="utf-8")
+        text = text_of(page)
         for target, _ in LINK.findall(text):
             if "://" not in target and not (page.parent / target).exists():
                 found.append((page.relative_to(folder).as_posix(), target))
@@ -49,6 +50,15 @@ def dead_references(folder):
             if not any(path.endswith(f"/{name.removeprefix('./')}") for path in paths):
                 found.append((page.relative_to(folder).as_posix(), name))
     return found
+
+
+def text_of(page):
+    """The text of a page, of a notebook that of its Markdown cells."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
 
 
 def named_files(text):

@@ -181,7 +181,7 @@ def check_copy(folder):
     if dead := dead_references(folder):
         listed = "\n".join(f"  {name}: {reference}" for name, reference in dead[:10])
         raise Refused(f"Pages of the copy name files that are not in it:\n{listed}")
-    print("None. Running the copy's tests …", flush=True)
+    print("None. Running the copy's tests, for a few minutes …", flush=True)
     exercises, others = run_tests(folder)
     if others:
         raise Refused("Tests of provided code fail in the copy:\n  " + "\n  ".join(others))

@@ -11,7 +11,7 @@ import torch
 from engine import policy as loading
 from engine.common import ROOT, UserError
 from engine.options import PRESETS
-from engine.policy import add_lora, load_model
+from engine.policy import add_lora, is_path, load_model
 
 
 def test_loading_turns_dropout_off_and_keeps_float32(policy):
@@ -50,6 +50,15 @@ def test_a_model_that_cannot_be_fetched_says_so_in_one_line():
     with pytest.raises(UserError, match=r"Cannot fetch 'no/such-model'.*--preset tiny") as error:
         load_model("no/such-model")
     assert "\n" not in str(error.value)
+
+
+def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    for name in ("outputs/run", "a/b/final", "../final", "./model", str(tmp_path / "away")):
+        with pytest.raises(UserError, match=f"There is no folder '{name}': check the name, or"):
+            load_model(name)
+    assert not is_path("gpt2") and not is_path("owner/name") and is_path("outputs/run")
 
 
 def test_a_folder_without_a_model_says_so(tmp_path):
