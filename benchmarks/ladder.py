@@ -47,7 +47,7 @@ LADDER = {
     "credit": ["--kl_type", "forward", "--credit", "prefix", "--lr_scheduler_type", "linear"],
     "lora": ["--use_peft", "--learning_rate", "1e-3"],
 }
-REACHED = ("sentiment", "judge", "kl", "perplexity")  # the first table
+REACHED = ("sentiment", "judge", "kl", "perplexity")  # the first table, with the overpayment
 TEXTS = ("repetition_3", "distinct_2", "length", "win_rate")  # the second, with the seconds
 FAMILIES = {  # title -> (rungs joined by a line, colour)
     "forward penalty, 0.01 to 1": ([f"forward_{c}" for c in KL_COEFS], "tab:blue"),
@@ -120,11 +120,28 @@ def spread(values, percent=False):
     return f"{mean}{unit}" + (f"<br>({low}–{high}{unit})" if len(values) > 1 else "")
 
 
-def table(seeds, names, with_seconds=False):
-    """Markdown: a row for the base model and one for each rung, a column for each metric."""
+def overpayment(rung, seeds):
+    """The cell of a rung: the KL over the least KL at its sentiment, where that is known."""
+    done = [estimate["overpayment"] for estimate in estimates(rung, seeds)]
+    if None not in (factors := [one["mean"] for one in done]):
+        return spread(factors)
+    return "" if any(one["optimal_kl"] == 0 for one in done) else "beyond"
+
+
+def seconds(rung, seeds):
+    """The cell of a rung: how long the training took."""
+    runs = [folder(rung, seed) / "run.json" for seed in finished(rung, seeds)]
+    return spread([json.loads(run.read_text("utf-8"))["seconds"] for run in runs])
+
+
+def table(seeds, names, more):
+    """Markdown: a row for the base model and one for each rung, a column for each metric.
+
+    `more` is a function like `seconds` for one more column, which is called by its name.
+    """
     from engine.metrics import METRICS
 
-    titles = ["run", *(METRICS[name].title for name in names), *["seconds"] * with_seconds]
+    titles = ["run", *(METRICS[name].title for name in names), more.__name__]
     shares = [METRICS[name].form.endswith("%}") for name in names]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for rung in LADDER:
@@ -133,12 +150,10 @@ def table(seeds, names, with_seconds=False):
             continue
         if len(lines) == 2:
             base = [spread([done[0]["base"][n]["mean"]], p) for n, p in zip(names, shares)]
-            lines.append(f"| base model | {' | '.join(base)} |{' |' * with_seconds}")
+            lines.append(f"| base model | {' | '.join(base)} | |")
         means = [[e["trained"][name]["mean"] for e in done] for name in names]
         cells = [spread(values, percent) for values, percent in zip(means, shares)]
-        if with_seconds:
-            runs = [folder(rung, seed) / "run.json" for seed in finished(rung, seeds)]
-            cells.append(spread([json.loads(r.read_text("utf-8"))["seconds"] for r in runs]))
+        cells.append(more(rung, seeds))
         few = "" if len(done) == len(seeds) else f", {len(done)} of {len(seeds)} seeds"
         lines.append(f"| {name_of(rung)}{few} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -183,13 +198,16 @@ and in brackets the lowest and highest seed.
 
 ### How high, and how far
 
-{table(seeds, REACHED)}
+The overpayment is the KL over the least KL at that sentiment; *beyond*: the sentiment is higher
+than the samples of the untrained model can tell of.
+
+{table(seeds, REACHED, overpayment)}
 
 ### How the texts change, and how long it took
 
 Seconds are those of the training run.
 
-{table(seeds, TEXTS, with_seconds=True)}
+{table(seeds, TEXTS, seconds)}
 """
 
 

@@ -26,13 +26,15 @@ def ladder(monkeypatch, tmp_path):
     return ladder
 
 
-def finish(ladder, rung, seed, sentiment):
+def finish(ladder, rung, seed, sentiment, factor=2.0, optimal_kl=1.0):
     """Pretend that a run of the ladder is finished."""
     folder = ladder.folder(rung, seed)
     folder.mkdir(parents=True)
     figures = {name: {"mean": 0.5} for name in METRICS}
     trained = {**figures, "sentiment": {"mean": sentiment}, "perplexity": {"mean": 1050.4}}
-    write_json(folder / "compare.json", {"base": figures, "trained": trained})
+    overpayment = {"mean": factor, "optimal_kl": optimal_kl}
+    comparison = {"base": figures, "trained": trained, "overpayment": overpayment}
+    write_json(folder / "compare.json", comparison)
     write_json(folder / "run.json", {"seconds": 60.0 + seed})
     rows = [("The end", f" was *fun* {i}", i / 10) for i in range(5)]
     append_jsonl(
@@ -92,13 +94,24 @@ def test_the_tables_of_the_ladder(ladder):
     finish(ladder, "lora", 0, 0.7)
     names = ("sentiment", "perplexity", "win_rate")
     middle = "1,050<br>(1,050–1,050) | 50.0%<br>(50.0–50.0%)"
-    assert ladder.table([0, 1], names, with_seconds=True).splitlines() == [
+    assert ladder.table([0, 1], names, ladder.seconds).splitlines() == [
         "| run | sentiment | ref. perplexity | win rate | seconds |",
         "|---|---|---|---|---|",
         "| base model | 0.500 | 0.500 | 50.0% | |",
         f"| no flags | 0.850<br>(0.800–0.900) | {middle} | 60.5<br>(60.0–61.0) |",
         "| `--use_peft --learning_rate 1e-3`, 1 of 2 seeds | 0.700 | 1,050 | 50.0% | 60.0 |",
     ]
+
+
+def test_the_overpayment_in_the_tables_of_the_ladder(ladder):
+    finish(ladder, "linear", 0, 0.9, factor=2.0)
+    finish(ladder, "linear", 1, 0.9, factor=2.5)
+    finish(ladder, "shaped", 0, 0.9, factor=2.0)
+    finish(ladder, "shaped", 1, 0.99, factor=None, optimal_kl=None)  # beyond the samples
+    finish(ladder, "negated", 0, 0.1, factor=None, optimal_kl=0.0)  # it did not rise
+    rungs = ("linear", "shaped", "negated")
+    cells = [ladder.overpayment(rung, [0, 1]) for rung in rungs]
+    assert cells == ["2.25<br>(2.00–2.50)", "beyond", ""]
 
 
 def test_the_samples_of_the_ladder(ladder):
@@ -129,8 +142,8 @@ def test_what_people_wrote_stays_in_the_results(ladder, monkeypatch, tmp_path):
 def test_the_results_have_the_tables_that_the_ladder_writes(ladder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert text.count(ladder.MARK) == 1
-    for names, seconds in ((ladder.REACHED, False), (ladder.TEXTS, True)):
-        assert ladder.table([0], names, seconds).splitlines()[0] in text
+    for names, more in ((ladder.REACHED, ladder.overpayment), (ladder.TEXTS, ladder.seconds)):
+        assert ladder.table([0], names, more).splitlines()[0] in text
     below = text.partition(ladder.MARK)[2]
     assert all(below.count(f"| {ladder.name_of(rung)} |") == 2 for rung in ladder.LADDER)
 
@@ -256,7 +269,7 @@ def test_over_optimisation_draws(over_optimisation, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("lacking", "says"),
-    [("kl", "lack 'kl'"), ("step 0", "before its first step"), ("all", "run.json")],
+    [("kl", "lack 'kl'"), ("step 0", "before its first step"), ("all", "There is no folder")],
 )
 def test_over_optimisation_of_a_damaged_run(over_optimisation, tmp_path, lacking, says):
     folder = tmp_path / "run"
