@@ -110,3 +110,21 @@ def show_rows(results, console):
     console.print(table)
     if len(worst) > ROWS:
         console.print(f"and {len(worst) - ROWS} more: see flags in grades.csv", highlight=False)
+
+
+def what_was_written(folder, written):
+    """What lies in the folder for the instructor, and what is left to do.
+
+    Args:
+        folder: of the results.
+        written: the file with the points of written answers, if it was given.
+    """
+    names = ("grades.csv", "roster.csv", "feedback", "results", "answers.html", "answers.csv")
+    *most, last = (name for name in names if (folder / name).exists())
+    text = f"Wrote {', '.join(most)} and {last} to {folder}"
+    if last == "answers.csv" and not written:
+        text += (
+            "\nWritten answers are for you to grade: open answers.html, fill in answers.csv, then "
+            f"add --resume --written {folder / last}."
+        )
+    return text

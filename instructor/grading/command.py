@@ -43,7 +43,10 @@ def processors():
 
 def main(argv=None):
     args = parse_arguments(argv)
-    from instructor.grading.class_view import show  # torch takes seconds; --help need not wait
+    from instructor.grading.class_view import (  # torch takes seconds; --help need not wait
+        show,
+        what_was_written,
+    )
     from instructor.grading.course import grade
     from instructor.grading.points import read_rubric
 
@@ -63,12 +66,4 @@ def main(argv=None):
         (page,) = (Path(args.out) / "results").iterdir()
         page.replace(Path(args.out) / "results.json")
     show(results, read_rubric(args.rubric), console)
-    names = ("grades.csv", "roster.csv", "feedback", "results", "answers.html", "answers.csv")
-    *most, last = (name for name in names if (Path(args.out) / name).exists())
-    console.print(f"\nWrote {', '.join(most)} and {last} to {args.out}", highlight=False)
-    if last == "answers.csv" and not args.written:
-        console.print(
-            "Written answers are for you to grade: open answers.html, fill in answers.csv, then "
-            f"add --resume --written {Path(args.out) / last}.",
-            highlight=False,
-        )
+    console.print(f"\n{what_was_written(Path(args.out), args.written)}", highlight=False)

@@ -8,7 +8,7 @@ from grading_help import result_of
 from rich.console import Console
 
 from instructor.exercises import CASES
-from instructor.grading.class_view import histogram, shares, show
+from instructor.grading.class_view import histogram, shares, show, what_was_written
 from instructor.grading.command import RUBRIC
 from instructor.grading.likeness import (
     ALIKE,
@@ -48,6 +48,26 @@ def test_two_hundred_students_fit_on_a_screen():
     assert "200 graded: mean 87.0, median 100.0 of 100 points" in text  # 149 · 100 + 50 · 50 + 0
     assert "2 rows need a look" in text
     assert "student 8 " in text and "student 9 " in text and "student 7 " not in text
+
+
+def test_one_row_is_one_row():
+    results = [graded("Ann", 50, flags=["imports os"]), graded("Bob", 100)]
+    assert "\n1 row needs a look\n" in shown(results)
+
+
+def test_what_lies_in_the_folder_is_named_and_what_is_left_to_do(tmp_path):
+    for name in ("feedback", "results", "grades.csv"):
+        (tmp_path / name).touch()
+    assert (
+        what_was_written(tmp_path, None) == f"Wrote grades.csv, feedback and results to {tmp_path}"
+    )
+    for name in ("roster.csv", "answers.html", "answers.csv"):
+        (tmp_path / name).touch()
+    names = "grades.csv, roster.csv, feedback, results, answers.html and answers.csv"
+    told, left = what_was_written(tmp_path, None).splitlines()
+    assert told == f"Wrote {names} to {tmp_path}"
+    assert left.endswith(f"add --resume --written {tmp_path / 'answers.csv'}.")
+    assert what_was_written(tmp_path, "points.csv") == told
 
 
 def test_many_rows_are_cut_and_the_worst_stand_first():

@@ -72,10 +72,14 @@ def test_a_dead_reference_is_found(tmp_path):
         "[a](https://example.org/x.md) [b](docs/gone.md#part) [c](tests/test_inputs.py) and "
         "`test_inputs.py`, `answers.md`, `run.json`\n\n```bash\npython away.py --out x\n```\n"
     )
+    cells = [{"cell_type": "markdown", "source": ["see `docs/", "away.md`"]}]
+    cells.append({"cell_type": "code", "source": ["`not_looked_at.py`"]})
+    (tmp_path / "work.ipynb").write_text(json.dumps({"cells": cells}))
     assert dead_references(tmp_path) == [
         ("README.md", "docs/gone.md"),
         ("README.md", "answers.md"),
         ("README.md", "away.py"),
+        ("work.ipynb", "docs/away.md"),
     ]
 
 

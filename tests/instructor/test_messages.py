@@ -163,6 +163,13 @@ def test_the_feedback_page_tells_it_once(classifier, policy):
     assert "What failed without a word may follow from what is told." in page
 
 
+def test_a_file_that_cannot_be_imported_is_told_once(classifier, policy):
+    reason = "SyntaxError: invalid syntax (rewards.py, line 3)"
+    page = page_for(SUM_OF_ALL, policy, status="import error", reason=reason)
+    assert page.count(reason) == 1 and "**failed**" not in page and "mend this first" in page
+    assert page.count("| ") > 4 and len(page.splitlines()) < 30  # the points of each exercise stay
+
+
 def test_the_feedback_page_shows_no_inputs_that_the_code_printed(classifier, policy):
     page = page_for(SUM_OF_ALL, policy, output="hello\nhidden input 0.123", printed="hello")
     assert "hidden input" not in page and "hello" in page
