@@ -133,10 +133,10 @@ def test_the_advantages_of_the_parts_reach_the_loss(tmp_path, monkeypatch):
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", spy)
     monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:2])
     given = {"preset": "tiny", "batch_size": 8, "num_generations": 4, "max_steps": 1}
-    given |= {"max_completion_length": 12, "credit": "prefix", "lr_scheduler_type": "linear"}
+    given |= {"max_completion_length": 12, "credit": "prefix", "lr_scheduler_type": "cosine"}
     train.train(output_dir=str(tmp_path / "out"), **given)
     advantages, mask, schedule = seen[0]
-    assert schedule == "linear" and advantages.shape == mask.shape == (8, 12)
+    assert schedule == "cosine" and advantages.shape == mask.shape == (8, 12)
     assert not advantages[:, 0].equal(advantages[:, 4])  # two parts of each text
     everywhere = mask.bool().all(0)  # places where all texts go on; rows come in any order
     sums = advantages.sum(0)[everywhere]
