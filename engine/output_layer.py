@@ -1,7 +1,8 @@
 """The largest layer of the model: from hidden states to the log-probability of one token each.
 
 A vocabulary has thousands of entries, and of each row only one is asked for. So the logits are made
-a few rows at a time, while they are in the processor's cache, and nothing is computed twice.
+for a part of the vocabulary at a time, while they are in the processor's cache, and nothing is
+computed twice.
 """
 
 import functools
@@ -9,9 +10,31 @@ import types
 
 import torch
 
+from engine.gpt2 import read
 from engine.policy import base_of, is_plain_gpt2
 
-ROWS = 128  # hidden states whose logits are made at a time: 3 MB in float32 at 6,144 entries
+LOGITS = 2**20  # made at a time: 4 MB in float32
+
+
+def completion_log_probs(model, ids, mask, asked, temperature=1.0):
+    """Log-probabilities of the tokens asked for, each given all before it.
+
+    Args:
+        model, ids, mask: as for `gpt2.read`.
+        asked: (B, T) boolean, which of the last T < L tokens. Each has a real token before it.
+        temperature: the logits are divided by it.
+
+    Returns:
+        (log_probs, entropy) as of `token_log_probs`, both (B, T); 0 for the other tokens.
+    """
+    hidden, nodes = read(model, ids, mask)
+    length, weight = asked.shape[1], base_of(model).lm_head.weight
+    before, targets = nodes[:, -length - 1 : -1][asked], ids[:, -length:][asked]
+    pair = token_log_probs(hidden.index_select(0, before), weight, targets, temperature)
+    return tuple(
+        None if values is None else values.new_zeros(asked.shape).masked_scatter(asked, values)
+        for values in pair
+    )
 
 
 def token_log_probs(hidden, weight, targets, temperature=1.0):
@@ -30,11 +53,8 @@ def token_log_probs(hidden, weight, targets, temperature=1.0):
     hidden = hidden if temperature == 1 else hidden / temperature
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return _TokenLogProbs.apply(hidden, weight, targets)
-    log_probs, buffer = hidden.new_empty(len(hidden)), hidden.new_empty(ROWS, len(weight))
-    for rows in _chunks(len(hidden)):
-        chosen, sums, _ = _exponentials(hidden[rows], weight, targets[rows], buffer)
-        log_probs[rows] = (chosen - sums.log())[:, 0]
-    return log_probs, None
+    top, sums, _, _ = _over_vocabulary(hidden, weight)
+    return (_chosen(hidden, weight, targets) - (top + sums.log()))[:, 0], None
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -45,41 +65,59 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets):
-        log_probs, entropy, sums = hidden.new_empty(3, len(hidden), 1)
-        exps, means = hidden.new_empty(len(hidden), len(weight)), torch.empty_like(hidden)
-        for rows in _chunks(len(hidden)):
-            h, z = hidden[rows], exps[rows]
-            log_probs[rows], sums[rows], top = _exponentials(h, weight, targets[rows], z)
-            torch.mm(z, weight, out=means[rows])
-            means[rows] /= sums[rows]
-            entropy[rows] = top - (h * means[rows]).sum(1, keepdim=True)
-        log_sums = sums.log()
-        ctx.save_for_backward(hidden, weight, targets, exps, sums, means)
-        ctx.mark_non_differentiable(entropy := (entropy + log_sums)[:, 0])
-        return (log_probs - log_sums)[:, 0], entropy
+        top, sums, means, ctx.parts = _over_vocabulary(
+            hidden, weight, average=True, keep=ctx.needs_input_grad[1]
+        )
+        log_sums = top + sums.log()
+        ctx.save_for_backward(hidden, weight, targets, top, sums, means)
+        entropy = (top - (hidden * means).sum(1, keepdim=True) + sums.log())[:, 0]
+        ctx.mark_non_differentiable(entropy)
+        return (_chosen(hidden, weight, targets) - log_sums)[:, 0], entropy
 
     @staticmethod
     def backward(ctx, gradient, _):
-        hidden, weight, targets, exps, sums, means = ctx.saved_tensors
+        hidden, weight, targets, top, sums, means = ctx.saved_tensors
         gradient, for_hidden, for_weight = gradient[:, None], None, None
         if ctx.needs_input_grad[0]:
             for_hidden = (weight[targets] - means) * gradient
         if ctx.needs_input_grad[1]:
-            for_weight = exps.t() @ (hidden * (-gradient / sums))
+            scaled = hidden * (-gradient / sums)
+            for_weight = torch.cat(
+                [exps.t() @ (scaled * (its_top - top).exp()) for exps, its_top in ctx.parts]
+            )
             for_weight.index_add_(0, targets, hidden * gradient)
         return for_hidden, for_weight, None
 
 
-def _chunks(count):
-    return [slice(start, start + ROWS) for start in range(0, count, ROWS)]
+def _chosen(hidden, weight, targets):
+    return (hidden * weight[targets]).sum(1, keepdim=True)
 
 
-def _exponentials(hidden, weight, targets, out):
-    """Write exp(z − max z) into the first rows of `out`; return z_target − max z, Σ and max z."""
-    z = torch.mm(hidden, weight.t(), out=out[: len(hidden)])
-    top = z.amax(1, keepdim=True)
-    chosen = z.gather(1, targets[:, None]) - top
-    return chosen, z.sub_(top).exp_().sum(1, keepdim=True), top
+def _over_vocabulary(hidden, weight, average=False, keep=False):
+    """What a softmax of the logits z = h·w needs, from one part of the vocabulary after the other.
+
+    Whenever a part has a larger logit than those before, their sums shrink to the new scale.
+
+    Args:
+        average: also return Σ p w.
+        keep: also return what the gradient of the weights needs.
+
+    Returns:
+        (max z, Σ exp(z − max z), Σ p w, parts): (N, 1), (N, 1), (N, E), and for each part
+        exp(z − m) and m, the maximum as far as it was known.
+    """
+    top, sums = hidden.new_full((len(hidden), 1), -torch.inf), hidden.new_zeros(len(hidden), 1)
+    means, parts = torch.zeros_like(hidden), []
+    for part in weight.split(max(64, LOGITS // max(1, len(hidden)))):
+        z = hidden @ part.t()
+        before, top = top, torch.maximum(top, z.amax(1, keepdim=True))
+        exps, shrink = z.sub_(top).exp_(), (before - top).exp_()
+        sums = sums.mul_(shrink).add_(exps.sum(1, keepdim=True))
+        if average:
+            means.mul_(shrink).addmm_(exps, part)
+        if keep:
+            parts.append((exps, top))
+    return top, sums, means.div_(sums), parts
 
 
 def use_for_loss(model, temperature):
@@ -89,7 +127,7 @@ def use_for_loss(model, temperature):
     the logits of prompts and padding too, three times. Call it after TRL has prepared the model.
 
     Args:
-        model: the trainer's model, plain or with a LoRA adapter.
+        model: the trainer's model, plain or with a LoRA adapter; dropout does not act.
         temperature: of the sampling.
     """
     base = base_of(model)
@@ -101,16 +139,9 @@ def use_for_loss(model, temperature):
     def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
         if not fused_lm_head:
             return others(*args, labels=labels, **kwargs)
-        hidden = self.transformer(*args, **kwargs, use_cache=False).last_hidden_state[:, :-1]
-        asked = (labels[:, 1:] != -100).flatten().nonzero()[:, 0]
-        chosen = hidden.flatten(0, 1).index_select(0, asked)
-        pair = token_log_probs(
-            chosen, self.lm_head.weight, labels[:, 1:].flatten()[asked], temperature
-        )
-        places = hidden.new_zeros(len(labels) * hidden.shape[1])
-        log_probs, entropy = (
-            None if values is None else places.index_copy(0, asked, values).view(len(labels), -1)
-            for values in pair
+        ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
+        log_probs, entropy = completion_log_probs(
+            self, ids, mask, labels[:, 1:] != -100, temperature
         )
         return types.SimpleNamespace(log_probs=log_probs, entropy=entropy)
 

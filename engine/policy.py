@@ -193,7 +193,7 @@ def base_of(model):
 
 
 def is_plain_gpt2(model):
-    """Whether `engine.decoder` and `engine.output_layer` compute what the model does: a GPT-2 in
+    """Whether `engine.gpt2` and `engine.output_layer` compute what the model does: a GPT-2 in
     float32, on one device, as it is or with plain LoRA adapters in its blocks."""
     import torch
     from transformers import GPT2LMHeadModel

@@ -3,7 +3,7 @@
 import torch
 
 from engine.common import UserError
-from engine.decoder import GPT2Decoder
+from engine.gpt2 import GPT2Decoder
 from engine.policy import context_length, has_fast_rollout, is_plain_gpt2
 from engine.scoring import compute_log_probs, evaluation_mode, pad
 

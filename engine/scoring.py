@@ -5,8 +5,8 @@ import math
 
 import torch
 
-from engine.output_layer import token_log_probs
-from engine.policy import arguments_of, base_of, is_plain_gpt2
+from engine.output_layer import completion_log_probs
+from engine.policy import arguments_of, is_plain_gpt2
 
 MAX_LOG_RATIO = math.log(10)  # log r is cut here before exp(); a cut value is biased low
 
@@ -66,30 +66,17 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
         (B, T) float32 tensor in nats; 0 where the completion is padding.
     """
     length = completion_length
+    if is_plain_gpt2(model) and not torch.is_autocast_enabled(input_ids.device.type):
+        with evaluation_mode(model):
+            asked = attention_mask[:, -length:] != 0
+            return completion_log_probs(model, input_ids, attention_mask, asked, temperature)[0]
     order = attention_mask.long().argsort(dim=1, stable=True)  # padding first, then real tokens
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-    if is_plain_gpt2(model) and not torch.is_autocast_enabled(ids.device.type):
-        log_probs = _log_probs_of_gpt2(model, ids, mask, length, temperature)
-    else:
-        log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)
-        log_probs = log_probs.gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
+    log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)
+    log_probs = log_probs.gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
     back = torch.zeros_like(input_ids, dtype=torch.float32)
     back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
     return back.masked_fill(attention_mask[:, -length:] == 0, 0.0)
-
-
-def _log_probs_of_gpt2(model, ids, mask, length, temperature):
-    """(B, T) log-probabilities of the last `length` tokens, without their (B, T, V) logits."""
-    base, positions = base_of(model), (mask.cumsum(1) - 1).clamp(min=0)
-    with evaluation_mode(model):
-        hidden = base.transformer(
-            ids, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state[:, -length - 1 : -1]
-    targets = ids[:, -length:]
-    log_probs, _ = token_log_probs(
-        hidden.flatten(0, 1), base.lm_head.weight, targets.flatten(), temperature
-    )
-    return log_probs.view(targets.shape)
 
 
 def vocabulary_log_probs(model, ids, mask, length, temperature=1.0):

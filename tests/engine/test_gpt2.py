@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from engine.decoder import GPT2Decoder
+from engine.gpt2 import GPT2Decoder, read
 from engine.policy import add_lora, is_plain_gpt2
 from engine.scoring import pad
 
@@ -30,6 +30,20 @@ def assert_decodes(model):
     for row, (prompt, more) in enumerate(zip(PROMPTS, NEXT)):
         want = model(torch.tensor([prompt + more])).logits[0, len(prompt) - 1 :]
         torch.testing.assert_close(torch.stack(got)[:, row], want, atol=1e-5, rtol=1e-5)
+
+
+def test_texts_that_begin_alike_are_read_once_up_to_where_they_part(small_gpt2):
+    """Five nodes: 3, 3 1, 3 1 4, 3 1 5, 1. Padding belongs to the token before it."""
+    ids = torch.tensor([[0, 3, 1, 4], [3, 1, 0, 5], [3, 1, 4, 0], [1, 0, 0, 0]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0], [1, 0, 0, 0]])
+    with torch.no_grad():
+        hidden, nodes = read(small_gpt2, ids, mask)
+    assert hidden.shape == (5, 16)
+    assert nodes.tolist() == [[0, 0, 1, 2], [0, 1, 1, 3], [0, 1, 2, 2], [4, 4, 4, 4]]
+    for text, node in ([3, 1, 4], 2), ([3, 1, 5], 3), ([1], 4):
+        with torch.no_grad():
+            want = small_gpt2.transformer(torch.tensor([text])).last_hidden_state[0, -1]
+        torch.testing.assert_close(hidden[node], want, atol=1e-5, rtol=1e-5)
 
 
 def test_logits_are_those_of_the_model(small_gpt2):
