@@ -136,10 +136,10 @@ def use_for_loss(model, temperature):
     others = base.forward
 
     @functools.wraps(type(base).forward)
-    def forward(self, *args, fused_lm_head=False, labels=None, **kwargs):
-        if not fused_lm_head:
-            return others(*args, labels=labels, **kwargs)
-        ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
+    def forward(self, *args, **kwargs):
+        if not kwargs.get("fused_lm_head") or torch.is_autocast_enabled("cpu"):
+            return others(*args, **kwargs)
+        ids, mask, labels = (kwargs[name] for name in ("input_ids", "attention_mask", "labels"))
         log_probs, entropy = completion_log_probs(
             self, ids, mask, labels[:, 1:] != -100, temperature
         )
