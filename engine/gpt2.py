@@ -77,7 +77,7 @@ class GPT2Decoder:
     def __init__(self, model, mask, max_new_tokens):
         base = base_of(model)
         self.model, self.mask = model, mask
-        self.transformer, self.output = base.transformer, base.lm_head.weight  # (V, E)
+        self.transformer, self.output = base.transformer, _in_blocks(base.lm_head.weight)
         self.blocks = [_Block(block, merge=True) for block in base.transformer.h]
         (rows, prompt), heads, size = mask.shape, base.config.n_head, base.config.n_embd
         places = prompt + max_new_tokens
@@ -93,7 +93,7 @@ class GPT2Decoder:
         start, self.seen = self.seen, self.seen + ids.shape[1]
         if start == 0:
             states, nodes = read(self.model, ids, self.mask, self.cache)
-            return states[nodes[:, -1]] @ self.output.t()
+            return self._logits(states[nodes[:, -1]])
         (rows, heads), hidden = self.cache.shape[2:4], self.hidden[..., : self.seen]
         x = self.transformer.wte(ids[:, 0]) + self.transformer.wpe(self.positions)  # (B, E)
         for block, cache in zip(self.blocks, self.cache):
@@ -106,7 +106,11 @@ class GPT2Decoder:
 
             x = block(x, attend)
         self.positions = self.positions + 1
-        return self.transformer.ln_f(x) @ self.output.t()
+        return self._logits(self.transformer.ln_f(x))
+
+    def _logits(self, x):
+        """(B, E) -> (B, V)"""
+        return (x @ self.output).transpose(0, 1).flatten(1)
 
 
 class _Block:
@@ -126,6 +130,15 @@ class _Block:
         """(N, E) -> (N, E); `attend` makes of (N, 3·E) queries, keys and values (N, E)."""
         x = x + self.out(attend(self.qkv(self.norms[0](x))))
         return x + self.down(self.activation(self.up(self.norms[1](x))))
+
+
+def _in_blocks(weight):
+    """(V, E) -> (K, E, V/K), the output layer in K equal parts. On a CPU with AVX2 some rows times
+    many small matrices take two thirds of the time that they take times one wide matrix."""
+    entries, size = weight.shape
+    most = 32 if weight.device.type == "cpu" else 1
+    count = max(k for k in range(1, most + 1) if entries % k == 0)
+    return weight.view(count, -1, size).transpose(1, 2)
 
 
 def _heads(qkv, rows, heads):

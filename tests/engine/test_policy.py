@@ -183,6 +183,22 @@ for rows, inner, columns in [(64, 256, 768), (2368, 1024, 256), (256, 2368, 1024
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("capability", "intel", "expected"),
+    [("AVX512", False, True), ("AVX512", True, False), ("AVX2", False, False)],
+)
+def test_onednn_multiplies_where_mkl_has_no_code_for_avx512(
+    monkeypatch, capability, intel, expected
+):
+    called = []
+    monkeypatch.setattr(loading, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loading, "_made_by_intel", lambda: intel)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(loading, "_multiply_with_onednn", lambda: called.append(True))
+    loading.tune_cpu()
+    assert bool(called) == expected
+
+
 @pytest.mark.parametrize(("rounds", "kept"), [(False, "bf16"), (True, "none")])
 def test_a_cpu_that_would_round_is_left_alone(monkeypatch, rounds, kept):
     setting, multiply = torch.backends.mkldnn.matmul, torch.Tensor.matmul
