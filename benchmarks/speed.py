@@ -47,7 +47,7 @@ def floor(model_name, batch_size):
     Two floating-point operations a weight and token for a forward pass, twice that for a backward
     pass; the rollout reads every token once, the reference too, the loss reads it and goes back;
     the sentiment model reads the completions. Attention's own products are left out: below 3 % at
-    these lengths.
+    these lengths. So is what `engine/gpt2.py` saves where texts begin alike.
 
     Returns:
         dict with `operations`, `operations_per_second` and `seconds`.
