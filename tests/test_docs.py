@@ -6,6 +6,7 @@ shorter one there.
 
 import contextlib
 import functools
+import html
 import io
 import re
 import runpy
@@ -78,6 +79,15 @@ def test_every_preset_is_described():
 
 def test_the_validation_table_has_the_columns_of_the_program():
     assert validation_header() in read("README.md").splitlines()
+
+
+def test_the_picture_of_the_terminal_shows_the_rows_of_the_readme():
+    """All of them, and nothing of the progress bars, which a terminal has wiped away by the end."""
+    picture = html.unescape(read("docs/run.svg")).replace("\xa0", " ")
+    rows = re.findall(r"^ +\d+ +\d\.\d+ ±.*$", read("README.md"), re.MULTILINE)
+    assert len(rows) == 5
+    assert all(row in picture for row in rows)
+    assert "━" not in picture
 
 
 def test_requirements_are_exact():
