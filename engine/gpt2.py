@@ -30,10 +30,8 @@ def read(model, ids, mask, cache=None):
     """
     transformer, (rows, length) = base_of(model).transformer, ids.shape
     nodes, first = _shared(ids, mask)
-    heads = base_of(model).config.n_head
-    hidden = ids.new_zeros(rows, 1, 1, length, dtype=torch.float32)  # is added to the scores
-    hidden = hidden.masked_fill(mask[:, None, None] == 0, LEAST)
-    hidden = hidden + hidden.new_full((length, length), LEAST).triu(1)  # later tokens
+    heads, blocked = base_of(model).config.n_head, _blocked(mask)
+    blocked = blocked + blocked.new_full((length, length), LEAST).triu(1)  # later tokens
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     x = transformer.wte(ids.flatten()[first]) + transformer.wpe(positions.flatten()[first])
     for i, block in enumerate(transformer.h):
@@ -42,7 +40,7 @@ def read(model, ids, mask, cache=None):
             query, keys, values = _heads(qkv.index_select(0, nodes.flatten()), rows, heads)
             if place is not None:
                 place[0, :, :, :length], place[1, :, :, :length] = keys, values
-            return _attention(query, keys, values, hidden).index_select(0, first)
+            return _attention(query, keys, values, blocked).index_select(0, first)
 
         x = _Block(block)(x, attend)
     return transformer.ln_f(x), nodes
@@ -83,8 +81,7 @@ class GPT2Decoder:
         places = prompt + max_new_tokens
         shape = (len(self.blocks), 2, rows, heads, places, size // heads)
         self.cache = self.output.new_empty(shape)  # keys and values
-        self.hidden = self.output.new_zeros(rows, 1, 1, places)  # is added to attention's scores
-        self.hidden[..., :prompt].masked_fill_(mask[:, None, None] == 0, LEAST)
+        self.blocked = torch.nn.functional.pad(_blocked(mask), (0, max_new_tokens))
         self.seen = 0
         self.positions = mask.sum(1)  # of the next token
 
@@ -94,7 +91,7 @@ class GPT2Decoder:
         if start == 0:
             states, nodes = read(self.model, ids, self.mask, self.cache)
             return self._logits(states[nodes[:, -1]])
-        (rows, heads), hidden = self.cache.shape[2:4], self.hidden[..., : self.seen]
+        (rows, heads), blocked = self.cache.shape[2:4], self.blocked[..., : self.seen]
         x = self.transformer.wte(ids[:, 0]) + self.transformer.wpe(self.positions)  # (B, E)
         for block, cache in zip(self.blocks, self.cache):
 
@@ -102,7 +99,7 @@ class GPT2Decoder:
                 query, cache[0, :, :, start : self.seen], cache[1, :, :, start : self.seen] = (
                     _heads(qkv, rows, heads)
                 )
-                return _attention(query, *cache[:, :, :, : self.seen], hidden)
+                return _attention(query, *cache[:, :, :, : self.seen], blocked)
 
             x = block(x, attend)
         self.positions = self.positions + 1
@@ -146,9 +143,14 @@ def _heads(qkv, rows, heads):
     return qkv.view(rows, -1, 3, heads, qkv.shape[1] // (3 * heads)).permute(2, 0, 3, 1, 4)
 
 
-def _attention(query, keys, values, hidden):
+def _blocked(mask):
+    """(B, L) -> (B, 1, 1, L): what attention adds to its scores, so that none sees padding."""
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask == 0, LEAST)[:, None, None]
+
+
+def _attention(query, keys, values, blocked):
     """(B, H, L, D), twice (B, H, M, D) and what is added to the scores -> (B·L, H·D)."""
-    scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + hidden
+    scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + blocked
     return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
