@@ -21,14 +21,14 @@ import sys
 from pathlib import Path
 
 from data import VALIDATION_PROMPTS, read_prompts
-from engine import tables
 from engine.common import MANIFEST, UserError, make_console, progress, quiet_libraries, write_json
-from engine.optimum import find_optimum, settings_of
+from engine.measuring import tables
+from engine.measuring.optimum import find_optimum, settings_of
+from engine.measuring.samples import describe_samples, print_samples, samples_of_run
+from engine.measuring.tables import print_metrics, print_prefixes
+from engine.model.loading import load_model, tune_cpu
 from engine.options import PAGES, parse_evaluation
-from engine.policy import load_model, tune_cpu
-from engine.report import base_name, model_of, plot_comparison, run_settings
-from engine.samples import describe_samples, print_samples, samples_of_run
-from engine.tables import print_metrics, print_prefixes
+from engine.pages.report import base_name, model_of, plot_comparison, run_settings
 
 BATCH_SIZE = 64
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
@@ -38,7 +38,7 @@ def generate_completions(
     model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
 ):
     """One sampled completion per prompt, as text without the prompt."""
-    from engine.sampling import generate_batches
+    from engine.model.sampling import generate_batches
 
     sampling = (max_new_tokens, temperature, seed, batch_size)
     ids = generate_batches(model, tokenizer, prompts, *sampling)
@@ -87,9 +87,9 @@ def evaluate_model(
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    from engine.metrics import summarise
-    from engine.processes import gather, own_rows
-    from engine.sampling import generate_batches
+    from engine.measuring.metrics import summarise
+    from engine.model.processes import gather, own_rows
+    from engine.model.sampling import generate_batches
 
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
     prefixed = [prefix + prompt for prompt in repeated]
@@ -125,7 +125,7 @@ def _add_scores(samples, judge):
 
 def _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick):
     """Add `kl` and `ref_nll`; `prompt_ids` are those of the policy and those of the reference."""
-    from engine.scoring import policy_and_ref_log_probs
+    from engine.model.scoring import policy_and_ref_log_probs
 
     policy_prompts, ref_prompts = prompt_ids
     for start in range(0, len(samples), batch_size):
@@ -160,7 +160,7 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
     Raises:
         UserError: a model cannot be loaded, or the two do not share a vocabulary.
     """
-    from engine.metrics import add_self_bleu, compare_samples
+    from engine.measuring.metrics import add_self_bleu, compare_samples
     from sentiment import load_judge
 
     prompts = prompts or VALIDATION_PROMPTS
@@ -250,7 +250,7 @@ def optimum_of(settings, prompts=None, folders=(), samples=None):
     """The best that any policy can do from a base model: known already, or sampled now and kept.
 
     Args:
-        settings: of `engine.optimum.settings_of`.
+        settings: of `engine.measuring.optimum.settings_of`.
         prompts: list of strings; VALIDATION_PROMPTS by default.
         folders: of runs that started from the base; a new sample is kept in the first.
         samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
@@ -298,7 +298,7 @@ def main(argv=None):
 
 
 def _page(args):
-    from engine import report, run_page
+    from engine.pages import report, run_page
 
     runs = [report.read_run(folder) for folder in args.runs]
     if args.command == "curves":
@@ -379,7 +379,7 @@ def _prompting(args, settings):
     models = {"base": base}
     if args.trained:
         models["trained"] = load_trained(args.trained, tokenizer, args.base)
-    from engine.student import load_reward
+    from engine.course.student import load_reward
 
     score, prefixes = load_reward(args.reward) if args.reward else None, args.prefix or PREFIXES
     settings["samples_per_prompt"] = args.num_samples

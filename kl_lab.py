@@ -13,7 +13,7 @@ beta       Texts of 32 tokens: what TRL's --beta pays for a score, and what
 
 Your penalties of rewards.py take part in the first three as soon as they are
 written. q is the policy, p the reference, r = p/q; all values are in nats.
-The toys are in engine/toys.py.
+The toys are in engine/course/toys.py.
 """
 
 import argparse
@@ -23,10 +23,9 @@ from pathlib import Path
 
 import torch
 
-from engine import toys
 from engine.common import UserError, make_console
-from engine.options import OneLineParser
-from engine.student import (
+from engine.course import toys
+from engine.course.student import (
     StudentError,
     call_student,
     check_rewards,
@@ -34,7 +33,8 @@ from engine.student import (
     name_of,
     rewards_file,
 )
-from engine.toys import FORMULAS, exact_gradient, toy_policy
+from engine.course.toys import FORMULAS, exact_gradient, toy_policy
+from engine.options import OneLineParser
 
 
 def _ratio(log_q, log_p):
@@ -208,7 +208,7 @@ def compare_beta(coefficients):
 
 def penalties(own):
     """Print and draw: what each number estimates, and what it does when it is subtracted."""
-    from engine.toy_pictures import draw_penalties
+    from engine.course.toy_pictures import draw_penalties
 
     logits, log_p = toy_policy()
     candidates = {**ESTIMATORS, **own}
@@ -237,7 +237,7 @@ def penalties(own):
 
 def places(own):
     """Print and draw: the same numbers in the reward, in the loss, in the loss times the ratio."""
-    from engine.toy_pictures import draw_places
+    from engine.course.toy_pictures import draw_places
 
     logits, log_p = toy_policy()
     candidates = {name: ESTIMATORS[name] for name in (K1, K2, K3)} | own
@@ -264,7 +264,7 @@ def places(own):
 
 def texts(own):
     """Print and draw: the divergence of texts of two tokens, and that of token after token."""
-    from engine.toy_pictures import draw_texts
+    from engine.course.toy_pictures import draw_texts
 
     toy = toys.toy_texts()
     columns = [(measure, kind) for kind in FORMULAS for measure in toys.MEASURES]
@@ -301,7 +301,7 @@ def texts(own):
 
 def beta(own):
     """Print and draw: where reward and divergence let a policy rest, by three ways to hold it."""
-    from engine.toy_pictures import draw_beta
+    from engine.course.toy_pictures import draw_beta
 
     rows = compare_beta(COEFFICIENTS)
     for held_by, how in HOW.items():
@@ -379,7 +379,7 @@ def main(argv=None):
         help="where the pictures kl_lab_EXPERIMENT.png go (default: this folder)",
     )
     args = parser.parse_args(argv)
-    from engine.report import save_figure
+    from engine.pages.report import save_figure
 
     own = own_penalties(load_rewards(rewards_file(args.use_solution)))
     args.out.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ import random
 import sys
 
 from engine.common import UserError, first_line, quiet_libraries, short_path
+from engine.model.loading import tune_cpu
 from engine.options import OneLineParser
-from engine.policy import tune_cpu
-from engine.report import model_of, run_settings
+from engine.pages.report import model_of, run_settings
 
 
 def load_policies(names):
@@ -32,7 +32,7 @@ def load_policies(names):
     Raises:
         UserError: a model cannot be loaded, or has another vocabulary than the first.
     """
-    from engine.report import base_name
+    from engine.pages.report import base_name
     from evaluate import load_trained, load_with_base
 
     folders = [model_of(name) for name in names]
@@ -75,7 +75,7 @@ def write(policies, ref_model, tokenizer, prompt, temperature, length, samples, 
     Raises:
         UserError: the prompt is empty or too long.
     """
-    from engine.token_view import describe_tokens
+    from engine.pages.token_view import describe_tokens
     from evaluate import evaluate_model
     from sentiment import get_star_probs
 
@@ -104,7 +104,7 @@ def build(names, settings):
     """The page as Gradio's Blocks; `settings` are those of `run_settings`."""
     import gradio as gr
 
-    from engine.play_page import page_of
+    from engine.pages.play_page import page_of
     from sentiment import load_sentiment_model
 
     models = load_policies(names)
@@ -163,7 +163,7 @@ def launch(page, port=None, no_browser=False, block=True):
     """Serve the page to this machine alone; returns its address, or serves until Ctrl+C."""
     import gradio as gr
 
-    from engine.play_page import STYLE
+    from engine.pages.play_page import STYLE
 
     fonts = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
     _, address, _ = page.launch(

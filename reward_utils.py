@@ -10,8 +10,8 @@ every call, because a wrong length or a NaN would otherwise train a model on non
 import torch
 
 from engine.common import UserError
-from engine.scoring import compute_log_probs, kl_values
-from engine.student import StudentError, call_student, check_rewards, load_rewards, name_of
+from engine.course.student import StudentError, call_student, check_rewards, load_rewards, name_of
+from engine.model.scoring import compute_log_probs, kl_values
 from sentiment import get_hackable_scores, get_sentiment_scores, get_star_probs
 
 __all__ = [  # what notebooks and graders of others take from here

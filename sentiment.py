@@ -5,9 +5,9 @@ import re
 import torch
 
 from engine.common import UserError
-from engine.judge import NgramJudge
+from engine.measuring.judge import NgramJudge
+from engine.model.loading import WEIGHTS, best_device, choose_kernels, load_pretrained
 from engine.options import NLPTOWN
-from engine.policy import WEIGHTS, best_device, choose_kernels, load_pretrained
 
 JUDGE = "ngram"  # the judge of `evaluate.py compare` and of the grader
 _loaded = None  # (model, tokenizer) of the last load_sentiment_model call
@@ -81,10 +81,10 @@ def load_judge(name=JUDGE):
 
     Args:
         name: "ngram", the judge in tiny/judge: n-grams, and a check that a text is text (see
-            `engine.judge`); or "vader", a lexicon with rules for negation and emphasis (Hutto &
-            Gilbert 2014). Both need no network and share neither ratings nor architecture with the
-            reward model. Or a classifier's Hub name or folder, with star labels or with positive
-            and negative ones.
+            `engine.measuring.judge`); or "vader", a lexicon with rules for negation and emphasis
+            (Hutto & Gilbert 2014). Both need no network and share neither ratings nor architecture
+            with the reward model. Or a classifier's Hub name or folder, with star labels or with
+            positive and negative ones.
 
     Returns:
         callable(texts) -> list of floats in [0, 1]; 0.5 is neutral.

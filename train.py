@@ -42,17 +42,17 @@ def train(**given):
     console = make_console()
     if options.check:
         return check(options, console)
-    from engine.trackers import load_trl
+    from engine.training.trackers import load_trl
 
     load_trl(options.report_to)
     from transformers import set_seed
 
-    from engine.checkpoints import Safeguard
-    from engine.policy import best_device, tune_cpu
-    from engine.preflight import require_possible
-    from engine.processes import is_sharded, join, whole_model
-    from engine.run_folder import guarded, manifest, prepare_all, save_final
-    from engine.tables import describe_run, summarise_run
+    from engine.measuring.tables import describe_run, summarise_run
+    from engine.model.loading import best_device, tune_cpu
+    from engine.model.processes import is_sharded, join, whole_model
+    from engine.training.checkpoints import Safeguard
+    from engine.training.preflight import require_possible
+    from engine.training.run_folder import guarded, manifest, prepare_all, save_final
     from reward_utils import describe_reward
 
     tune_cpu()
@@ -96,7 +96,7 @@ def check(options, console):
         UserError: something is missing.
     """
     from data import train_prompts
-    from engine import preflight
+    from engine.training import preflight
     from reward_utils import functions_called
 
     rewards = rewards_path(options)
@@ -107,7 +107,7 @@ def check(options, console):
 
 def rewards_path(options):
     """The file whose functions the run calls."""
-    from engine.student import rewards_file
+    from engine.course.student import rewards_file
 
     return Path(options.rewards) if options.rewards else rewards_file(options.use_solution)
 
@@ -133,8 +133,8 @@ def load_parts(options, device):
     import copy
 
     import data
-    from engine.policy import add_lora, load_model, tokenize_prompts
-    from engine.student import load_rewards
+    from engine.course.student import load_rewards
+    from engine.model.loading import add_lora, load_model, tokenize_prompts
     from reward_utils import check_exercises
     from sentiment import load_sentiment_model
 
@@ -158,8 +158,8 @@ def reward_options(options):
 def make_log_probs(options, parts, device):
     """callable(prompts, completion_ids, sampled_log_probs) -> per-token log-probabilities of the
     policy as it is and of the reference, and their mask: what the KL penalty is computed from."""
-    from engine.policy import mixed_precision
-    from engine.scoring import policy_and_ref_log_probs
+    from engine.model.loading import mixed_precision
+    from engine.model.scoring import policy_and_ref_log_probs
 
     _, amp_dtype = mixed_precision(device)
 
@@ -180,7 +180,7 @@ def make_log_probs(options, parts, device):
 
 def make_rollout(options, parts):
     """The function that TRL calls to sample a batch."""
-    from engine.sampling import generate
+    from engine.model.sampling import generate
 
     def rollout(prompts, trainer):
         # Seeded by the step: TRL draws from the global state as often as a process has rows.
@@ -204,7 +204,7 @@ def make_config(options, device):
     from accelerate import PartialState
     from trl import GRPOConfig
 
-    from engine.policy import mixed_precision
+    from engine.model.loading import mixed_precision
 
     precision, _ = mixed_precision(device)
     return GRPOConfig(
@@ -245,11 +245,11 @@ def make_trainer(options, parts, device, callbacks, watch=None):
     from trl import GRPOTrainer
 
     from data import arrange
-    from engine.credit import PrefixCredit, crediting
-    from engine.kl_control import KLControl
-    from engine.output_layer import use_for_loss
-    from engine.policy import prepare
-    from engine.processes import gather_where_needed, is_sharded
+    from engine.model.loading import prepare
+    from engine.model.output_layer import use_for_loss
+    from engine.model.processes import gather_where_needed, is_sharded
+    from engine.training.credit import PrefixCredit, crediting
+    from engine.training.kl_control import KLControl
     from reward_utils import make_reward_function
 
     kl_control = KLControl(options.kl_target, options.kl_coef) if options.kl_target else None
@@ -282,11 +282,11 @@ def make_trainer(options, parts, device, callbacks, watch=None):
 def make_monitor(options, parts, device, console, checkpoint, first):
     """The callback that validates, and in the first process shows and records the run."""
     from data import VALIDATION_PROMPTS
-    from engine.explore import Explorer
-    from engine.monitor import Monitor, Validations
-    from engine.policy import mixed_precision
-    from engine.processes import from_first, this_process
-    from engine.trackers import start_tracker
+    from engine.model.loading import mixed_precision
+    from engine.model.processes import from_first, this_process
+    from engine.training.explore import Explorer
+    from engine.training.monitor import Monitor, Validations
+    from engine.training.trackers import start_tracker
     from evaluate import evaluate_model
 
     def validate():
@@ -320,7 +320,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: interrupted; --resume continues from the last checkpoint.")
     except Exception as error:
-        from engine.checkpoints import Stopped
+        from engine.training.checkpoints import Stopped
 
         if isinstance(error, Stopped):
             folder = given.get("output_dir", FIELDS["output_dir"].default)

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from time_steps import has_solution  # noqa: E402
 
 from engine.common import ROOT, UserError, quiet_libraries, read_jsonl, write_whole  # noqa: E402
-from engine.optimum import SETTINGS, settings_of  # noqa: E402
+from engine.measuring.optimum import SETTINGS, settings_of  # noqa: E402
 from engine.options import PRESETS, OneLineParser, at_least  # noqa: E402
 
 RUNS = ROOT / "outputs" / "ladder"
@@ -139,7 +139,7 @@ def table(seeds, names, more):
 
     `more` is a function like `seconds` for one more column, which is called by its name.
     """
-    from engine.metrics import METRICS
+    from engine.measuring.metrics import METRICS
 
     titles = ["run", *(METRICS[name].title for name in names), more.__name__]
     shares = [METRICS[name].form.endswith("%}") for name in names]
@@ -222,7 +222,7 @@ def point(rung, seeds):
 
 def draw(seeds, path):
     """Sentiment against KL: where every rung ends, and the path of the plain run."""
-    from engine import report
+    from engine.pages import report
     from evaluate import optimum_of
 
     paths = [report.read_run(folder("early", seed)) for seed in finished("early", seeds)]

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np  # noqa: E402
 
-from engine import report  # noqa: E402
 from engine.common import ROOT, UserError, quiet_libraries  # noqa: E402
 from engine.options import OneLineParser  # noqa: E402
+from engine.pages import report  # noqa: E402
 
 RUNS = ROOT / "outputs" / "ladder"
 RUNGS = ("linear", "early", "hackable", "forward_0.03", "forward_0.1", "backward_0.1")  # by default

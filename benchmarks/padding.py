@@ -5,8 +5,8 @@
 
 TRL's loss pads prompts on the left and leaves the positions to the model. GPT-2 then counts them
 from the left edge, padding included, so a short prompt beside a long one is read as if it began
-later. `prepare` in `engine/policy.py` counts from the first real token. This program scores the
-same completions both ways and prints how far apart they are, in nats a token.
+later. `prepare` in `engine/model/loading.py` counts from the first real token. This program scores
+the same completions both ways and prints how far apart they are, in nats a token.
 """
 
 import sys
@@ -22,7 +22,7 @@ def differences(model, plain, tokenizer, prompts, length=32):
     """|log p counted from the edge − log p counted from the first real token|, a value a token.
 
     Args:
-        model: prepared by `engine.policy.load_model`.
+        model: prepared by `engine.model.loading.load_model`.
         plain: the same weights as transformers loads them.
         tokenizer: of both.
         prompts: list of strings; their completions are sampled from `model`.
@@ -33,8 +33,8 @@ def differences(model, plain, tokenizer, prompts, length=32):
     """
     import torch
 
-    from engine.sampling import generate
-    from engine.scoring import pad
+    from engine.model.sampling import generate
+    from engine.model.scoring import pad
 
     prompt_ids = tokenizer(prompts)["input_ids"]
     completion_ids, _ = generate(model, tokenizer, prompt_ids, length, seed=0)
@@ -62,7 +62,7 @@ def main(argv=None):
     from transformers import AutoModelForCausalLM
 
     from data import VALIDATION_PROMPTS
-    from engine.policy import load_model
+    from engine.model.loading import load_model
 
     try:
         model, tokenizer = load_model(args.model, "cpu")

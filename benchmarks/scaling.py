@@ -54,7 +54,7 @@ def models(args):
 
 def one_model(args, use_peft):
     """The figures of one model, or only the estimate of its memory where that is too much."""
-    from engine.preflight import free_memory
+    from engine.training.preflight import free_memory
 
     args.kl, args.use_peft = True, use_peft
     estimate = {"estimate_gb": estimated_gb(args)}
@@ -84,7 +84,7 @@ def estimated_gb(args):
     """What `train.py --check` would say."""
     from transformers import AutoConfig
 
-    from engine.preflight import memory_of_a_step
+    from engine.training.preflight import memory_of_a_step
 
     options = time_steps.options_of(args, "unused")
     names = (options.model_name, options.sentiment_model)
@@ -95,7 +95,7 @@ def plot(rows, path):
     """Seconds against completions, and memory over the steps: the picture of `completions`."""
     from matplotlib.figure import Figure
 
-    from engine.report import save_figure
+    from engine.pages.report import save_figure
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -27,7 +27,7 @@ from engine.common import (  # noqa: E402
     quiet_libraries,
     read_jsonl,
 )
-from engine.optimum import settings_of  # noqa: E402
+from engine.measuring.optimum import settings_of  # noqa: E402
 from engine.options import OneLineParser, at_least, resolve_options  # noqa: E402
 
 LINEAR = {"lr_scheduler_type": "linear"}
@@ -175,7 +175,7 @@ def run(name, seed, folder):
 
     import data
     import train
-    from engine.policy import best_device
+    from engine.model.loading import best_device
     from evaluate import evaluate_model, optimum_of
 
     changed, config, extra = SETTINGS[name]
@@ -245,7 +245,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     quiet_libraries()
     os.chdir(ROOT)
-    from engine.policy import tune_cpu
+    from engine.model.loading import tune_cpu
 
     tune_cpu()
     try:

@@ -47,13 +47,13 @@ def floor(model_name, batch_size):
     Two floating-point operations a weight and token for a forward pass, twice that for a backward
     pass; the rollout reads every token once, the reference too, the loss reads it and goes back;
     the sentiment model reads the completions. Attention's own products are left out: below 3 % at
-    these lengths. So is what `engine/gpt2.py` saves where texts begin alike.
+    these lengths. So is what `engine/model/gpt2.py` saves where texts begin alike.
 
     Returns:
         dict with `operations`, `operations_per_second` and `seconds`.
     """
+    from engine.model.loading import load_model, tune_cpu
     from engine.options import PRESETS
-    from engine.policy import load_model, tune_cpu
     from sentiment import load_sentiment_model
 
     tune_cpu()
@@ -130,7 +130,7 @@ def plot(result, path):
     """Bars of seconds per step, phase by phase, for both sides, without and with KL."""
     from matplotlib.figure import Figure
 
-    from engine.report import save_figure
+    from engine.pages.report import save_figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()

@@ -68,8 +68,8 @@ def options_of(args, folder):
 
 def our_trainer(options, callback, clock):
     import train
-    from engine import scoring
-    from engine.policy import best_device, tune_cpu
+    from engine.model import scoring
+    from engine.model.loading import best_device, tune_cpu
 
     tune_cpu()
     device = best_device()
@@ -97,8 +97,8 @@ def stock_trainer(options, callback, clock):
     import data
     import sentiment
     import train
-    from engine.policy import best_device
-    from engine.scoring import pad
+    from engine.model.loading import best_device
+    from engine.model.scoring import pad
 
     device = best_device()
     sentiment.load_sentiment_model(options.sentiment_model, device)

@@ -1,15 +1,8 @@
-"""The cases of the exercises, tests/cases, for the tools of the instructor."""
-
-import sys
+"""The cases of the exercises, for the tools of the instructor."""
 
 import torch
 
-from engine.common import ROOT
-
-if str(ROOT / "tests") not in sys.path:
-    sys.path.insert(0, str(ROOT / "tests"))
-
-from cases import (  # noqa: E402
+from cases import (
     CASES,
     CORE,
     Ask,

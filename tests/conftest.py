@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from engine.common import UserError, quiet_libraries
+from engine.course.student import exercises, load_rewards, rewards_file
+from engine.model.loading import load_model
 from engine.options import PRESETS
-from engine.policy import load_model
-from engine.student import exercises, load_rewards, rewards_file
 from sentiment import load_sentiment_model
 
 TINY = PRESETS["tiny"]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import trl.trainer.grpo_trainer  # noqa: F401  # the longest import, before the first fork
 
-from engine.student import rewards_file
+from engine.course.student import rewards_file
 from train import train
 
 # A student's copy has no solution, and perhaps no penalty yet.

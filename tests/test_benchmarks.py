@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from engine.common import ROOT, UserError, append_jsonl, write_json
-from engine.metrics import METRICS
+from engine.measuring.metrics import METRICS
 
 BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
@@ -154,7 +154,7 @@ def test_padding_matters_only_where_there_is_any(monkeypatch):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engine.policy import load_model
+    from engine.model.loading import load_model
 
     folder = str(ROOT / "tiny" / "gpt2")
     model, tokenizer = load_model(folder, "cpu")
@@ -244,7 +244,7 @@ def word_judge(texts):
 
 
 def test_points_of_runs_by_hand(over_optimisation, tmp_path):
-    from engine.report import read_run
+    from engine.pages.report import read_run
 
     folders = [over_optimised(tmp_path / "a"), over_optimised(tmp_path / "b", seed=1, max_steps=15)]
     folders.append(over_optimised(tmp_path / "c", hackable_reward=True, negate_reward=True))

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from engine.common import ROOT
+from engine.measuring.tables import validation_header
 from engine.options import FIELDS, PRESETS
-from engine.tables import validation_header
 
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
 FOR_STUDENTS = sorted({*PAGES} - {"CONTRIBUTING.md", "docs/results.md", "docs/samples.md"})

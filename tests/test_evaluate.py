@@ -8,10 +8,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import evaluate
-from engine import report
-from engine.optimum import Optimum, settings_of
+from engine.measuring.optimum import Optimum, settings_of
+from engine.model.sampling import generate_batches
 from engine.options import PRESETS
-from engine.sampling import generate_batches
+from engine.pages import report
 from evaluate import evaluate_model
 
 TINY = PRESETS["tiny"]
@@ -48,7 +48,8 @@ def test_perplexity_is_that_of_the_reference_itself(classifier, policy, temperat
 
 @pytest.mark.parametrize("count", [3, 9])  # nine processes for eight rows: one has none
 def test_processes_measure_their_parts_of_the_rows(classifier, policy, monkeypatch, count):
-    from engine import metrics, processes
+    from engine.measuring import metrics
+    from engine.model import processes
 
     model, tokenizer = policy
     settings = dict(samples_per_prompt=4, max_new_tokens=6, batch_size=3)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine import checkpoints
 from engine.common import read_jsonl
+from engine.training import checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "tiny", "--batch_size", "4", "--num_generations", "2"]
@@ -158,7 +158,7 @@ def test_a_reward_that_fails_in_mid_run(rewards_file, tmp_path, classifier, bad,
 
 
 def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
-    from engine import student
+    from engine.course import student
 
     monkeypatch.setattr(student, "TIME_LIMIT", 0.5)
     body = """
@@ -181,7 +181,7 @@ def in_a_small_disk(folder, options, *arguments):
     probe = subprocess.run(["unshare", "-rm", "true"], capture_output=True)
     if probe.returncode:
         pytest.skip("no private mounts for this user")
-    look = "import json, sys; from engine import checkpoints; from pathlib import Path; "
+    look = "import json, sys; from engine.training import checkpoints; from pathlib import Path; "
     look += "folder = Path(sys.argv[1]); "
     look += "good = checkpoints.newest_good(folder)[0]; "
     look += "print(json.dumps({'good': good and good.name, "

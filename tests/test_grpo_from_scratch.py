@@ -53,7 +53,7 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
     import data
     import reward_utils
     import train
-    from engine.scoring import compute_log_probs
+    from engine.model.scoring import compute_log_probs
 
     make, compute_loss = reward_utils.make_reward_function, trl.GRPOTrainer.compute_loss
     seen = {}

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 import data
 import train
 from engine.common import UserError
+from engine.course.student import check_rewards, load_rewards
+from engine.model.loading import tokenize_prompts
+from engine.model.scoring import kl_values
 from engine.options import resolve_options
-from engine.policy import tokenize_prompts
-from engine.scoring import kl_values
-from engine.student import check_rewards, load_rewards
 from reward_utils import make_reward_function
 from sentiment import get_hackable_scores, get_sentiment_scores
 

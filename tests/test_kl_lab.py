@@ -3,8 +3,8 @@ import math
 import pytest
 
 import kl_lab
-from engine import toys
 from engine.common import UserError
+from engine.course import toys
 
 
 class Numbers:

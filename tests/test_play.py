@@ -13,7 +13,7 @@ import torch
 import play
 from engine.common import ROOT, UserError
 from engine.options import PRESETS
-from engine.play_page import figures_html, page_of, sample_html
+from engine.pages.play_page import figures_html, page_of, sample_html
 
 TINY = PRESETS["tiny"]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -4,8 +4,8 @@ import torch
 import reward_utils
 from engine import options
 from engine.common import UserError
-from engine.kl_control import KLControl
-from engine.student import load_rewards
+from engine.course.student import load_rewards
+from engine.training.kl_control import KLControl
 from reward_utils import SHAPERS, make_reward_function
 
 PROMPTS = ["This movie was", "The plot of this film"]

@@ -1,9 +1,10 @@
-"""The exercises, on the solution and on the student's file: every case of tests/cases, and the
+"""The exercises, on the solution and on the student's file: every case of cases, and the
 examples in the docstrings."""
 
 import random
 
 import pytest
+
 from cases import CASES, CORE, Ask, example_report, is_news, report
 from cases.examples import SECONDS
 

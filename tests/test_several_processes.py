@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 from test_faults import metrics_of
 
-from engine import checkpoints
 from engine.common import ROOT, read_jsonl
+from engine.training import checkpoints
 
 pytestmark = pytest.mark.slow
 RUN = ["--preset", "tiny", "--batch_size", "8", "--num_generations", "4"]

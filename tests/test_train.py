@@ -143,7 +143,7 @@ def test_debug_shows_the_traceback():
 
 
 def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
-    from engine.policy import load_model
+    from engine.model.loading import load_model
 
     trainer, out = run(tmp_path, kl_type="forward")
     manifest = json.loads((out / "run.json").read_text())
@@ -192,7 +192,7 @@ def test_an_earlier_run_moves_aside(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path, monkeypatch):
-    from engine import sampling
+    from engine.model import sampling
 
     weights, seeds, generate = [], [], sampling.generate
 
@@ -227,7 +227,7 @@ def test_resume_goes_on_where_the_run_stopped(tmp_path):
 @pytest.mark.parametrize("kl_type", ["forward", "backward"])
 def test_resume_under_a_kl_target_changes_nothing(tmp_path, capsys, monkeypatch, kl_type):
     """Equal to the last bit: weights, figures and texts; the coefficient is another each step."""
-    from engine.monitor import Monitor
+    from engine.training.monitor import Monitor
 
     def killed(self, args, state, control, **kwargs):
         if state.global_step == 3:
@@ -259,7 +259,7 @@ def test_resume_under_a_kl_target_changes_nothing(tmp_path, capsys, monkeypatch,
 
 
 def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):
-    from engine.policy import load_model
+    from engine.model.loading import load_model
 
     trainer, out = run(tmp_path, use_peft=True, kl_type="backward", learning_rate=1e-2)
     trained = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
@@ -290,7 +290,7 @@ def test_the_seed_reaches_the_first_weights_of_lora(tmp_path):
 
 def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
     """bfloat16 autocast on a CPU, as on a GPU: the policy is the reference, to the last bit."""
-    from engine import policy
+    from engine.model import loading as policy
 
     autocast = {"bf16": True, "fp16": False}, torch.bfloat16
     monkeypatch.setattr(policy, "mixed_precision", lambda device: autocast)
@@ -302,7 +302,7 @@ def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
 
 
 def test_a_final_model_that_cannot_be_saved_is_one_line(tmp_path, capsys, monkeypatch):
-    from engine import run_folder
+    from engine.training import run_folder
 
     def full(*args):
         raise OSError(28, "No space left on device")

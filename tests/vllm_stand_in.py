@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from engine.model.loading import load_model
+from engine.model.sampling import generate
 from engine.options import PRESETS
-from engine.policy import load_model
-from engine.sampling import generate
 
 
 class Engine:

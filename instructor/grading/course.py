@@ -72,7 +72,7 @@ def load_models():
     """(ref_model, tokenizer), the bundled ones; the bundled sentiment model is loaded too."""
     import torch
 
-    from engine.policy import load_model
+    from engine.model.loading import load_model
     from sentiment import load_sentiment_model
 
     quiet_libraries()

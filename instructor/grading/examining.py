@@ -1,6 +1,6 @@
 """The examining side: run every case of every function on one submission.
 
-The cases are those of tests/cases, which students run as `pytest --student`. Here they also run
+The cases are those of cases, which students run as `pytest --student`. Here they also run
 with seeds that nobody has seen.
 """
 

@@ -14,7 +14,7 @@ from instructor.archive import add_file
 FILES = (  # besides what a submission may import
     "requirements.txt",
     "kl_lab.py",
-    "tests/cases/*.py",
+    "cases/*.py",
     "instructor/__init__.py",
     "instructor/exercises.py",
     "instructor/grade.py",

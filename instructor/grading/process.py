@@ -61,8 +61,8 @@ def modules_to_copy():
         {path below the root: path in the folder of copies}. engine/ stays a package; the worker
         and what it needs lie beside it.
     """
-    files = [*ROOT.glob("engine/*.py"), *ROOT.glob("engine/page/*")]
-    engine = sorted(path.relative_to(ROOT).as_posix() for path in files if path.is_file())
+    files = [path for path in ROOT.glob("engine/**/*") if path.is_file()]
+    engine = sorted(path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc")
     return {name: name for name in (*engine, *MODULES)} | {n: Path(n).name for n in WORKER}
 
 
@@ -78,8 +78,8 @@ class Workshop:
         self.unsafe = unsafe
         self.folder = Path(tempfile.mkdtemp(prefix="grade-"))
         self.tools = self.folder / "tools"
-        (self.tools / "engine" / "page").mkdir(parents=True)
         for source, target in modules_to_copy().items():
+            (self.tools / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / source, self.tools / target)
         shutil.copytree(ROOT / "tiny", self.tools / "tiny")
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(jobs)]
@@ -357,7 +357,7 @@ def flat(value, depth=2):
 
 def probe(workshop, control):
     """{protection: whether it holds} on this machine, by trying to break out."""
-    secret = str(ROOT / "tests" / "cases" / "__init__.py")
+    secret = str(ROOT / "cases" / "__init__.py")
     memory = 2 * LIMITS["memory"]
     try:
         with Child(workshop, control, b"", 30.0) as child:

@@ -156,7 +156,7 @@ def measure(base, tokenizer, model, samples_per_prompt, max_new_tokens=32, promp
 
 def measure_all(args):
     """Lines of the table: a header, the base, one line for each model of each student."""
-    from engine.policy import load_model
+    from engine.model.loading import load_model
     from sentiment import load_sentiment_model
 
     folders = sorted(Path(args.models).iterdir(), key=lambda folder: normal(folder.name))

@@ -223,7 +223,7 @@ def load(path):
 
 
 def describe(error):
-    from engine.student import describe_error
+    from engine.course.student import describe_error
 
     text = describe_error(error, "rewards.py")
     if isinstance(error, PermissionError):
@@ -254,13 +254,13 @@ def encode(answer, length):
     """An answer as plain JSON: a flat list of numbers. Anything else is named by its form.
 
     Args:
-        answer: what the function returned; `engine.student.plain_values` says what it may be.
+        answer: what the function returned; see `engine.course.student.plain_values`.
         length: how many numbers were asked for; of a longer answer only its length is told.
     """
     import numpy
     import torch
 
-    from engine.student import plain_values
+    from engine.course.student import plain_values
 
     # Looked at first: nothing is built of an answer that is too long.
     if isinstance(answer, (torch.Tensor, numpy.ndarray)) and answer.ndim > 1:
@@ -320,7 +320,7 @@ def prepare():
     torch.set_num_threads(1)  # no pool of threads that a fork would lose
     import reward_utils  # noqa: F401  # a submission may import it
     from engine.common import quiet_libraries
-    from engine.policy import load_model
+    from engine.model.loading import load_model
     from sentiment import load_sentiment_model
 
     quiet_libraries()

@@ -125,9 +125,9 @@ import matplotlib.pyplot as plt
 import torch
 
 import kl_lab
+from engine.course.student import load_rewards, rewards_file
+from engine.model.loading import load_model
 from engine.options import PRESETS
-from engine.policy import load_model
-from engine.student import load_rewards, rewards_file
 from grpo_from_scratch import WORDS, group_advantages, train_toy
 from sentiment import get_sentiment_scores, get_star_probs, load_sentiment_model
 

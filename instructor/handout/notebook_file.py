@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from engine.common import ROOT, whole_file
-from engine.hints import HINTS, LEVELS
+from engine.course.hints import HINTS, LEVELS
 from engine.options import OneLineParser
 
 CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)

@@ -32,9 +32,9 @@ print(f"positive: {(scores > 0.5).float().mean():.0%}, standard deviation {score
 # perplexity are the price. 24 steps are enough to see both: without a penalty, sentiment is near its
 # maximum by then.
 # %%
-from engine import report
 from engine.common import read_jsonl
-from engine.optimum import settings_of
+from engine.measuring.optimum import settings_of
+from engine.pages import report
 from train import train
 
 
@@ -84,7 +84,7 @@ if runs:
 
 # %% [markdown]
 # The same validations, sentiment against KL. The black line is the best that *any* policy can do
-# from this base model. How it is known without training: `engine/optimum.py`.
+# from this base model. How it is known without training: `engine/measuring/optimum.py`.
 # %%
 with exercise():
     if not runs:

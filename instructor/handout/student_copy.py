@@ -26,11 +26,11 @@ RELEASED = (
     "LICENSE",
     ".gitignore",
     "exercise.ipynb",
-    "engine/*.py",
-    "engine/page/*",
+    "engine/**/*.py",
+    "engine/pages/page/*",
     "tests/*.py",
-    "tests/cases/*.py",
-    "tests/engine/*.py",
+    "cases/*.py",
+    "tests/engine/**/*.py",
     "docs/**/*",
     "tiny/**/*",
     "benchmarks/*",
@@ -174,7 +174,7 @@ def check_copy(folder):
     Raises:
         Refused: naming what should not be so.
     """
-    from engine.student import to_do
+    from engine.course.student import to_do
 
     if leaks := find_leaks(folder):
         listed = "\n".join(f"  {name}: {line}" for name, line in leaks[:10])

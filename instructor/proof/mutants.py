@@ -58,8 +58,8 @@ def main(argv=None):
         prog="mutants", description="Try the tests on wrong solutions and on unusual right ones."
     )
     parser.parse_args(argv)
+    from engine.model.loading import load_model
     from engine.options import PRESETS
-    from engine.policy import load_model
     from sentiment import load_sentiment_model
 
     quiet_libraries()

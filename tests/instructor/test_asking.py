@@ -5,9 +5,9 @@ import random
 
 import pytest
 import torch
-from cases import CASES, Ask, report
 
 import rewards_solution
+from cases import CASES, Ask, report
 from instructor.proof.mutants import load
 
 

@@ -13,7 +13,7 @@ FRONTS = {
     "grade": ["instructor/grade.py"],
     "release": ["instructor/release.py"],
     "autograder": ["instructor/autograder.py"],
-    "build_tiny": ["instructor/build_tiny.py"],
+    "tiny.build": ["-m", "tiny.build"],
     "rewards_file": ["-m", "instructor.handout.rewards_file"],
     "notebook_file": ["-m", "instructor.handout.notebook_file"],
     "trained_models": ["-m", "instructor.grading.trained_models"],
@@ -50,7 +50,7 @@ def test_help_is_printed_and_nothing_is_written(name):
     assert state() == before
 
 
-@pytest.mark.parametrize("name", sorted({*FRONTS} - {"build_tiny"}))  # which asks for its corpus
+@pytest.mark.parametrize("name", sorted({*FRONTS} - {"tiny.build"}))  # which asks for its corpus
 def test_an_unknown_option_is_one_line(name):
     before = state()
     done = start(name, "--no-such-option")

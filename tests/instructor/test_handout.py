@@ -92,8 +92,8 @@ def test_what_is_for_instructors_is_cut_wherever_it_stands():
 
 def test_what_is_withheld_is_not_in_the_copy(copied):
     names = {path.relative_to(copied).as_posix() for path in copied.rglob("*")}
-    assert {"rewards.py", "engine/common.py", "tests/cases/__init__.py", "tiny/gpt2"} <= names
-    assert {f"engine/page/page.{kind}" for kind in ("html", "css", "js")} <= names
+    assert {"rewards.py", "engine/common.py", "cases/__init__.py", "tiny/gpt2"} <= names
+    assert {f"engine/pages/page/page.{kind}" for kind in ("html", "css", "js")} <= names
     assert {path for path in names if "solution" in path or "instructor" in path} == set()
     assert not {"CONTRIBUTING.md", "exercise_solved.ipynb"} & names
     assert not {"docs/results.md", "docs/samples.md", "docs/optimum.png"} & names

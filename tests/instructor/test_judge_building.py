@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from engine.common import UserError
-from engine.judge import FILE, NgramJudge, tokens
-from instructor.tiny import judge as building
-from instructor.tiny.judge_report import accuracy, partial_correlation
-from instructor.tiny.rules import negations
-from instructor.tiny.stated_ratings import stated_rating, unseen_reviews, without_rating
-from instructor.tiny.texts import placed_segments, review_segments
+from engine.measuring.judge import FILE, NgramJudge, tokens
+from tiny.build import judge as building
+from tiny.build.judge_report import accuracy, partial_correlation
+from tiny.build.rules import negations
+from tiny.build.stated_ratings import stated_rating, unseen_reviews, without_rating
+from tiny.build.texts import placed_segments, review_segments
 
 LIKES = "I loved this film. The story was great and the acting was superb. A good film to see."
 HATES = "I hated this film. The story was awful and the acting was terrible. A bad film to see."
@@ -93,7 +93,7 @@ def test_segments_keep_their_places():
 
 def test_no_sentence_that_the_reward_model_learned_from(corpus):
     """An independent look: every labelled segment is found in no text of the judge."""
-    from instructor.tiny.examples import Corpora
+    from tiny.build.examples import Corpora
 
     (corpus / "sst5-train.jsonl.gz").write_bytes(gzip.compress(b""))
     rng, count = random.Random(0), 1500

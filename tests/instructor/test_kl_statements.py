@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rewards_solution
-from engine import toys
+from engine.course import toys
 
 K1, K2, K3 = (
     lambda q, p: q - p,

@@ -3,8 +3,8 @@
 import random
 
 import pytest
-from cases import examples
 
+from cases import examples
 from instructor.exercises import CASES, CORE, example_report, is_news
 from instructor.grading.command import RUBRIC
 from instructor.grading.feedback import feedback

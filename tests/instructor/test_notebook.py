@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from engine.common import ROOT
-from engine.hints import HINTS
+from engine.course.hints import HINTS
 from instructor.handout import notebook_file
 from instructor.handout.student_copy import copy_files, solution_lines
 

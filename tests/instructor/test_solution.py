@@ -9,9 +9,10 @@ import torch
 import grpo_from_scratch
 import rewards_solution
 import sentiment
-from engine import metrics, optimum, toys
 from engine.common import ROOT
-from engine.student import print_checklist
+from engine.course import toys
+from engine.course.student import print_checklist
+from engine.measuring import metrics, optimum
 from instructor.grading import gradebook, points
 
 Q = torch.tensor([[-1.0, -2.0, -0.5], [-3.0, -1.0, -9.0]])

@@ -1,0 +1,155 @@
+"""Call a student's function and say what is wrong with its answer.
+
+A case is a function `case(ask, rng)`. `ask(**arguments)` calls the function under test and returns
+its answer as a (N,) float64 tensor; the case returns None if all is well, or a `Finding`.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+
+import torch
+
+from engine.course.student import (
+    TooSlow,
+    check_rewards,
+    describe_error,
+    name_of,
+    plain_values,
+    source_of,
+    time_limit,
+    too_slow,
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why an answer is wrong."""
+
+    expected: str
+    cause: str
+    label: str = "usual cause"  # of the cause in the report
+
+
+class Wrong(Exception):
+    """An answer that no case can use: it has the wrong form, or the function raised."""
+
+
+class Ask:
+    """Calls one function and keeps the last call for the report.
+
+    Args:
+        function: the function under test.
+        models: (ref_model, tokenizer), handed to `compute_ref_log_probs`.
+        name: of the exercise; by default the name that the function was written with.
+        seconds: after which a call is interrupted; None where somebody else watches it.
+    """
+
+    def __init__(self, function, models, name=None, seconds=None):
+        self.function, self.models, self.seconds = function, models, seconds
+        self.name = name or name_of(function)
+        self.arguments, self.answer = {}, None
+
+    def __call__(self, **arguments):
+        self.arguments, self.answer = arguments, None
+        if self.name == "compute_ref_log_probs":
+            arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
+        try:
+            with time_limit(self.seconds):
+                self.answer = self.function(**arguments)
+        except (NotImplementedError, Wrong):
+            raise
+        except TooSlow as error:
+            path = source_of(self.function)
+            raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
+        except Exception as error:
+            raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
+        given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
+        try:
+            self.answer = plain_values(self.answer)
+        except Exception as error:
+            raise Wrong(f"what it returned cannot be read: {type(error).__name__}") from error
+        if isinstance(given, torch.Tensor) and given.ndim == 2 and is_table(self.answer):
+            if [len(self.answer), len(self.answer[0])] == list(given.shape):
+                raise Wrong("it returned one number per token; sum them over each completion")
+        try:
+            is_text = isinstance(given[0], str)
+            labels = given if is_text else [f"row {i}" for i in range(len(given))]
+            return check_rewards(self.answer, labels, self.name).double()
+        except Exception as error:
+            raise Wrong(str(error)) from error
+
+
+def is_table(answer):
+    """Whether an answer is a list of lists, all of one length."""
+    return (
+        isinstance(answer, list)
+        and all(isinstance(row, list) for row in answer)
+        and len({len(row) for row in answer}) == 1
+    )
+
+
+def show(value):
+    """An argument or answer, short enough to read."""
+    if isinstance(value, torch.Tensor) or hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        shown = ", ".join(show(v) for v in value[:6])
+        return f"[{shown}{', …' if len(value) > 6 else ''}]"
+    return repr(value)
+
+
+def report(case, ask, rng=None, with_expected=True):
+    """Run one case: None if it holds, else the text a tutor would say.
+
+    Args:
+        case: the case.
+        ask: an `Ask` for the function under test.
+        rng: `random.Random` from which the case draws its inputs; by default seeded with 0.
+        with_expected: whether the text gives the right answer. A grader's text does not.
+    """
+    try:
+        finding = case(ask, rng or random.Random(0))
+    except Wrong as wrong:
+        finding = Finding("", str(wrong), "happened")
+    if finding is None:
+        return None
+    lines = [f"{ask.name}: {case.__doc__.splitlines()[0]}"]
+    lines += [f"  passed in    {name} = {show(value)}" for name, value in ask.arguments.items()]
+    lines += [f"  came back    {show(ask.answer)}"] if ask.answer is not None else []
+    lines += [f"  expected     {finding.expected}"] if finding.expected and with_expected else []
+    return "\n".join([*lines, f"  {finding.label:11}  {finding.cause}"])
+
+
+def close(got, want, tolerance=1e-4):
+    """Whether two lists of numbers differ by at most `tolerance` everywhere."""
+    return torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), atol=tolerance, rtol=0)
+
+
+def compare(got, want, meaning, causes, tolerance=1e-4, otherwise="the formula"):
+    """None if `got` equals `want`; else a Finding whose cause is the first of `causes`, pairs of
+    (explanation, the values that this mistake gives), that explains the answer."""
+    if close(got, want, tolerance):
+        return None
+    explained = (text for text, values in causes if close(got, values, tolerance))
+    return Finding(f"{show(torch.as_tensor(want))}: {meaning}", next(explained, otherwise))
+
+
+def cause_of(text):
+    """The cause that a `report` names: its last line, without numbers, which depend on the case."""
+    return re.sub(r"\d+", "#", text.strip().rpartition("\n")[2])
+
+
+def is_news(text, failures, core):
+    """Whether a failure has to be told: not what a core failure may have brought about, and no
+    cause twice.
+
+    Args:
+        text: the report of the failed case.
+        failures: {case: report} of the same function's cases that failed before it.
+        core: names of the cases that must hold before the others mean much.
+    """
+    follows = any(case in core for case in failures)
+    return not follows and cause_of(text) not in map(cause_of, failures.values())

@@ -1,0 +1,299 @@
+"""The best possible policy: the highest reward that any policy can have at each KL.
+
+For a prompt x, a reward R and a reference p, the policy that maximises E[R] − β·KL(policy‖ref) is
+known without any training: the reference tilted by its reward,
+
+    q*(y | x) = p(y | x) · exp(R(x, y) / β) / Z(x).
+
+Its mean reward and its KL are estimated from N samples of the reference: with weights
+w_i ∝ exp(R_i/β) that sum to 1, the reward is Σ w_i R_i and the KL is Σ w_i log(N w_i). As β falls
+from ∞ to 0 the two run along one curve, and no policy lies above it. The estimate of the KL can
+never exceed log N, where one sample has all the weight: it is trusted up to log N − 2.
+
+Sources: Ziegler et al. 2019, arXiv 1909.08593, figure 3; Rafailov et al. 2023, arXiv 2305.18290,
+section 4. Best-of-n: Beirami et al. 2024, arXiv 2401.01879.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from engine.common import ROOT, UserError, progress, write_whole
+from engine.measuring.metrics import bootstrap, by_prompt
+
+OPTIMUM = "optimum.json"  # in tiny/ that of the bundled models, in a run's folder that of its base
+SETTINGS = ("model_name", "sentiment_model", "max_completion_length", "temperature")
+SAMPLES = 128  # of each prompt, where nobody says how many
+BATCH_SIZE = 64
+MARGIN = 2.0  # nats below log N up to which the estimate is trusted
+# 1/β per unit of reward, from the reference itself to (nearly) its best sample.
+STRENGTHS = np.concatenate([[0.0], np.geomspace(0.02, 1000.0, 100)])
+
+
+def tilt(scores, strengths=STRENGTHS):
+    """Mean reward and KL of the tilted reference, estimated from samples of the reference.
+
+    Args:
+        scores: (P, N), the reward of N samples of each of P prompts.
+        strengths: (G,), values of 1/β.
+
+    Returns:
+        (reward, kl), each (G, P); kl in nats.
+
+    >>> reward, kl = tilt(np.array([[0.0, 1.0]]), np.array([0.0, math.log(3)]))
+    >>> reward[:, 0].round(4).tolist(), kl[:, 0].round(4).tolist()  # weights 1/4 and 3/4
+    ([0.5, 0.75], [0.0, 0.1308])
+    """
+    scores = np.asarray(scores, dtype=float)
+    reward, kl = np.empty((2, len(strengths), len(scores)))
+    for i, strength in enumerate(strengths):
+        weights = np.exp(strength * (scores - scores.max(axis=1, keepdims=True)))  # (P, N)
+        weights /= weights.sum(axis=1, keepdims=True)
+        # 0 · log 0 is 0: the smallest positive number stands in for a weight of 0.
+        logs = np.log(np.maximum(weights * scores.shape[1], np.finfo(float).tiny))
+        reward[i], kl[i] = (weights * scores).sum(axis=1), (weights * logs).sum(axis=1)
+    return reward, kl
+
+
+@dataclass
+class Optimum:
+    """Rewards of samples of an untrained model, and what follows from them."""
+
+    settings: dict  # of `settings_of`: what was sampled, how, and what scored it
+    scores: dict  # prompt -> list of N rewards in [0, 1]
+    largest_probability: float | None = None  # of a whole text, among the samples
+
+    @cached_property
+    def table(self):
+        """(P, N) array of the scores."""
+        return np.array(list(self.scores.values()), dtype=float)
+
+    @cached_property
+    def tilted(self):
+        """`tilt` of the scores: (reward, kl), each (G, P)."""
+        return tilt(self.table)
+
+    @property
+    def limit(self):
+        """The KL in nats up to which the estimate is trusted."""
+        return math.log(self.table.shape[1]) - MARGIN
+
+    def curve(self):
+        """The trusted part of the frontier: list of dicts `kl`, `sentiment`, `low` and `high`.
+
+        The last two are the 95 % interval of the sentiment at this KL, over prompts.
+        """
+        reward, kl = self.tilted
+        prompts = np.random.default_rng(0).integers(0, len(self.table), (500, len(self.table)))
+        at = [x for x in kl.mean(axis=1) if x <= self.limit]
+        again = np.array(
+            [np.interp(at, kl[:, i].mean(axis=1), reward[:, i].mean(axis=1)) for i in prompts]
+        )  # (500, points)
+        low, high = np.percentile(again, [2.5, 97.5], axis=0)
+        middle = np.interp(at, kl.mean(axis=1), reward.mean(axis=1))
+        names = ("kl", "sentiment", "low", "high")
+        return [dict(zip(names, map(float, row))) for row in zip(at, middle, low, high)]
+
+    def optimal_kl(self, sentiment, prompts=slice(None)):
+        """The least KL, in nats, at which a policy can have this mean sentiment.
+
+        Args:
+            sentiment: mean over prompts.
+            prompts: indices of the prompts that count, for resampling.
+
+        Returns:
+            0 at and below the mean of the reference; infinity where the samples cannot say.
+        """
+        reward, kl = (values[:, prompts].mean(axis=1) for values in self.tilted)
+        if sentiment <= reward[0]:
+            return 0.0
+        needed = float(np.interp(sentiment, reward, kl, right=math.inf))
+        return needed if needed <= self.limit else math.inf
+
+    def sentiment_at(self, kl):
+        """The highest mean sentiment that a policy can have at this KL; None beyond the limit."""
+        reward, price = (values.mean(axis=1) for values in self.tilted)
+        return None if kl > self.limit else float(np.interp(kl, price, reward))
+
+    def best_of_n(self, counts=(1, 2, 4, 8, 16, 32, 64)):
+        """What the reference reaches if each answer is the best of n by reward.
+
+        With N samples of a prompt, sorted, the i-th is the best of n drawn without replacement
+        with probability C(i − 1, n − 1) / C(N, n), so that every sample counts.
+
+        Returns:
+            List of dicts `n`, `sentiment`, and `kl` in nats: log n − (n − 1) / n, which is exact
+            where no single text is likely and no two are worth the same, and a bound elsewhere.
+
+        >>> [p["sentiment"] for p in Optimum({}, {"a": [0.0, 0.6]}).best_of_n(counts=(1, 2))]
+        [0.3, 0.6]
+        """
+        ordered, points = np.sort(self.table, axis=1), []
+        size = ordered.shape[1]
+        for n in counts:
+            if n > size:
+                break
+            chances = [math.comb(i, n - 1) / math.comb(size, n) for i in range(size)]
+            mean = float((ordered @ np.array(chances)).mean())
+            points.append({"n": n, "sentiment": mean, "kl": math.log(n) - (n - 1) / n})
+        return points
+
+    def overpayment(self, samples):
+        """The policy's KL over the least KL at its sentiment: 1 is perfect.
+
+        Args:
+            samples: of `evaluate_model`, to exactly the prompts of this optimum.
+
+        Returns:
+            dict `mean`, `low`, `high` (95 % over prompts; None where nothing is known) and
+            `optimal_kl`. A factor is None where the sentiment did not rise, or where it lies
+            beyond what the samples can say.
+        """
+        groups = by_prompt(samples)
+        reached = {
+            name: np.array([np.mean([s[name] for s in groups[prompt]]) for prompt in self.scores])
+            for name in ("sentiment", "kl")
+        }
+
+        def factor(prompts):
+            needed = self.optimal_kl(reached["sentiment"][prompts].mean(), prompts)
+            if not 0 < needed < math.inf:
+                return math.nan
+            return float(reached["kl"][prompts].mean() / needed)
+
+        needed = self.optimal_kl(reached["sentiment"].mean())
+        everything = (np.arange(len(self.scores)),)
+        unknown = {"mean": None, "low": None, "high": None, "optimal_kl": needed}
+        if math.isnan(factor(*everything)):
+            return unknown | {"optimal_kl": needed if needed < math.inf else None}
+        estimate = bootstrap(factor, everything)
+        ends = {k: v if v is None or math.isfinite(v) else None for k, v in estimate.items()}
+        return unknown | ends
+
+    def save(self, path):
+        """Write it as JSON, three decimals of each score, one prompt a line."""
+        rows = ",\n".join(
+            f"  {json.dumps(prompt, ensure_ascii=False)}: "
+            + json.dumps([round(1000 * score) for score in scores], separators=(",", ":"))
+            for prompt, scores in self.scores.items()
+        )
+        head = {**self.settings, "largest_probability": self.largest_probability}
+        lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
+        body = ",\n".join([*lines, f' "thousandths": {{\n{rows}\n }}'])
+        write_whole(path, f"{{\n{body}\n}}\n")
+
+
+def read_optimum(path):
+    """An `Optimum` from the file that `save` wrote.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        scores = {p: [s / 1000 for s in row] for p, row in values["thousandths"].items()}
+        settings = {name: values[name] for name in SETTINGS}
+        if len({len(row) for row in scores.values()}) != 1:
+            raise ValueError("rows of different lengths")
+        return Optimum(settings, scores, values["largest_probability"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read as an optimum ({type(error).__name__}). Remove it, and it is "
+            "made anew."
+        ) from error
+
+
+def settings_of(model_name, sentiment_model, max_completion_length, temperature):
+    """What an optimum depends on, besides the prompts; folders of this repository by short name."""
+
+    def name_of(model):
+        path = Path(model)
+        if not path.exists():
+            return str(model)
+        path = path.resolve()
+        return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+    names = (name_of(model_name), name_of(sentiment_model))
+    return dict(zip(SETTINGS, (*names, int(max_completion_length), float(temperature))))
+
+
+def known_optimum(settings, prompts, folders=()):
+    """The optimum with these settings and prompts in `tiny/` or in one of the folders, or None.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    for folder in (ROOT / "tiny", *folders):
+        if (path := Path(folder) / OPTIMUM).exists():
+            optimum = read_optimum(path)
+            if optimum.settings == settings and set(optimum.scores) == set(prompts):
+                return optimum
+    return None
+
+
+def find_optimum(settings, prompts, load_score, folders=(), samples=None):
+    """The known optimum; or a new one, sampled under a progress bar and kept in the first folder.
+
+    Args:
+        settings: of `settings_of`.
+        prompts: list of strings.
+        load_score: callable(name of the sentiment model) -> callable(texts) -> list of rewards.
+        folders: of runs that started from the base model.
+        samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
+            Fewer than SAMPLES are not kept.
+    """
+    from engine.model.loading import load_model
+
+    prompts = list(dict.fromkeys(prompts))
+    if samples is None and (known := known_optimum(settings, prompts, folders)):
+        return known
+    samples = samples or SAMPLES
+    names = {name: settings[name] for name in SETTINGS[:2]}
+    names = {k: str(ROOT / v) if (ROOT / v).exists() else v for k, v in names.items()}
+    base, tokenizer = load_model(names["model_name"])
+    score, batches = load_score(names["sentiment_model"]), len(prompts) * samples / BATCH_SIZE
+    with progress("sampling the base model, to know the best possible", math.ceil(batches)) as tick:
+        made = sample_optimum(base, tokenizer, prompts, score, settings, samples, tick)
+    if folders and samples >= SAMPLES:  # a small sample is for today only
+        made.save(Path(folders[0]) / OPTIMUM)
+    return made
+
+
+def sample_optimum(model, tokenizer, prompts, score, settings, samples, tick=lambda: None):
+    """Sample an untrained model, and keep the reward of every sample.
+
+    Args:
+        model, tokenizer: the untrained model.
+        prompts: list of P different strings.
+        score: callable(texts) -> list of rewards in [0, 1].
+        settings: of `settings_of`; length and temperature are those of the sampling.
+        samples: N, completions of each prompt.
+        tick: callable() for a progress bar, called once for each batch.
+
+    Returns:
+        Optimum
+
+    Raises:
+        UserError: a prompt and its completion exceed the model's context.
+    """
+    from engine.model.sampling import generate, require_room
+
+    length, temperature = settings["max_completion_length"], settings["temperature"]
+    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"]))
+    require_room(model, prompts, [*prompt_ids.values()], length)
+    scores, largest = {prompt: [] for prompt in prompts}, -math.inf
+    repeated = [prompt for prompt in prompts for _ in range(samples)]
+    for start in range(0, len(repeated), BATCH_SIZE):
+        batch = repeated[start : start + BATCH_SIZE]
+        rows = [prompt_ids[prompt] for prompt in batch]
+        ids, log_probs = generate(model, tokenizer, rows, length, temperature, seed=start)
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        for prompt, value in zip(batch, score(texts)):
+            scores[prompt].append(float(value))
+        largest = max(largest, *map(math.fsum, log_probs))
+        tick()
+    return Optimum(settings, scores, math.exp(largest))

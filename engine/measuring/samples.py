@@ -1,0 +1,101 @@
+"""A sample of a policy as a dict, and how it is shown in a terminal."""
+
+import re
+
+from rich.text import Text
+
+from engine.common import UserError, make_console, short_path
+from engine.measuring.metrics import METRICS, repetition
+from engine.pages.report import read_run
+
+COLUMNS = {"sentiment": 9, "kl": 9}  # in front of a text, and their widths
+
+
+def describe_samples(prompts, ids, tokenizer):
+    """Samples as dicts, with what their token ids tell.
+
+    Args:
+        prompts: list of N strings.
+        ids: N lists of token ids, the completions.
+    """
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [
+        {
+            "prompt": prompt,
+            "completion": text,
+            "ids": row,
+            "length": len(row),
+            "repetition_3": repetition(row, 3),
+            "repetition_4": repetition(row, 4),
+            "finished": tokenizer.eos_token_id in row,
+        }
+        for prompt, text, row in zip(prompts, texts, ids)
+    ]
+
+
+def print_sample(console, front, prompt, completion):
+    """Print `front` and then the text, every further line indented to where the text began.
+
+    Args:
+        console: rich's; its width counts.
+        front: text of any width, without line ends.
+        prompt, completion: line ends and control characters in them are shown as spaces.
+    """
+    prompt, whole = plain(prompt), plain(prompt + completion)
+    text = Text(whole)
+    text.stylize("dim", 0, len(prompt))
+    for line in text.wrap(console, max(console.width - len(front), 20)):
+        line.rstrip()
+        console.print(Text(front) + line, soft_wrap=True, highlight=False)
+        front = " " * len(front)
+
+
+def plain(text):
+    """A text in one line, without what a terminal would obey.
+
+    >>> plain("good.\\n\\n A\\x1b[2J film ")
+    'good. A [2J film'
+    """
+    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+
+
+def print_samples(samples, with_kl=True):
+    """Print samples whole, with their sentiment and KL in front.
+
+    Args:
+        samples: dicts with `prompt`, `completion`, `sentiment` and, if it is shown, `kl`.
+        with_kl: False where no reference is known.
+    """
+    console = make_console()
+    shown = {name: width for name, width in COLUMNS.items() if name != "kl" or with_kl}
+    titles = [METRICS[name].column.rjust(width) for name, width in shown.items()]
+    console.print("".join(titles) + "  prompt and completion", style="bold", highlight=False)
+    for sample in samples:
+        cells = [METRICS[name].form.format(sample[name]).rjust(w) for name, w in shown.items()]
+        print_sample(console, "".join(cells) + "  ", sample["prompt"], sample["completion"])
+    if with_kl:
+        note = "KL nats: log q − log p of this text, which may be below 0; the mean is the KL."
+        console.print(note, style="dim", highlight=False)
+
+
+def samples_of_run(folder, step=None, count=20):
+    """Samples of one validation of a run, spread evenly over its prompts.
+
+    Args:
+        folder: OUTPUT_DIR of the run, or the `final` in it.
+        step: of the validation; the last one by default.
+        count: how many; all, where there are fewer.
+
+    Raises:
+        UserError: there is no run, or no validation at this step.
+    """
+    run = read_run(folder)
+    steps = sorted({row["step"] for row in run["completions"]})
+    if step is None and steps:
+        step = steps[-1]
+    rows = [row for row in run["completions"] if row["step"] == step]
+    if not rows:
+        known = f"There are those of {', '.join(map(str, steps))}." if steps else "It has none."
+        raise UserError(f"'{short_path(folder)}' has no samples of step {step}. {known}")
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]

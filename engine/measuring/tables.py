@@ -1,0 +1,243 @@
+"""What the programs print: tables of figures, the verdict of a comparison, a run in short."""
+
+from rich.markup import escape
+from rich.table import Table
+
+from engine.common import make_console, short_path
+from engine.measuring.metrics import METRICS, by_prompt, is_clear
+from engine.model.loading import has_fast_rollout
+
+# Columns of the validation table in the terminal: 80 characters. Their titles and forms are
+# those of METRICS.
+VALIDATION = {
+    "positive_share": 9,
+    "kl": 8,
+    "perplexity": 9,
+    "length": 7,
+    "finished": 9,
+    "repetition_3": 9,
+    "positive_words": 11,
+}
+
+TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
+
+
+def validation_header():
+    """The titles over `validation_row`."""
+    titles = (METRICS[name].column.rjust(width) for name, width in VALIDATION.items())
+    return " step    sentiment" + "".join(titles)
+
+
+def validation_row(step, metrics):
+    """One line of the validation table."""
+    form = METRICS["sentiment"].form.format
+    cells = (METRICS[name].form.format(metrics[name]).rjust(w) for name, w in VALIDATION.items())
+    spread = f"{form(metrics['sentiment'])} ±{metrics['sentiment_sd']:.2f}"
+    return f"{step:5d}{spread:>13}" + "".join(cells)
+
+
+def describe_run(options, model, device, reward, console):
+    """What is about to run, in three lines; `reward` describes the reward."""
+    weights = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    name = short_path(options.model_name)
+    console.print(f"model   {name}, {weights / 1e6:.1f} million weights are trained")
+    console.print(f"reward  {reward}", highlight=False)
+    if options.generation == "own" and not has_fast_rollout(model):
+        console.print("rollout by the model's own generate, which is slower: it takes no positions")
+    prompts = options.batch_size // options.num_generations
+    console.print(
+        f"steps   {options.max_steps} × {options.batch_size} completions "
+        f"({prompts} prompts × {options.num_generations}), on {device}\n",
+        highlight=False,
+    )
+
+
+def summarise_run(options, run, final, console):
+    """Before → after, where the model lies, what to run next."""
+    console.print("\nbefore → after, on held-out prompts", style="bold")
+    for name, metric in METRICS.items():
+        if name in run["before"] and name in run["after"]:  # an older version lacks some
+            before, after = (metric.form.format(run[when][name]) for when in ("before", "after"))
+            console.print(f"  {metric.title:18} {before:>8} → {after}", highlight=False)
+    if options.kl_target is not None and run["kl_coef"] is not None:
+        change = f"{options.kl_coef:.3g} → {run['kl_coef']:.3g}"
+        line = f"  {'kl_coef':18} {change}, for a target of {options.kl_target:g} nats"
+        console.print(line, highlight=False)
+    console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
+    command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
+    console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
+
+
+def print_metrics(results):
+    """A table of metrics: {column title: metrics}."""
+    table = Table("metric", box=None, pad_edge=False)
+    for title in results:
+        table.add_column(escape(title), justify="right")
+    for name, metric in METRICS.items():
+        if all(name in metrics for metrics in results.values()):
+            values = [metric.form.format(metrics[name]) for metrics in results.values()]
+            table.add_row(metric.title, *values)
+    make_console().print(table)
+
+
+def print_prefixes(results):
+    """The table of `evaluate.compare_prefixes`."""
+    shown = ("sentiment", "positive_share", "kl", "perplexity", "length")
+    table = Table("policy", box=None, pad_edge=False)
+    rewarded = all("reward" in result["metrics"] for result in results.values())
+    for title in ["reward"] * rewarded + [METRICS[name].column for name in shown]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for title, result in results.items():
+        metrics = result["metrics"]
+        cells = [METRICS["sentiment"].form.format(metrics["reward"])] if rewarded else []
+        cells += [METRICS[name].form.format(metrics[name]) for name in shown]
+        table.add_row(escape(title), *cells)
+    make_console().print(table)
+
+
+def print_estimates(estimates):
+    """The table of a comparison: both models, and their difference with its 95 % interval."""
+    table = Table("metric", "base", "trained", "difference", "95 % interval", "", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, metric in METRICS.items():
+        base, trained, change = (estimates[k][name] for k in ("base", "trained", "difference"))
+        signed = metric.form.replace("{:", "{:+").format
+        interval = "one prompt only"
+        if change["low"] is not None:
+            interval = f"{signed(change['low'])} … {signed(change['high'])}"
+        direction = metric.better * change["mean"] if is_clear(change) else 0
+        mark = "[green]▲ better[/]" if direction > 0 else "[red]▼ worse[/]" if direction < 0 else ""
+        table.add_row(
+            metric.title,
+            metric.form.format(base["mean"]),
+            metric.form.format(trained["mean"]),
+            signed(change["mean"]),
+            interval,
+            mark,
+        )
+    make_console().print(table)
+
+
+def print_optimum(optimum):
+    """The best possible policy and best-of-n, a row for each n, at equal KL."""
+    table = Table("KL (nats)", "best possible", "best of n", "n", box=None, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    for point in optimum.best_of_n():
+        best = optimum.sentiment_at(point["kl"])
+        shown = "beyond the estimate" if best is None else f"{best:.3f}"
+        table.add_row(f"{point['kl']:.2f}", shown, f"{point['sentiment']:.3f}", f"{point['n']}")
+    console = make_console()
+    console.print(table)
+    console.print(
+        f"mean sentiment of {len(optimum.scores)} prompts, {optimum.table.shape[1]} samples each; "
+        f"the estimate is trusted up to {optimum.limit:.1f} nats"
+    )
+
+
+def print_overpayment(estimates, optimum):
+    """What the policy paid for its sentiment, against the best possible policy."""
+    trained, paid = estimates["trained"], estimates["overpayment"]
+    kl, sentiment = (trained[name]["mean"] for name in ("kl", "sentiment"))
+    if paid["mean"] is not None:
+        interval = "" if paid["low"] is None else f" ({paid['low']:.1f} … {paid['high']:.1f})"
+        text = (
+            f"overpayment {paid['mean']:.1f}×{interval}: the policy paid {kl:.2f} nats for a "
+            f"sentiment of {sentiment:.3f}; the best possible one pays {paid['optimal_kl']:.2f}"
+        )
+    elif paid["optimal_kl"] is None:
+        text = (
+            f"overpayment beyond the estimate: {optimum.table.shape[1]} samples of each prompt "
+            f"know the best possible policy up to {optimum.limit:.1f} nats"
+        )
+    else:
+        text = "overpayment: none, since the sentiment did not rise"
+    make_console().print(f"\n{text}", highlight=False)
+
+
+def verdict(estimates):
+    """One sentence about what `compare_models` found: was the reward earned, or only its number?"""
+    trained, difference = estimates["trained"], estimates["difference"]
+    proxy, judge = difference["sentiment"], difference["judge"]
+    if proxy["low"] is None:
+        return TOO_LITTLE
+    if not is_clear(proxy):
+        return "The reward model sees no clear difference."
+    if proxy["mean"] < 0:
+        return f"The sentiment fell by {-proxy['mean']:.2f}; the judge says {judge['mean']:+.2f}."
+    rose = f"The sentiment rose by {proxy['mean']:.2f}"
+    if costs := costs_of(estimates):
+        return f"{rose}, but {'; '.join(costs)}. Do not trust the reward alone."
+    return f"{rose} and the judge by {judge['mean']:.2f}, at {trained['kl']['mean']:.1f} nats."
+
+
+def prompting_verdict(results):
+    """One sentence about what `compare_prefixes` found: could one just have asked?
+
+    Args:
+        results: {title: result}, titles such as "base", "base + 'Wow! '", "trained".
+    """
+    figures = {title: result["metrics"] for title, result in results.items()}
+    asked = [title for title in results if title.startswith("base + ")]
+    best = max(asked, key=lambda title: figures[title]["sentiment"])
+    prefix = best.removeprefix("base + ")
+    if len(by_prompt(results["base"]["samples"])) < 2:
+        return TOO_LITTLE
+    reached = "{sentiment:.2f} at {kl:.1f} nats".format
+    if not _rises(results, "base", best):
+        text = f"No prefix clearly raises the sentiment of {figures['base']['sentiment']:.2f}"
+    else:
+        text = f"The best prefix, {prefix}, reaches a sentiment of {reached(**figures[best])}"
+    if "trained" not in results:
+        return f"{text}."
+    text += f"; the trained model reaches {reached(**figures['trained'])}"
+    both = f"trained + {prefix}"
+    more = _rises(results, "trained", both) and _rises(results, best, both)
+    text += f", and {reached(**figures[both])} with the prefix"
+    return f"{text}: the two {'add up' if more else 'do not add up'}."
+
+
+def _rises(results, first, second):
+    """Whether the sentiment of the second result is clearly above that of the first."""
+    groups = [[*by_prompt(results[title]["samples"]).values()] for title in (first, second)]
+    change = METRICS["sentiment"].kind.compare(*groups)[2]
+    return is_clear(change) and change["mean"] > 0
+
+
+def costs_of(estimates):
+    """What a rise in sentiment was paid with, in words; an empty list if with nothing large."""
+    base, trained, difference = (estimates[key] for key in ("base", "trained", "difference"))
+    costs = []
+    if difference["judge"]["low"] <= 0:
+        costs.append(f"the judge did not follow ({difference['judge']['mean']:+.2f})")
+    ratio = trained["perplexity"]["mean"] / base["perplexity"]["mean"]
+    if ratio > 2:
+        costs.append(f"the reference finds the text {ratio:.1f} times as surprising")
+    if difference["repetition_3"]["low"] > 0.02:
+        costs.append(f"repeated 3-grams rose by {difference['repetition_3']['mean']:.0%}")
+    if difference["distinct_2"]["mean"] < -0.2 * base["distinct_2"]["mean"]:
+        costs.append("the completions resemble each other more")
+    length = trained["length"]["mean"] / base["length"]["mean"]
+    if length < 0.6:
+        costs.append(f"the texts shrank to {length:.0%} of their length")
+    return costs
+
+
+def print_pairs(pairs):
+    """The trained model's best, median and worst completion by the judge, each beside the base
+    model's to the same prompt: a choice that flatters nobody.
+
+    Args:
+        pairs: list of (base sample, trained sample), each with a `judge` score.
+    """
+    console = make_console()
+    pairs = sorted(pairs, key=lambda pair: pair[1]["judge"])
+    for title, i in (("best", -1), ("median", len(pairs) // 2), ("worst", 0)):
+        base, trained = pairs[i]
+        heading = f"\n{title} of the trained model, by the judge: {base['prompt']} …"
+        console.print(heading, style="bold", markup=False)
+        for name, sample in (("base", base), ("trained", trained)):
+            text = " ".join(sample["completion"].split())
+            scores = f"sentiment {sample['sentiment']:.2f}, judge {sample['judge']:.2f}"
+            console.print(f"  {name:8}{scores}  {text}", markup=False, highlight=False)

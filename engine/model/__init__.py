@@ -1,0 +1,1 @@
+"""A language model: loading it, reading texts with it, sampling, scoring, several processes."""

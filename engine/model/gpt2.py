@@ -1,0 +1,163 @@
+"""GPT-2's forward pass, without the work that the texts of a batch have in common.
+
+The same function as transformers' model, to rounding. A token sees only the tokens before it. So
+where texts begin alike, as the completions of one prompt do, their hidden states are the same, and
+are computed once; padding has none. And for sampling, one token at a time, keys and values have
+their place from the start, and there is little Python between the products.
+"""
+
+import functools
+
+import torch
+
+from engine.model.loading import base_of
+
+LEAST = torch.finfo(torch.float32).min  # not -inf: a row of padding would have no softmax
+
+
+def read(model, ids, mask, cache=None):
+    """Hidden states of texts, after the last layer norm. Dropout does not act.
+
+    Args:
+        model: one that `policy.is_plain_gpt2`.
+        ids: (B, L) token ids.
+        mask: (B, L) 1 for a real token, 0 for padding, wherever it stands.
+        cache: is filled with the keys and values, where it is given; see `GPT2Decoder`.
+
+    Returns:
+        (hidden, nodes): (N, E), one for each different beginning of a text, and (B, L), which of
+        them belongs to a token; at padding, to the last token before it.
+    """
+    transformer, (rows, length) = base_of(model).transformer, ids.shape
+    nodes, first = _shared(ids, mask)
+    heads, blocked = base_of(model).config.n_head, _blocked(mask)
+    blocked = blocked + blocked.new_full((length, length), LEAST).triu(1)  # later tokens
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    x = transformer.wte(ids.flatten()[first]) + transformer.wpe(positions.flatten()[first])
+    for i, block in enumerate(transformer.h):
+
+        def attend(qkv, place=None if cache is None else cache[i]):
+            query, keys, values = _heads(qkv.index_select(0, nodes.flatten()), rows, heads)
+            if place is not None:
+                place[0, :, :, :length], place[1, :, :, :length] = keys, values
+            return _attention(query, keys, values, blocked).index_select(0, first)
+
+        x = _Block(block)(x, attend)
+    return transformer.ln_f(x), nodes
+
+
+def _shared(ids, mask):
+    """Texts as a tree: (nodes, first), as in `read`, and (N,) where in the flattened ids each node
+    stands first. A node is a token and all the tokens before it."""
+    tree, nodes, first, place = {}, [], [], 0
+    for row, real in zip(ids.tolist(), mask.tolist()):
+        node = -1
+        for token, is_real in zip(row, real):
+            if is_real:
+                node = tree.setdefault((node, token), len(first))
+                if node == len(first):
+                    first.append(place)
+            nodes.append(max(node, 0))
+            place += 1
+    to_tensor = functools.partial(torch.tensor, device=ids.device)
+    return to_tensor(nodes).view(ids.shape), to_tensor(first)
+
+
+class GPT2Decoder:
+    """A GPT-2 that remembers the keys and values of the tokens it has read.
+
+    Args:
+        model: one that `policy.is_plain_gpt2`; dropout does not act.
+        mask: (B, P) 1 for a real token of the prompts, 0 for padding, which stands on their left.
+        max_new_tokens: how many tokens may follow the prompts.
+    """
+
+    def __init__(self, model, mask, max_new_tokens):
+        base = base_of(model)
+        self.model, self.mask = model, mask
+        self.transformer, self.output = base.transformer, _in_blocks(base.lm_head.weight)
+        self.blocks = [_Block(block, merge=True) for block in base.transformer.h]
+        (rows, prompt), heads, size = mask.shape, base.config.n_head, base.config.n_embd
+        places = prompt + max_new_tokens
+        shape = (len(self.blocks), 2, rows, heads, places, size // heads)
+        self.cache = self.output.new_empty(shape)  # keys and values
+        self.blocked = torch.nn.functional.pad(_blocked(mask), (0, max_new_tokens))
+        self.seen = 0
+        self.positions = mask.sum(1)  # of the next token
+
+    def __call__(self, ids):
+        """(B, V) logits of the next token, after reading `ids`: first all (B, P), then (B, 1)."""
+        start, self.seen = self.seen, self.seen + ids.shape[1]
+        if start == 0:
+            states, nodes = read(self.model, ids, self.mask, self.cache)
+            return self._logits(states[nodes[:, -1]])
+        (rows, heads), blocked = self.cache.shape[2:4], self.blocked[..., : self.seen]
+        x = self.transformer.wte(ids[:, 0]) + self.transformer.wpe(self.positions)  # (B, E)
+        for block, cache in zip(self.blocks, self.cache):
+
+            def attend(qkv, cache=cache):
+                query, cache[0, :, :, start : self.seen], cache[1, :, :, start : self.seen] = (
+                    _heads(qkv, rows, heads)
+                )
+                return _attention(query, *cache[:, :, :, : self.seen], blocked)
+
+            x = block(x, attend)
+        self.positions = self.positions + 1
+        return self._logits(self.transformer.ln_f(x))
+
+    def _logits(self, x):
+        """(B, E) -> (B, V)"""
+        return (x @ self.output).transpose(0, 1).flatten(1)
+
+
+class _Block:
+    """One transformer block.
+
+    Args:
+        merge: once, for many calls, add a LoRA adapter to the weights. No gradient reaches it then.
+    """
+
+    def __init__(self, block, merge=False):
+        attention, mlp = block.attn, block.mlp
+        layers = attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj
+        self.qkv, self.out, self.up, self.down = map(_merged, layers) if merge else layers
+        self.norms, self.activation = (block.ln_1, block.ln_2), mlp.act
+
+    def __call__(self, x, attend):
+        """(N, E) -> (N, E); `attend` makes of (N, 3·E) queries, keys and values (N, E)."""
+        x = x + self.out(attend(self.qkv(self.norms[0](x))))
+        return x + self.down(self.activation(self.up(self.norms[1](x))))
+
+
+def _in_blocks(weight):
+    """(V, E) -> (K, E, V/K), the output layer in K equal parts. On a CPU with AVX2 some rows times
+    many small matrices take two thirds of the time that they take times one wide matrix."""
+    entries, size = weight.shape
+    most = 32 if weight.device.type == "cpu" else 1
+    count = max(k for k in range(1, most + 1) if entries % k == 0)
+    return weight.view(count, -1, size).transpose(1, 2)
+
+
+def _heads(qkv, rows, heads):
+    """(B·L, 3·E) -> queries, keys and values, (B, H, L, D) each."""
+    return qkv.view(rows, -1, 3, heads, qkv.shape[1] // (3 * heads)).permute(2, 0, 3, 1, 4)
+
+
+def _blocked(mask):
+    """(B, L) -> (B, 1, 1, L): what attention adds to its scores, so that none sees padding."""
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask == 0, LEAST)[:, None, None]
+
+
+def _attention(query, keys, values, blocked):
+    """(B, H, L, D), twice (B, H, M, D) and what is added to the scores -> (B·L, H·D)."""
+    scores = (query * query.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + blocked
+    return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def _merged(layer):
+    """callable(x) for a Conv1D and the LoRA adapters of it that are switched on."""
+    weight, bias = layer.weight, layer.bias
+    if hasattr(layer, "get_delta_weight") and not (layer.disable_adapters or layer.merged):
+        for name in layer.active_adapters:
+            weight = weight + layer.get_delta_weight(name)
+    return lambda x: torch.addmm(bias, x, weight)

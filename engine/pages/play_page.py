@@ -1,0 +1,74 @@
+"""The answer of play.py as HTML: one column for each policy, and its style."""
+
+import html
+
+from engine.measuring.metrics import METRICS
+from engine.pages.token_view import TOKEN_STYLE, legend_html, tokens_html
+
+STYLE = (
+    TOKEN_STYLE
+    + """
+.policies { display: grid; gap: 1.5rem; margin: 1rem 0; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
+.policies h2 { font-size: 1.1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+.sample { border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent);
+  padding: .75rem 0; }
+.sample p { margin: 0 0 .3rem; }
+.stars { letter-spacing: .1em; }
+.prompt, .small { opacity: .75; }
+.small { font-size: .85rem; font-variant-numeric: tabular-nums; }
+.policies summary { cursor: pointer; }
+"""
+)
+
+
+def page_of(results, seed):
+    """What `play.write` returns as HTML, one column for each policy."""
+    columns = (
+        f"<section><h2>{html.escape(title)}</h2>{''.join(map(sample_html, groups))}</section>"
+        for title, groups in results.items()
+    )
+    return (
+        f'{legend_html()}<div class="policies">{"".join(columns)}</div>'
+        f'<p class="small">{METRICS["kl"].column}: the sum of log q − log p over the text, which '
+        f"may be below 0; its mean over many texts is the KL. Seed {seed}.</p>"
+    )
+
+
+def sample_html(group):
+    """The best sample of a group, its tokens tinted; the others are folded away."""
+    best, *others = group
+    text = f'<span class="prompt">{html.escape(best["prompt"])}</span>{tokens_html(best["tokens"])}'
+    shown = f'{figures_html(best)}<p class="text">{text}</p>'
+    if others:
+        rest = "".join(
+            f"{figures_html(row)}<p>{html.escape(row['prompt'] + row['completion'])}</p>"
+            for row in others
+        )
+        shown += f"<details><summary>the other {len(others)}</summary>{rest}</details>"
+    return f'<div class="sample">{shown}</div>'
+
+
+def figures_html(sample):
+    """Stars and what is behind them.
+
+    >>> sample = {"stars": [0, 0, 0.1, 0.4, 0.5], "sentiment": 0.85, "kl": 1.5}
+    >>> print(figures_html(sample))
+    <p><span class="stars" role="img" aria-label="4.4 of 5 stars">★★★★☆</span> 4.4
+    <span class="small">1★ 0% · 2★ 0% · 3★ 10% · 4★ 40% · 5★ 50%</span><br>
+    <span class="small">sentiment 0.850 · KL nats 1.50</span></p>
+    """
+    mean = sum(number * share for number, share in enumerate(sample["stars"], 1))
+    drawn = "★" * round(mean) + "☆" * (5 - round(mean))
+    shares = " · ".join(
+        f"{number}★\u00a0{share:.0%}" for number, share in enumerate(sample["stars"], 1)
+    )
+    figures = " · ".join(
+        f"{METRICS[name].column} {METRICS[name].form.format(sample[name])}"
+        for name in ("sentiment", "kl")
+    )
+    return (
+        f'<p><span class="stars" role="img" aria-label="{mean:.1f} of 5 stars">{drawn}</span> '
+        f'{mean:.1f}\n<span class="small">{shares}</span><br>\n'
+        f'<span class="small">{figures}</span></p>'
+    )

@@ -1,0 +1,241 @@
+"""What a run keeps for the page about it: a few texts token by token, and what GRPO saw.
+
+`explore.jsonl` has two kinds of rows, both with the step of their `validation`:
+
+- `sample`: to one prompt, the text of the `policy` and what the `base` model wrote there, each
+  with its tokens: [text, log q, log p, likeliest tokens of q, and of p], the last two as lists of
+  [text, log-probability]. The policy's text also has its reward, as if it had been trained on:
+  score → shaping → penalty → reward.
+- `group`: of the training `step` after the validation (of the last step, after the last one), the
+  completions to one prompt: score → shaping → penalty → reward → advantage; and for its `worst`
+  and its `best` text their place in the group and their tokens. No advantage under `--credit
+  prefix`, where a completion has several.
+
+A token takes about 210 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
+and GROUPS groups each.
+"""
+
+import contextlib
+import functools
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
+from engine.pages.token_view import describe_tokens
+
+FILE = "explore.jsonl"
+PROMPTS = 6
+GROUPS = 2
+RECORDS = 24
+PARTS = ("shaped", "penalty", "reward")
+
+
+class Explorer:
+    """Writes the explore.jsonl of a run.
+
+    Args:
+        options: of the run.
+        policy, ref_model, tokenizer: as for `describe_tokens`.
+    """
+
+    def __init__(self, options, policy, ref_model, tokenizer):
+        self.file = Path(options.output_dir) / FILE
+        self.options = options
+        self.models = policy, ref_model, tokenizer
+        self.every = options.eval_steps * math.ceil(
+            options.max_steps / options.eval_steps / RECORDS
+        )
+        self.base = {}  # prompt -> the sample of the base model there
+        self.batch = {}  # of the latest training step
+        self.waiting = None  # the validation whose groups are still to come
+        self.reward = None  # of the run
+
+    def resume(self, validated):
+        """Keep the rows of the validations in a set, and remember what the base model wrote."""
+        keep_rows(self.file, lambda row: row["validation"] in validated)
+        if self.file.exists():
+            rows = read_jsonl(self.file, kind="sample", validation=0)
+            self.base = {row["prompt"]: row["policy"] for row in rows}
+
+    def wrap(self, reward):
+        """The function of `reward_utils.make_reward_function`, seen at each step."""
+        self.reward = reward
+
+        @functools.wraps(reward)
+        def seen(**batch):
+            return reward(**batch, record=self.see_batch)
+
+        return seen
+
+    def see_batch(self, prompts, completions, completion_ids, shaped, reward, score):
+        """Take the parts of a training batch's rewards."""
+        texts = {"prompts": prompts, "completions": completions, "ids": completion_ids}
+        self.batch = {**texts, **parts_of(shaped, reward), "score": score}
+        if self.waiting is not None:
+            self._write(self.waiting, self._groups(self.waiting + 1))
+            self.waiting = None
+
+    def record(self, step, samples):
+        """Write the rows of a validation, after `step` steps.
+
+        Args:
+            samples: of `evaluate.evaluate_model`.
+        """
+        last = step >= self.options.max_steps
+        if step % self.every and not last:
+            return
+        self._write(step, self._samples(step, samples))
+        if not last:
+            self.waiting = step
+        elif self.batch:
+            self._write(step, self._groups(step))
+
+    def _write(self, validation, rows):
+        append_jsonl(self.file, [{"validation": validation, **row} for row in rows])
+
+    def _samples(self, step, samples):
+        first = {}  # prompt -> its first sample
+        for sample in samples:
+            first.setdefault(sample["prompt"], sample)
+        prompts = list(first)
+        prompts = prompts[:: max(len(prompts) // PROMPTS, 1)][:PROMPTS]
+        policy = [first[prompt] for prompt in prompts]
+        if step == 0:
+            self.base = {sample["prompt"]: sample for sample in policy}
+        base = [self.base.get(prompt) for prompt in prompts] if step else []
+        base = [] if None in base else base  # resumed from a run that kept none
+        texts = self._described(prompts * (2 if base else 1), [*policy, *base])
+        rewards = self._rewards(prompts, policy)
+        for i, prompt in enumerate(prompts):
+            parts = {name: values[i] for name, values in rewards.items()}
+            row = {"kind": "sample", "prompt": prompt, "policy": texts[i] | parts}
+            yield row | ({"base": texts[len(prompts) + i]} if base else {})
+
+    def _described(self, prompts, samples):
+        """The samples as they are kept."""
+        tokens = self._tokens(prompts, [sample["ids"] for sample in samples])
+        return [
+            {
+                "completion": sample["completion"],
+                "sentiment": round(sample["sentiment"], 4),
+                "ids": sample["ids"],
+                "tokens": row,
+            }
+            for sample, row in zip(samples, tokens)
+        ]
+
+    def _rewards(self, prompts, samples):
+        """What the run's reward would be for texts that it does not train on: {part: numbers}.
+
+        Empty where the student's function cannot say: it may count on groups of a certain size. One
+        that compares the texts of a group compares texts of different prompts here.
+        """
+        rewards = {}
+
+        def see(prompts, completions, completion_ids, shaped, reward, score):
+            parts = {"score": score(completions), **parts_of(shaped, reward)}
+            rewards.update({name: rounded(values) for name, values in parts.items()})
+
+        texts = [sample["completion"] for sample in samples]
+        if self.reward:
+            # A function that draws random numbers leaves those of the training as they are.
+            with contextlib.suppress(UserError), random_numbers_kept():
+                self.reward(
+                    prompts=prompts,
+                    completions=texts,
+                    completion_ids=[sample["ids"] for sample in samples],
+                    record=see,
+                )
+        return rewards
+
+    def _tokens(self, prompts, completion_ids):
+        """The tokens of some completions, as they are kept."""
+        policy, ref_model, tokenizer = self.models
+        described = describe_tokens(
+            policy,
+            ref_model,
+            tokenizer,
+            tokenizer(prompts)["input_ids"],
+            completion_ids,
+            self.options.temperature,
+        )
+        return [
+            [
+                [
+                    t["text"],
+                    round(t["q"], 5),
+                    round(t["p"], 5),
+                    short(t["q_top"]),
+                    short(t["p_top"]),
+                ]
+                for t in row
+            ]
+            for row in described
+        ]
+
+    def _groups(self, step):
+        size = self.options.num_generations
+        columns = {name: self.batch[name] for name in PARTS}
+        if self.options.credit == "completion":
+            columns["advantage"] = advantages(self.batch["reward"], size)
+        for start in range(0, min(GROUPS * size, len(self.batch["prompts"]) // size * size), size):
+            group = slice(start, start + size)
+            texts = self.batch["completions"][group]
+            figures = {name: rounded(value[group]) for name, value in columns.items()}
+            order = sorted(range(size), key=figures["reward"].__getitem__)
+            ends = {"worst": order[0], "best": order[-1]}
+            tokens = self._tokens(
+                [self.batch["prompts"][start]] * 2,
+                [self.batch["ids"][start + i] for i in ends.values()],
+            )
+            yield {
+                "kind": "group",
+                "step": step,
+                "prompt": self.batch["prompts"][start],
+                "completions": texts,
+                "score": rounded(self.batch["score"](texts)),
+                **figures,
+                **{name: [i, row] for (name, i), row in zip(ends.items(), tokens)},
+            }
+
+
+@contextlib.contextmanager
+def random_numbers_kept():
+    """Whatever is drawn inside, from torch, numpy or `random`, is drawn again after it."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def parts_of(shaped, reward):
+    """The tensors that a page shows of each reward."""
+    return {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
+
+
+def advantages(rewards, size):
+    """What GRPO makes of rewards in groups of `size`, (N,): TRL's scale_rewards="group".
+
+    >>> advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).round(decimals=2).tolist()
+    [-0.71, 0.71, 0.0, 0.0]
+    """
+    groups = rewards[: len(rewards) // size * size].view(-1, size)
+    centred = groups - groups.mean(1, keepdim=True)
+    return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
+def rounded(values):
+    """Numbers, in a list or a tensor, with five decimals."""
+    return [round(value, 5) for value in torch.as_tensor(values).tolist()]
+
+
+def short(tops):
+    """[text, log-probability] pairs with two decimals."""
+    return [[text, round(value, 2)] for text, value in tops]

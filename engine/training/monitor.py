@@ -1,0 +1,205 @@
+"""What a training run shows and records: progress, validations and the files about them."""
+
+import contextlib
+import time
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from engine.common import append_jsonl, keep_rows, make_console, progress, read_jsonl
+from engine.measuring.samples import print_sample
+from engine.measuring.tables import validation_header, validation_row
+
+SAMPLES_SHOWN = 4
+
+
+class Validations(TrainerCallback):
+    """Validates a run every `eval_steps` steps, before the first and after the last: what each of
+    several processes does. The first one is a `Monitor`, which also shows and records it.
+
+    Args:
+        validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
+        eval_steps: number of steps between two validations.
+        validated: steps of the validations that an earlier process of this run has done.
+
+    `around` may be set to a callable() -> context manager, in which the validations then run.
+    """
+
+    def __init__(self, validate, eval_steps, validated=()):
+        self.validate = validate
+        self.eval_steps = eval_steps
+        self.validated = set(validated)
+        self.around = contextlib.nullcontext  # what a validation needs around it
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.start_step = state.global_step
+        if self.start_step % self.eval_steps == 0:
+            self._run_validation(self.start_step)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Validations come here, after the log of the step before."""
+        step = state.global_step
+        if step != self.start_step and step % self.eval_steps == 0:
+            self._run_validation(step)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """The last validation, before a tracker closes its files at the end of the training."""
+        self.on_train_end(args, state, control)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.stop()
+        if state.global_step >= args.max_steps:  # not where a signal has stopped it
+            self._run_validation(state.global_step)
+
+    def stop(self):
+        """Take off the screen what is on it."""
+
+    def _run_validation(self, step):
+        if step not in self.validated:
+            self.validated.add(step)
+            with self.around():
+                self._validate(step)
+
+    def _validate(self, step):
+        self.validate()
+
+    def wrap(self, reward):
+        """The reward function that the trainer calls."""
+        return reward
+
+    def results(self):
+        """What the manifest of a finished run keeps of the validations."""
+        return {}
+
+
+class Monitor(Validations):
+    """Shows a run's progress, and validates, shows and records it.
+
+    Args:
+        validate: as for `Validations`.
+        explorer: `Explorer` that keeps what the page about the run shows.
+        options: of the run: `eval_steps`, and `output_dir`, the folder of metrics.jsonl and
+            completions.jsonl.
+        start_step: the step of the checkpoint that the run resumes from.
+
+    Its `log` may be set to a callable(dict) that also gets the validation metrics, each name with
+    "eval_" before it: the trainer's, which passes them on to a tracker.
+    """
+
+    def __init__(self, validate, explorer, options, console=None, start_step=0):
+        self.explorer = explorer
+        self.log = None
+        self.by_parts = options.credit == "prefix"  # then equal rewards are not all that counts
+        self.console = console or make_console()
+        self.metrics_file = Path(options.output_dir) / "metrics.jsonl"
+        self.completions_file = Path(options.output_dir) / "completions.jsonl"
+        # A resumed run writes again what lies beyond its checkpoint.
+        keep_rows(self.metrics_file, lambda row: row["step"] <= start_step)
+        done = []  # validations of a process before this one
+        if self.metrics_file.exists():
+            done = read_jsonl(self.metrics_file, phase="validation")
+        super().__init__(validate, options.eval_steps, (row["step"] for row in done))
+        keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
+        explorer.resume(self.validated)
+        figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
+        self.first, self.last = (figures[0], figures[-1]) if figures else (None, None)
+        self.header_shown = False
+        self.train_log = {}  # TRL's latest log
+        self.equal_groups = []  # share of groups with equal rewards, each step since validation
+        self.validation_seconds = 0.0
+        self.progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("reward {task.fields[reward]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+        super().on_train_begin(args, state, control)
+        self.task = self.progress.add_task("", total=args.max_steps, reward="…")
+        self.progress.update(self.task, completed=state.global_step)
+        self.progress.start()
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "reward" not in logs:
+            return  # the closing summary of the run
+        self.train_log = logs
+        self.equal_groups.append(logs["frac_reward_zero_std"])
+        row = {key: value for key, value in logs.items() if not key.startswith("rewards/")}
+        append_jsonl(self.metrics_file, [{"step": state.global_step, "phase": "train", **row}])
+        self.progress.update(self.task, reward=f"{logs['reward']:.3f}")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.progress.update(self.task, completed=state.global_step)
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self.progress.refresh()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Plain progress lines come here too."""
+        super().on_step_begin(args, state, control)
+        step, done = state.global_step, state.global_step - self.start_step
+        validated = step % self.eval_steps == 0
+        if done and not validated and not self.console.is_terminal and step % 10 == 0:
+            left = (time.perf_counter() - self.started) / done * (args.max_steps - step)
+            reward = self.train_log.get("reward", float("nan"))
+            self.console.print(f"{step:5d}   reward {reward:.3f}, about {left:.0f} s left")
+
+    def stop(self):
+        """Take the progress bar off the screen."""
+        self.progress.stop()
+
+    def wrap(self, reward):
+        """The reward function, seen by the explorer."""
+        return self.explorer.wrap(reward)
+
+    def results(self):
+        """What the manifest of a finished run keeps."""
+        return {
+            "before": self.first,
+            "after": self.last,
+            "kl_coef": self.train_log.get("kl_coef"),  # at the last step
+            "validation_seconds": round(self.validation_seconds, 1),
+        }
+
+    def _validate(self, step):
+        started = time.perf_counter()
+        with progress(f"validation at step {step}", None, self.console):
+            result = self.validate()
+        self._show(step, result["metrics"], result["samples"])  # what is kept takes a second more
+        self._record(step, result["metrics"], result["samples"])
+        self.validation_seconds += time.perf_counter() - started
+
+    def _record(self, step, metrics, samples):
+        texts = [{k: v for k, v in sample.items() if k != "ids"} for sample in samples]
+        append_jsonl(self.completions_file, [{"step": step, **text} for text in texts])
+        self.explorer.record(step, samples)
+        append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
+        if self.log:
+            self.log({f"eval_{name}": value for name, value in metrics.items()})
+        self.first, self.last = self.first or metrics, metrics
+
+    def _show(self, step, metrics, samples):
+        if not self.header_shown:
+            self.console.print(validation_header(), style="bold")
+            self.header_shown = True
+        self.console.print(validation_row(step, metrics), style="cyan", highlight=False)
+        equal = sum(self.equal_groups) / max(len(self.equal_groups), 1)
+        self.equal_groups = []
+        if equal >= 0.25 and not self.by_parts:
+            self.console.print(
+                f"        in {equal:.0%} of the groups all rewards were equal: "
+                "such a group teaches nothing",
+                style="yellow",
+                highlight=False,
+            )
+        every = max(len(samples) // SAMPLES_SHOWN, 1)
+        for sample in samples[::every][:SAMPLES_SHOWN]:
+            print_sample(self.console, " " * 8, sample["prompt"], sample["completion"])

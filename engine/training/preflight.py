@@ -1,0 +1,218 @@
+"""What could go wrong with a run, looked at before it starts: `python train.py --check`.
+
+Reads configurations and sizes, never weights, so that it takes seconds for a large model too.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from engine.common import ROOT, UserError
+from engine.course.student import load_rewards, rewards_file, to_do
+from engine.model.loading import load_pretrained
+from engine.model.processes import is_sharded, this_process
+from engine.training.trackers import require_tracker
+
+GOOD, DOUBTFUL, BAD = "[green]✓[/]", "[yellow]?[/]", "[red]✗[/]"
+CHECKPOINTS, ADAM = 2, 3  # kept; copies of the weights in one: the weights and two moments
+PROGRAM = 0.8e9  # bytes of Python with torch, transformers and TRL before any model
+
+
+def require_possible(options):
+    """Refuse what no run can do, before any model is loaded.
+
+    Raises:
+        UserError: LoRA with sharded weights, a batch that the processes cannot share, or a tracker
+            that is not installed.
+    """
+    batch, (_, processes) = options.batch_size, this_process()
+    if batch % processes:
+        raise UserError(f"--batch_size {batch} does not divide by {processes} processes.")
+    if options.credit == "prefix" and batch // processes % options.num_generations:
+        raise UserError(
+            f"--credit prefix needs whole groups of {options.num_generations} in each of the "
+            f"{processes} processes: make --batch_size a multiple of "
+            f"{options.num_generations * processes}."
+        )
+    if is_sharded() and options.use_peft:
+        raise UserError(
+            "--use_peft trains few weights, and this launch shards them: leave one of the two out."
+        )
+    require_tracker(options.report_to)
+
+
+def check_python():
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < (3, 11):  # noqa: UP036 — to say so is the point
+        return BAD, f"{version}; 3.11 to 3.14 is needed"
+    if sys.version_info >= (3, 15):
+        return DOUBTFUL, f"{version}: newer than what this was tried with, 3.11 to 3.14"
+    return GOOD, version
+
+
+def check_packages():
+    """Installed versions against the pins of requirements.txt."""
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    missing, other = [], []
+    for name, pin in (line.split("==") for line in pins if "==" in line and line[0] != "#"):
+        try:
+            version = importlib.metadata.version(name).split("+")[0]  # torch 2.13.0+cpu
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        if version != pin:
+            other.append(f"{name} {version}, not {pin}")
+    if missing:
+        return BAD, f"missing: {', '.join(missing)}; pip install -r requirements.txt"
+    if other:
+        return DOUBTFUL, f"{'; '.join(other[:3])}: not the versions this was tried with"
+    return GOOD, "all as pinned"
+
+
+def check_device():
+    import torch
+
+    if torch.cuda.is_available():
+        return GOOD, f"{torch.cuda.get_device_name()} (CUDA)"
+    if torch.backends.mps.is_available():
+        return GOOD, "Apple GPU (MPS)"
+    return GOOD, f"CPU, {torch.get_num_threads()} threads"
+
+
+def weights_of(config):
+    """About how many weights a transformer has: embeddings, and 12 h² a layer."""
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    places = getattr(config, "max_position_embeddings", 512)
+    inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", 4 * hidden)
+    return (config.vocab_size + places) * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
+
+
+def memory_of_a_step(options, config, classifier, prompt_tokens=12):
+    """Bytes that a run needs at most: an estimate.
+
+    Within a third of what we measured where TRL makes the log-probabilities. A GPT-2 on a CPU,
+    where `engine.model.output_layer` does, takes about half.
+
+    The program; float32 weights, gradients and two Adam moments of the policy; weights of the
+    reference and of the sentiment model; what backward keeps: about 40 values per token, layer and
+    hidden unit, and four copies of the completion's logits.
+    """
+    weights, own = weights_of(config), 0.03 if options.use_peft else 1.0
+    tokens = options.batch_size * (options.max_completion_length + prompt_tokens)
+    kept = 40 * tokens * config.num_hidden_layers * config.hidden_size
+    logits = 4 * options.batch_size * options.max_completion_length * config.vocab_size
+    reference = 0 if options.use_peft else weights
+    models = weights + 3 * own * weights + reference + weights_of(classifier)
+    return PROGRAM + 4 * (models + kept + logits)
+
+
+def free_memory():
+    """Bytes that a run could take: of the GPU where there is one, else of the machine."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    return psutil.virtual_memory().available
+
+
+def gigabytes(size):
+    return f"{size / 1e9:.1f} GB"
+
+
+def check_memory(options, config, classifier):
+    need, free = memory_of_a_step(options, config, classifier), free_memory()
+    text = f"about {gigabytes(need)} needed, {gigabytes(free)} free"
+    if need > free:
+        return BAD, f"{text}; --use_peft, a smaller --batch_size or --max_completion_length"
+    return (GOOD if need < 0.8 * free else DOUBTFUL), text
+
+
+def check_disk(options, config):
+    folder = Path(options.output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        return BAD, f"cannot write to {folder}; choose another --output_dir"
+    size = 4 * weights_of(config)
+    need = size if options.use_peft else size * (1 + ADAM * (CHECKPOINTS + 1))
+    free = shutil.disk_usage(folder).free
+    text = f"about {gigabytes(need)} needed in {folder}, {gigabytes(free)} free"
+    return (GOOD, text) if need < free else (BAD, f"{text}; choose another --output_dir")
+
+
+def check_model(name):
+    """(mark, text, configuration or None) of a model: a folder, in the cache, or on the Hub."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoConfig
+
+    short = name.removeprefix(f"{ROOT}/")
+    try:
+        config = load_pretrained(AutoConfig, name)
+    except UserError as error:
+        return BAD, str(error), None
+    if Path(name).is_dir():
+        found = any(Path(name).glob("*.safetensors"))
+        text = "a folder" if found else "a folder without model.safetensors"
+        return (GOOD if found else BAD), f"{short}: {text}", config
+    files = ("model.safetensors", "model.safetensors.index.json")
+    if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        return GOOD, f"{short}: in the local cache", config
+    return GOOD, f"{short}: on the Hub; the run will download it", config
+
+
+def check_batch(options, prompts):
+    groups = options.batch_size // options.num_generations
+    passes = options.max_steps * groups / len(prompts)
+    return GOOD, (
+        f"{options.max_steps} steps × {groups} prompts × {options.num_generations} completions: "
+        f"{passes:.1f} passes over {len(prompts)} prompts"
+    )
+
+
+def check_student(path, needed):
+    """Whether the functions that this run calls are written."""
+    try:
+        load_rewards(path)
+    except UserError as error:
+        return BAD, str(error)
+    missing = [f"{label}: {name}" for name, label in to_do(path).items() if name in needed]
+    if missing:
+        other = "; or --use_solution" if rewards_file(use_solution=True).is_file() else ""
+        return BAD, f"still to write in {path.name}: {', '.join(missing)}{other}"
+    return GOOD, f"{path.name} has what this run calls"
+
+
+def run(options, console, read_prompts, rewards, needed):
+    """Print the table; True if nothing stands in the way.
+
+    Args:
+        options: of the run that is planned.
+        read_prompts: callable() -> the training prompts; UserError where they cannot be read.
+        rewards: path of the rewards file.
+        needed: names of the functions in it that the run calls.
+    """
+    rows = [("python", *check_python()), ("packages", *check_packages())]
+    rows.append(("device", *check_device()))
+    try:
+        require_tracker(options.report_to)
+    except UserError as error:
+        rows.append(("tracker", BAD, str(error)))
+    *model, config = check_model(options.model_name)
+    *scorer, classifier = check_model(options.sentiment_model)
+    rows += [("model", *model), ("sentiment", *scorer)]
+    if config and classifier:
+        rows.append(("memory", *check_memory(options, config, classifier)))
+    if config:
+        rows.append(("disk", *check_disk(options, config)))
+    try:
+        rows.append(("batch", *check_batch(options, read_prompts())))
+    except UserError as error:
+        rows.append(("batch", BAD, str(error)))
+    rows.append(("exercises", *check_student(rewards, needed)))
+    for name, mark, text in rows:
+        console.print(f"{mark} {name:10}", end="")
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return not any(mark == BAD for _, mark, _ in rows)

@@ -1,1 +1,0 @@
-"""How the two small models in `tiny/` are built. `instructor/build_tiny.py` starts it."""

@@ -1,0 +1,157 @@
+import math
+from array import array
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from engine.common import UserError
+from engine.course import student
+from engine.course.student import check_rewards, load_rewards
+
+TEXTS = [" good", " bad"]
+
+
+class ListOfMine(list):
+    """As a student may write it."""
+
+
+class EqualToAll(float):
+    """What would pass any comparison in this process."""
+
+    def __eq__(self, other):
+        return True
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 0.5],
+        (1.0, 0.5),
+        np.array([1.0, 0.5], dtype=np.float32),
+        torch.tensor([1.0, 0.5], requires_grad=True),
+        [torch.tensor(1.0), np.float64(0.5)],
+        [True, 0.5],
+        [Fraction(1), np.longdouble(0.5)],
+        np.array([1.0, 0.5], dtype=np.longdouble),
+        array("d", [1.0, 0.5]),
+        pandas.Series([1.0, 0.5]),
+        ListOfMine([1, 0.5]),
+        np.array([[1.0], [0.5]])[:, 0],
+        [np.array(1.0), np.float16(0.5)],
+    ],
+)
+def test_every_list_of_numbers_is_welcome(values):
+    assert check_rewards(values, TEXTS, "f").tolist() == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (None, "f returned None"),
+        ([1.0], "f returned 1 values for 2 completions"),
+        ([1.0, 2.0, 3.0], "f returned 3 values for 2 completions"),
+        ([0.5, None], "f returned None at index 1.* ' bad'"),
+        ([0.5, math.nan], "f returned nan at index 1.* ' bad'"),
+        ([math.inf, 0.5], "f returned inf at index 0.* ' good'"),
+        ([0.5, "0.5"], "f returned '0.5' at index 1"),
+        ([[0.5], [0.5]], r"f returned \[0.5\] at index 0"),
+        (torch.ones(2, 2), r"f returned \[1.0, 1.0\] at index 0"),
+        (torch.tensor(0.5), "f returned one number for 2 completions; return one for each"),
+        ("ab", "f returned str; expected a list of 2 numbers"),
+        ([1j, 0.5], "f returned 1j at index 0"),
+        ([0.5, EqualToAll(0)], "f returned a EqualToAll at index 1"),
+        ([10**400, 0.5], "f returned inf at index 0"),
+        ({1.0, 0.5}, "f returned set; expected a list of 2 numbers"),
+        ([Decimal(1), 0.5], "f returned a Decimal at index 0"),
+        (torch.ones(2, device="meta"), "a tensor on meta; expected cpu"),
+    ],
+)
+def test_bad_values_name_function_index_and_completion(values, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_rewards(values, TEXTS, "f")
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_in_student_code_names_file_and_line(tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text("def sentiment_reward(completions, **kwargs):\n    return 1 / 0\n")
+    namespace = {}
+    exec(compile(file.read_text(), str(file), "exec"), namespace)
+    with pytest.raises(UserError, match=r"ZeroDivisionError.*rewards.py, line 2"):
+        student.call_student(namespace["sentiment_reward"], TEXTS)
+
+
+def test_checklist_says_what_is_done(capsys, unsolved):
+    student.print_checklist(unsolved)
+    *lines, _, tests, hints = capsys.readouterr().out.splitlines()
+    assert tests.endswith("python -m pytest --student")
+    assert hints.endswith("python rewards.py --hint 3b")
+    assert [line[:5].strip() for line in lines] == ["done"] + ["to do"] * 6
+    assert "Exercise 3b" in lines[4] and "kl_penalty_forward" in lines[4]
+
+
+def test_a_rewards_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "rewards.py"
+    file.write_text("def f(:\n")
+    with pytest.raises(UserError, match=r"rewards.py cannot be imported: SyntaxError.*line 1"):
+        load_rewards(file)
+    file.unlink()
+    with pytest.raises(UserError, match="There is no file '.*rewards.py' with reward functions"):
+        load_rewards(file)
+    file.write_text("ready = False\nwhile not ready:\n    pass\n")
+    monkeypatch.setattr(student, "TIME_LIMIT", 0.2)
+    with pytest.raises(UserError, match=r"rewards.py took longer than 0.2 seconds .*line [23]\)"):
+        load_rewards(file)
+    (tmp_path / "rewards.txt").write_text("")
+    with pytest.raises(UserError, match="its name must end in .py"):
+        load_rewards(tmp_path / "rewards.txt")
+
+
+DECORATED = """
+import functools
+import torch
+
+@torch.no_grad()
+def decorated(completions, **kwargs):
+    return 1 / 0
+
+def with_scale(scale, completions, **kwargs):
+    return [scale / 0 for _ in completions]
+
+partial = functools.partial(with_scale, 2.0)
+
+class Callable:
+    def __call__(self, completions, **kwargs):
+        return completions[99]
+
+called = Callable()
+
+@torch.no_grad()
+def todo(completions, **kwargs):
+    raise NotImplementedError("Exercise 1: implement todo")
+"""
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("decorated", r"decorated failed: ZeroDivisionError.*\(rewards.py, line 7\)"),
+        ("partial", r"with_scale failed: ZeroDivisionError.*\(rewards.py, line 10\)"),
+        ("called", r"Callable failed: IndexError.*\(rewards.py, line 16\)"),
+        ("todo", r"Exercise 1: implement todo in rewards.py, line 22"),
+    ],
+)
+def test_a_wrapped_function_is_named_with_its_own_file_and_line(tmp_path, name, message):
+    (tmp_path / "rewards.py").write_text(DECORATED)
+    function = getattr(load_rewards(tmp_path / "rewards.py"), name)
+    with pytest.raises(UserError, match=message):
+        student.call_student(function, TEXTS)
+    assert student.source_of(function) == tmp_path / "rewards.py"
+
+
+def test_a_function_without_source_is_called_all_the_same():
+    assert student.call_student(len, TEXTS) == 2 and student.name_of(len) == "len"

@@ -1,0 +1,203 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+import evaluate
+from engine.common import ROOT, UserError
+from engine.measuring.optimum import MARGIN, Optimum, known_optimum, read_optimum, settings_of, tilt
+
+SETTINGS = settings_of("tiny/gpt2", "tiny/sentiment", 32, 1.0)
+
+
+def toy(seed=0, texts=60, prompts=4):
+    """(probabilities, rewards), each (P, K): every text of a toy world is listed."""
+    rng = np.random.default_rng(seed)
+    return rng.dirichlet(np.ones(texts), prompts), rng.uniform(0, 1, (prompts, texts))
+
+
+def exact(probabilities, rewards, strength):
+    """Mean reward and KL of the tilted reference, as sums over all texts."""
+    weights = probabilities * np.exp(strength * rewards)
+    q = weights / weights.sum(axis=1, keepdims=True)
+    kl = (q * np.log(q / probabilities)).sum(axis=1)
+    return (q * rewards).sum(axis=1).mean(), kl.mean()
+
+
+def exact_kl(probabilities, rewards, sentiment):
+    strength = brentq(lambda s: exact(probabilities, rewards, s)[0] - sentiment, 0, 200)
+    return exact(probabilities, rewards, strength)[1]
+
+
+def exact_sentiment(probabilities, rewards, kl):
+    strength = brentq(lambda s: exact(probabilities, rewards, s)[1] - kl, 0, 200)
+    return exact(probabilities, rewards, strength)[0]
+
+
+def sampled(probabilities, rewards, size, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [rng.choice(r, size, p=p) for p, r in zip(probabilities, rewards)]
+    return Optimum(SETTINGS, {f"prompt {i}": row.tolist() for i, row in enumerate(rows)})
+
+
+def test_tilting_by_hand():
+    # weights 1 : 2 : 4 of three samples
+    reward, kl = tilt([[0.0, 1.0, 2.0]], [0.0, math.log(2)])
+    assert reward[:, 0] == pytest.approx([1.0, (2 + 8) / 7], abs=1e-12)
+    weights = [1 / 7, 2 / 7, 4 / 7]
+    want = sum(w * math.log(3 * w) for w in weights)
+    assert kl[:, 0] == pytest.approx([0.0, want], abs=1e-12)
+
+
+def test_tilting_the_whole_toy_is_exact():
+    """With every text once, equally likely, the estimate is no estimate."""
+    _, rewards = toy(texts=50)
+    even = np.full(rewards.shape, 1 / 50)
+    optimum = Optimum(SETTINGS, {str(i): row.tolist() for i, row in enumerate(rewards)})
+    reward, kl = tilt(rewards, [3.0])
+    assert (reward.mean(), kl.mean()) == pytest.approx(exact(even, rewards, 3.0), abs=1e-10)
+    # the grid of strengths is fine enough for the inverse
+    for sentiment in (0.6, 0.7, 0.8):
+        want = exact_kl(even, rewards, sentiment)
+        assert optimum.optimal_kl(sentiment) == pytest.approx(want, rel=0.005)
+
+
+def test_an_estimate_from_samples_holds_the_exact_optimum_in_its_interval():
+    probabilities, rewards = toy(prompts=32)
+    for seed in range(5):
+        optimum = sampled(probabilities, rewards, 384, seed)
+        for sentiment in (0.65, 0.8):
+            want = exact_kl(probabilities, rewards, sentiment)
+            assert optimum.optimal_kl(sentiment) == pytest.approx(want, rel=0.06)
+        for point in optimum.curve()[30::5]:
+            best = exact_sentiment(probabilities, rewards, point["kl"])
+            assert point["low"] <= best <= point["high"]
+            assert optimum.sentiment_at(point["kl"]) == pytest.approx(point["sentiment"])
+
+
+def test_no_policy_lies_above_the_curve():
+    """A hundred random policies over the toy's texts."""
+    probabilities, rewards = toy(prompts=1)
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        q = probabilities * np.exp(
+            rng.normal(0, 1, probabilities.shape) + rng.uniform(0, 6) * rewards
+        )
+        q /= q.sum()
+        reward, kl = (q * rewards).sum(), (q * np.log(q / probabilities)).sum()
+        if reward > (probabilities * rewards).sum():
+            assert kl >= exact_kl(probabilities, rewards, reward) - 1e-9
+
+
+def test_the_estimate_saturates_and_knows_it():
+    optimum = sampled(*toy(), 16)
+    _, kl = optimum.tilted
+    assert kl.max() <= math.log(16) + 1e-9
+    assert optimum.limit == pytest.approx(math.log(16) - MARGIN)
+    assert optimum.optimal_kl(0.95) == math.inf and optimum.sentiment_at(2.0) is None
+    assert all(point["kl"] <= optimum.limit for point in optimum.curve())
+
+
+def rows(optimum, sentiment, kl):
+    """Samples of a policy: two completions to each prompt, in another order."""
+    prompts = reversed(list(optimum.scores))
+    return [{"prompt": p, "sentiment": sentiment, "kl": kl} for p in prompts for _ in range(2)]
+
+
+def test_a_policy_on_the_curve_overpays_by_1():
+    probabilities, rewards = toy(prompts=16)
+    optimum = sampled(probabilities, rewards, 400)
+    sentiment = 0.75
+    needed = optimum.optimal_kl(sentiment)
+    paid = optimum.overpayment(rows(optimum, sentiment, needed))
+    assert paid["mean"] == pytest.approx(1.0, abs=1e-9) and paid["low"] < 1 < paid["high"]
+    paid = optimum.overpayment(rows(optimum, sentiment, 3 * needed))
+    assert paid["mean"] == pytest.approx(3.0, abs=1e-9)
+    assert paid["optimal_kl"] == pytest.approx(needed)
+
+
+def test_where_there_is_no_factor():
+    optimum = sampled(*toy(), 100)
+    base = optimum.table.mean()
+    nothing = {"mean": None, "low": None, "high": None}
+    assert optimum.overpayment(rows(optimum, base - 0.01, 0.1)) == nothing | {"optimal_kl": 0.0}
+    assert optimum.overpayment(rows(optimum, 0.999, 9.0)) == nothing | {"optimal_kl": None}
+
+
+def test_best_of_n_is_the_mean_over_all_choices():
+    from itertools import combinations
+
+    scores = [0.1, 0.5, 0.4, 0.8, 0.8]
+    points = Optimum(SETTINGS, {"a": scores}).best_of_n(counts=(2, 3, 4, 8))
+    assert [point["n"] for point in points] == [2, 3, 4]  # eight are more than there are
+    for point in points:
+        best = [max(chosen) for chosen in combinations(scores, point["n"])]
+        assert point["sentiment"] == pytest.approx(sum(best) / len(best), abs=1e-12)
+    assert points[0]["kl"] == pytest.approx(0.1931472, abs=1e-6)
+
+
+def test_the_kl_of_best_of_n_is_exact_where_no_text_is_likely():
+    """A world of 2,000 equally likely texts, every reward another: all sums are exact."""
+    size = 2000
+    for n in (2, 16):
+        above, below = (np.arange(1, size + 1) / size) ** n, (np.arange(size) / size) ** n
+        q = above - below
+        kl = (q * np.log(q * size)).sum()
+        assert kl == pytest.approx(math.log(n) - (n - 1) / n, abs=1e-4)
+
+
+def test_a_file_comes_back_as_it_was(tmp_path):
+    optimum = Optimum(SETTINGS, {"It “was”": [0.5, 0.123], "x": [1.0, 0.0]}, 0.01)
+    optimum.save(tmp_path / "optimum.json")
+    assert read_optimum(tmp_path / "optimum.json") == optimum
+    assert known_optimum(SETTINGS, ["x", "It “was”"], [tmp_path]) == optimum
+    assert known_optimum(SETTINGS, ["x"], [tmp_path]) is None
+    other = settings_of("tiny/gpt2", "tiny/sentiment", 32, 0.7)
+    assert known_optimum(other, ["x", "It “was”"], [tmp_path]) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"thousandths": {"a": 1}}', "\x00"])
+def test_a_damaged_file_is_one_line(tmp_path, content):
+    (tmp_path / "optimum.json").write_text(content)
+    with pytest.raises(UserError, match="cannot be read as an optimum") as error:
+        read_optimum(tmp_path / "optimum.json")
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_different_lengths_are_refused(tmp_path):
+    Optimum(SETTINGS, {"a": [0.5]}).save(tmp_path / "o.json")
+    values = json.loads((tmp_path / "o.json").read_text())
+    values["thousandths"]["b"] = [1, 2]
+    (tmp_path / "o.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_optimum(tmp_path / "o.json")
+
+
+def test_folders_of_this_repository_have_one_name(monkeypatch):
+    absolute = settings_of(str(ROOT / "tiny/gpt2"), str(ROOT / "tiny" / "sentiment"), 32, 1)
+    monkeypatch.chdir(ROOT)
+    assert absolute == settings_of("tiny/gpt2", "./tiny/sentiment", 32, 1.0) == SETTINGS
+    assert settings_of("gpt2", "some/model", 32, 1)["model_name"] == "gpt2"
+
+
+def test_the_bundled_optimum_is_that_of_the_bundled_models():
+    """Its figures at the sentiments of three published ones, and the prompts as they are now."""
+    optimum = read_optimum(ROOT / "tiny" / "optimum.json")
+    assert optimum.settings == SETTINGS and list(optimum.scores) == evaluate.VALIDATION_PROMPTS
+    assert optimum.table.shape == (64, 384) and 0 < optimum.largest_probability < 0.05
+
+
+def test_the_command_samples_writes_and_shows(tmp_path, capsys, monkeypatch):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("It was\nThe plot\n")
+    arguments = ["optimum", "tiny/gpt2", "--prompts", str(prompts), "--max_new_tokens", "4"]
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "o.json"
+    evaluate.main([*arguments, "--num_samples", "16", "--out", str(out)])
+    optimum = read_optimum(out)
+    assert optimum.table.shape == (2, 16) and len(set(optimum.table[0])) > 8
+    assert "best possible" in capsys.readouterr().out
+    evaluate.main([*arguments, "--num_samples", "16", "--out", str(tmp_path / "again.json")])
+    assert (tmp_path / "again.json").read_bytes() == out.read_bytes()

@@ -1,0 +1,100 @@
+import pytest
+
+from engine.measuring import metrics
+from engine.measuring.tables import prompting_verdict, validation_header, validation_row, verdict
+
+
+def estimates_of(**changes):
+    means = {name: {"mean": 0.0, "low": 0.0, "high": 0.0} for name in metrics.METRICS}
+    base = {**means, "perplexity": {"mean": 20.0}, "distinct_2": {"mean": 0.7}}
+    base["length"] = {"mean": 30.0}
+    trained = {**base, "kl": {"mean": 2.0}}
+    difference = dict(means)
+    for name, (mean, low, high) in changes.items():
+        difference[name] = {"mean": mean, "low": low, "high": high}
+        trained[name] = {"mean": base[name]["mean"] + mean}
+    return {"base": base, "trained": trained, "difference": difference}
+
+
+RISE = {"sentiment": (0.3, 0.25, 0.35), "judge": (0.2, 0.1, 0.3)}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"sentiment": (0.01, -0.02, 0.04)}, "no clear difference"),
+        ({"sentiment": (-0.2, -0.3, -0.1)}, "fell by 0.20"),
+        (RISE, "rose by 0.30 and the judge by 0.20, at 2.0 nats"),
+        ({**RISE, "judge": (0.02, -0.03, 0.07)}, "the judge did not follow"),
+        ({**RISE, "perplexity": (60.0, 50, 70)}, "4.0 times as surprising"),
+        ({**RISE, "repetition_3": (0.4, 0.3, 0.5)}, "repeated 3-grams rose by 40%"),
+        ({**RISE, "distinct_2": (-0.3, -0.4, -0.2)}, "resemble each other"),
+        ({**RISE, "length": (-20.0, -21, -19)}, "shrank to 33%"),
+    ],
+)
+def test_verdicts(changes, words):
+    assert words in verdict(estimates_of(**changes))
+
+
+def reached(sentiment, kl):
+    """A result of `compare_prefixes`: four prompts, two completions each."""
+    samples = [{"prompt": p, "sentiment": sentiment + d} for p in "abcd" for d in (-0.01, 0.01)]
+    return {"metrics": {"sentiment": sentiment, "kl": kl}, "samples": samples}
+
+
+BASE = {"base": reached(0.5, 0), "base + 'Wow! '": reached(0.6, 1), "base + 'x'": reached(0.5, 9)}
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        ({}, "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats."),
+        (
+            {"trained": reached(0.9, 2), "trained + 'Wow! '": reached(0.95, 3.25)},
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
+            "reaches 0.90 at 2.0 nats, and 0.95 at 3.2 nats with the prefix: the two add up.",
+        ),
+        (
+            {"trained": reached(0.9, 2), "trained + 'Wow! '": reached(0.85, 3)},
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
+            "reaches 0.90 at 2.0 nats, and 0.85 at 3.0 nats with the prefix: the two do not add "
+            "up.",
+        ),
+        ({"base + 'Wow! '": reached(0.5, 1)}, "No prefix clearly raises the sentiment of 0.50."),
+    ],
+)
+def test_verdicts_on_prompting(more, sentence):
+    assert prompting_verdict({**BASE, **more}) == sentence
+
+
+def test_one_prompt_is_too_little_for_a_verdict_on_prompting():
+    result = {"metrics": {"sentiment": 0.5, "kl": 0}, "samples": [{"prompt": "a", "sentiment": 1}]}
+    assert "too little" in prompting_verdict({"base": result, "base + 'x'": result})
+
+
+def test_table_fits_80_columns():
+    metrics = {
+        "sentiment": 0.975,
+        "sentiment_sd": 0.25,
+        "positive_share": 1.0,
+        "kl": 123.45,
+        "perplexity": 12345.6,
+        "length": 48.0,
+        "finished": 1.0,
+        "repetition_3": 0.999,
+        "positive_words": 1.0,
+    }
+    row = validation_row(300, metrics)
+    assert len(row) == 80 and len(row) == len(validation_header())
+    assert row.split() == [
+        "300",
+        "0.975",
+        "±0.25",
+        "100.0%",
+        "123.45",
+        "12345.6",
+        "48.0",
+        "100.0%",
+        "99.9%",
+        "100.0%",
+    ]

@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from engine.model.loading import has_fast_rollout
+from engine.model.sampling import generate
+from engine.model.scoring import compute_log_probs, pad
+
+PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
+
+
+@pytest.mark.parametrize("small_model", ["small_gpt2", "small_bloom"])
+def test_samples_follow_the_distribution_of_the_model(request, small_model, token_ids):
+    """4,000 samples of two tokens against exact probabilities, by a chi-squared statistic."""
+    model, count = request.getfixturevalue(small_model), 4000
+    assert has_fast_rollout(model) == (small_model == "small_gpt2")
+    prompt, temperature = [3, 1, 4], 1.3
+    samples, _ = generate(model, token_ids, [prompt] * count, 2, temperature, seed=1)
+    with torch.no_grad():
+        first = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+        after = [
+            (model(torch.tensor([prompt + [a]])).logits[0, -1] / temperature).softmax(-1)
+            for a in range(11)
+        ]
+    expected = {(0,): first[0].item()}  # an end of text ends the completion
+    expected |= {(a, b): (first[a] * after[a][b]).item() for a in range(1, 11) for b in range(11)}
+    assert sum(expected.values()) == pytest.approx(1, abs=1e-5)
+    observed = dict.fromkeys(expected, 0)
+    for sample in samples:
+        observed[tuple(sample)] += 1
+    large = [key for key, p in expected.items() if p * count >= 5]
+    rest = 1 - sum(expected[key] for key in large)
+    statistic = sum((observed[k] - count * expected[k]) ** 2 / (count * expected[k]) for k in large)
+    others = count - sum(observed[key] for key in large)
+    statistic += (others - count * rest) ** 2 / (count * rest)
+    degrees = len(large)
+    assert degrees > 20
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5  # four standard deviations
+
+
+def test_samples_do_not_depend_on_padding_or_on_the_batch(small_gpt2, token_ids):
+    """At a temperature near 0 sampling is greedy, so each row can be checked alone."""
+    together, _ = generate(small_gpt2, token_ids, PROMPTS, 6, 1e-4)
+    alone = [generate(small_gpt2, token_ids, [prompt], 6, 1e-4)[0][0] for prompt in PROMPTS]
+    assert together == alone
+
+
+def test_a_completion_ends_with_its_end_of_text(small_gpt2, token_ids):
+    samples, _ = generate(small_gpt2, token_ids, PROMPTS * 50, 8, seed=0)
+    ended = [s for s in samples if 0 in s]
+    assert ended and all(s.index(0) == len(s) - 1 for s in ended)
+    assert all(len(s) == 8 for s in samples if 0 not in s)
+
+
+def test_a_model_without_positions_is_sampled_and_scored(small_bloom, token_ids):
+    ids, log_probs = generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
+    assert (ids, log_probs) == generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
+    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=1)[0]
+    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0, place=(12, 24))[0]
+    for prompt, row, values in zip(PROMPTS * 4, ids, log_probs, strict=True):
+        with torch.no_grad():
+            logits = small_bloom(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
+        want = (logits / 0.7).log_softmax(-1).gather(1, torch.tensor(row)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(values), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_rollout_knows_the_log_probs_of_the_training_pass(policy, temperature):
+    model, tokenizer = policy
+    prompt_ids = tokenizer(["It was", "My friends and I", "The"] * 8)["input_ids"]
+    ids, log_probs = generate(model, tokenizer, prompt_ids, 24, temperature, seed=0)
+    prompts, prompt_mask = pad(prompt_ids, tokenizer.pad_token_id, "left")
+    completions, mask = pad(ids, tokenizer.pad_token_id, "right")
+    both, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
+    with torch.no_grad():
+        want = compute_log_probs(model, both, masks, completions.shape[1], temperature)
+    assert list(map(len, log_probs)) == list(map(len, ids))
+    got = torch.tensor([value for row in log_probs for value in row])
+    torch.testing.assert_close(got, want[mask.bool()], atol=1e-4, rtol=0)
+
+
+def test_seed_repeats_and_differs(policy):
+    model, tokenizer = policy
+    ids = tokenizer(["This movie was"] * 4)["input_ids"]
+    first = generate(model, tokenizer, ids, 8, seed=1)
+    assert first == generate(model, tokenizer, ids, 8, seed=1)
+    assert first != generate(model, tokenizer, ids, 8, seed=2)
+    assert len({tuple(ids) for ids in first[0]}) > 1  # rows draw their own numbers
+
+
+def test_processes_sample_their_parts_of_one_batch(policy):
+    model, tokenizer = policy
+    prompts = tokenizer(["It was", "The plot", "I", "My friends and I"])["input_ids"]
+
+    def sample(prompts, place):
+        torch.manual_seed(3)
+        return generate(model, tokenizer, prompts, 6, place=place)[0]
+
+    parts = sample(prompts[:1], (0, 4)) + sample(prompts[1:], (1, 4))
+    assert parts == sample(prompts, (0, 4)) == sample(prompts, None)

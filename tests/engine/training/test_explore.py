@@ -1,0 +1,178 @@
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from engine.common import UserError, read_jsonl
+from engine.training.explore import GROUPS, PROMPTS, RECORDS, Explorer, advantages
+
+STARTS = [f"The film number {i}" for i in range(13)]
+
+
+@pytest.fixture
+def explorer(tmp_path, policy):
+    options = SimpleNamespace(
+        output_dir=tmp_path,
+        max_steps=4,
+        eval_steps=2,
+        num_generations=2,
+        temperature=1.0,
+        credit="completion",
+    )
+    return Explorer(options, policy[0], policy[0], policy[1])
+
+
+def samples(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    return [
+        {"prompt": start, "completion": text, "ids": ids, "sentiment": 0.5}
+        for start in STARTS
+        for _ in range(2)
+    ]
+
+
+def batch(first):
+    """A training batch of three groups of two, as the reward function hands it over."""
+    texts = [f" text {i}" for i in range(6)]
+    shaped = torch.arange(6.0) + first
+    penalty = torch.tensor([0.5, 0.0] * 3)
+    return (
+        [*"aabbcc"],
+        texts,
+        [[i + 5] for i in range(6)],
+        shaped,
+        shaped - penalty,
+        lambda texts: [0.25] * len(texts),
+    )
+
+
+def rows_of(explorer, **match):
+    return read_jsonl(explorer.file, **match)
+
+
+def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer):
+    tokenizer = explorer.models[2]
+    explorer.record(0, samples(tokenizer, " dull"))
+    for step in (1, 2):
+        explorer.see_batch(*batch(10 * step))
+    explorer.record(2, samples(tokenizer, " great fun"))
+    for step in (3, 4):
+        explorer.see_batch(*batch(10 * step))
+    explorer.record(4, samples(tokenizer, " great fun"))
+
+    for step in (0, 2, 4):
+        kept = rows_of(explorer, kind="sample", validation=step)
+        assert len(kept) == PROMPTS and len({row["prompt"] for row in kept}) == PROMPTS
+        assert all(row["policy"]["sentiment"] == 0.5 for row in kept)
+    assert ["base" in row for row in rows_of(explorer, kind="sample", validation=0)] == [False] * 6
+    last = rows_of(explorer, kind="sample", validation=4)[0]
+    assert "".join(token[0] for token in last["policy"]["tokens"]) == " great fun"
+    assert last["base"]["completion"] == " dull"
+    text, q, p, q_top, p_top = last["policy"]["tokens"][0]
+    assert q == p < 0 and len(q_top) == len(p_top) == 5
+
+    groups = rows_of(explorer, kind="group")
+    assert [(row["validation"], row["step"]) for row in groups] == [
+        (step, at) for step, at in ((0, 1), (2, 3), (4, 4)) for _ in range(GROUPS)
+    ]
+    (place, worst), (_, best) = groups[1].pop("worst"), groups[1].pop("best")
+    assert place == 0 and [len(worst), len(best)] == [1, 1]
+    assert [worst[0][0], best[0][0]] == [tokenizer.decode([7]), tokenizer.decode([8])]
+    assert groups[1] == {
+        "validation": 0,
+        "kind": "group",
+        "step": 1,
+        "prompt": "b",
+        "completions": [" text 2", " text 3"],
+        "score": [0.25, 0.25],
+        "shaped": [12.0, 13.0],
+        "penalty": [0.5, 0.0],
+        "reward": [11.5, 13.0],
+        "advantage": pytest.approx([-0.70704, 0.70704], abs=1e-5),
+    }
+
+
+def test_a_group_has_no_advantages_where_its_parts_have_their_own(explorer):
+    explorer.options.credit = "prefix"
+    explorer.record(0, samples(explorer.models[2], " fun"))
+    explorer.see_batch(*batch(10))
+    rows = rows_of(explorer, kind="group")
+    assert len(rows) == GROUPS and all("advantage" not in row for row in rows)
+
+
+def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
+    tokenizer = explorer.models[2]
+
+    def reward(prompts, completions, completion_ids, record):
+        assert prompts == STARTS[::2][:PROMPTS]
+        assert completion_ids == tokenizer(completions)["input_ids"]
+        shaped, cost = torch.rand(PROMPTS) + 1, torch.arange(PROMPTS) / 4
+        random.random(), np.random.rand()
+        record(prompts, completions, completion_ids, shaped, shaped - cost, lambda texts: [0.5] * 6)
+
+    explorer.wrap(reward)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    want = random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    explorer.record(0, samples(tokenizer, " fun"))
+    got = random.random(), np.random.rand(), torch.rand(()).item()
+    assert got == want  # the training draws what it would
+    texts = [row["policy"] for row in rows_of(explorer, kind="sample")]
+    assert [text["score"] for text in texts] == [0.5] * 6
+    assert [text["penalty"] for text in texts] == pytest.approx([i / 4 for i in range(6)], abs=1e-5)
+    for text in texts:
+        assert text["shaped"] - text["penalty"] == pytest.approx(text["reward"], abs=2e-5)
+    explorer.record(2, samples(tokenizer, " dull"))
+    row = rows_of(explorer, kind="sample", validation=2)[0]
+    assert "reward" in row["policy"] and "reward" not in row["base"]  # of another model
+
+
+def test_a_reward_that_wants_whole_groups_leaves_the_validation_as_it_is(explorer):
+    def reward(**batch):
+        raise UserError("8 completions a group, please")
+
+    explorer.wrap(reward)
+    explorer.record(0, samples(explorer.models[2], " fun"))
+    kept = rows_of(explorer, kind="sample")
+    assert len(kept) == PROMPTS and "reward" not in kept[0]["policy"]
+
+
+def test_a_resumed_run_goes_on_from_what_it_kept(explorer, policy):
+    tokenizer = policy[1]
+    explorer.record(0, samples(tokenizer, " dull"))
+    explorer.record(2, samples(tokenizer, " fun"))
+    with open(explorer.file, "a") as file:
+        file.write('{"validation": 4, "cut')
+    again = Explorer(explorer.options, policy[0], policy[0], tokenizer)
+    again.resume({0})
+    assert {row["validation"] for row in rows_of(again)} == {0}
+    again.record(2, samples(tokenizer, " fun"))
+    assert rows_of(again, validation=2)[0]["base"]["completion"] == " dull"
+    again.file.unlink()  # as in a run of an older version
+    old = Explorer(explorer.options, policy[0], policy[0], tokenizer)
+    old.resume({0})
+    old.record(2, samples(tokenizer, " fun"))
+    assert "base" not in rows_of(old, validation=2)[0]
+
+
+def test_the_number_of_validations_is_bounded(explorer, policy, monkeypatch):
+    explorer.options.max_steps, explorer.options.eval_steps = 1000, 3
+    many = Explorer(explorer.options, *explorer.models)
+    monkeypatch.setattr(many, "_samples", lambda step, samples: [{"kind": "sample"}])
+    for step in [*range(0, 1000, 3), 1000]:
+        many.record(step, [])
+    kept = [row["validation"] for row in rows_of(many)]
+    assert kept[0] == 0 and kept[-1] == 1000 and len(kept) <= RECORDS + 2
+
+
+def test_advantages_are_those_of_trl():
+    from trl.trainer.utils import nanstd
+
+    rewards = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    groups = rewards.view(3, 4)
+    want = (groups - groups.mean(1, keepdim=True)) / (nanstd(groups, dim=1)[:, None] + 1e-4)
+    torch.testing.assert_close(advantages(rewards, 4), want.flatten(), atol=1e-6, rtol=0)
+    assert advantages(torch.ones(4), 2).tolist() == [0.0] * 4
+    assert len(advantages(rewards, 5)) == 10  # a group that another process shares is left out

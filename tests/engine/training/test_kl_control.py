@@ -1,0 +1,117 @@
+import json
+import math
+
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+import grpo_from_scratch as grpo
+from engine.training.kl_control import KLControl
+
+
+@pytest.mark.parametrize(
+    "kl, steps, level, coef",
+    [
+        # too far by a tenth: level · exp(30/60 · 0.1), and at once exp(3 · 0.1) more
+        ([2.2], 60, 0.1 * math.exp(0.05), 0.1 * math.exp(0.35)),
+        ([2.2], 300, 0.1 * math.exp(0.01), 0.1 * math.exp(0.31)),
+        ([2.2], 6, 0.1 * math.exp(0.05), 0.1 * math.exp(0.35)),  # no faster than in 60 steps
+        ([1.8], 60, 0.1 * math.exp(-0.05), 0.1 * math.exp(-0.35)),
+        ([2.0], 60, 0.1, 0.1),
+        # errors of 4 and −1, clipped to ±0.2 for the level and to ±1 beside it
+        ([10.0], 60, 0.1 * math.exp(0.1), 0.1 * math.exp(3.1)),
+        ([0.0], 60, 0.1 * math.exp(-0.1), 0.1 * math.exp(-3.1)),
+        ([-50.0], 60, 0.1 * math.exp(-0.1), 0.1 * math.exp(-3.1)),
+        # errors −0.5, (1.2 + 0.2)/2 − 1 = −0.3, (1.4 + 0.4)/2 − 1 = −0.1, (1.6 + 0.6)/2 − 1 = 0.1,
+        # (1.7 + 0.5)/2 − 1 = 0.1: what lies more than three steps back is forgotten
+        ([1.0, 1.2, 1.4, 1.6], 60, 0.1 * math.exp(-0.2), 0.1 * math.exp(0.1)),
+        ([1.0, 1.2, 1.4, 1.6, 1.7], 60, 0.1 * math.exp(-0.15), 0.1 * math.exp(0.15)),
+    ],
+)
+def test_updates_by_hand(kl, steps, level, coef):
+    control = KLControl(target=2.0, coef=0.1)
+    for value in kl:
+        control.update(value, steps)
+    assert control.level == pytest.approx(level, rel=1e-12)
+    assert control.coef == pytest.approx(coef, rel=1e-12)
+
+
+@pytest.mark.parametrize("kl, level", [(0.0, 0.001), (50.0, 10.0)])
+def test_a_target_out_of_reach_drives_it_only_so_far(kl, level):
+    control = KLControl(target=2.0, coef=0.1)
+    for _ in range(1000):
+        control.update(kl, 60)
+        assert 0 < control.coef < 1000
+    assert control.level == pytest.approx(level)
+
+
+@pytest.mark.parametrize("kl", [float("nan"), float("inf"), -float("inf"), None])
+def test_what_is_no_number_changes_nothing(kl):
+    control, calm = KLControl(2.0, 0.1), KLControl(2.0, 0.1)
+    for value in (1.0, kl, 1.5, kl):
+        control.update(value, 60)
+    for value in (1.0, 1.5):
+        calm.update(value, 60)
+    assert control.state() == calm.state()
+
+
+def test_only_the_log_of_a_step_counts():
+    control, state = KLControl(2.0, 0.1), TrainerState(max_steps=60)
+    control.on_log(None, state, None, {"train_runtime": 3.0, "train_loss": 0.1})
+    assert control.coef == 0.1
+    control.on_log(None, state, None, {"reward": 0.5, "kl_policy_ref": 2.2})
+    assert control.coef == pytest.approx(0.1 * math.exp(0.35))
+
+
+def test_it_goes_on_from_trainer_state_json(tmp_path):
+    """Written and read by transformers; the next update is equal to the last bit."""
+    one, other = KLControl(2.0, 0.1), KLControl(2.0, 0.1)
+    for value in (0.1, 0.7, 1.3, 1.9, 2.3):
+        one.update(value, 60)
+    TrainerState(stateful_callbacks=[one]).save_to_json(tmp_path / "trainer_state.json")
+    assert (
+        "KLControl"
+        in json.loads((tmp_path / "trainer_state.json").read_text())["stateful_callbacks"]
+    )
+    saved = TrainerState.load_from_json(tmp_path / "trainer_state.json")
+    other.on_train_begin(TrainingArguments(tmp_path), saved, TrainerControl())
+    assert other.state() == one.state()
+    for control in (one, other):
+        control.update(2.6, 60)
+    assert other.coef == one.coef
+
+
+def train_toy(control, steps, decay, kind, seed):
+    """GRPO with Adam on texts of 32 words, each drawn from six as in grpo_from_scratch; the exact
+    KL of a text before each step and after the last."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.zeros(6, requires_grad=True)
+    reference = logits.detach().log_softmax(0)
+    optimizer, first_rate = torch.optim.Adam([logits], lr=0.0), 0.03
+    history = []
+    for step in range(steps):
+        rate = first_rate * min((step + 1) / 5, 1) * (1 - step / steps if decay else 1)
+        optimizer.param_groups[0]["lr"] = rate
+        log_q = logits.detach().log_softmax(0)
+        history.append(32 * (log_q.exp() * (log_q - reference)).sum().item())
+        words = log_q.exp().expand(64, 6).multinomial(32, replacement=True, generator=generator)
+        log_r = (reference - log_q)[words]  # (64, 32)
+        penalty = (-log_r if kind == "forward" else 1 - log_r.exp()).sum(1)
+        scores = torch.sigmoid(30 * (grpo.REWARDS[words].mean(1) - 0.55))
+        advantages = grpo.group_advantages(scores - control.coef * penalty, 8)
+        log_probs = logits.log_softmax(0)[words]
+        loss = grpo.grpo_loss(log_probs, log_q[words], advantages, torch.ones(64, 32).bool())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        control.update((log_r.expm1() - log_r).sum(1).mean().item(), steps)
+    log_q = logits.detach().log_softmax(0)
+    return [*history, 32 * (log_q.exp() * (log_q - reference)).sum().item()]
+
+
+@pytest.mark.parametrize("kind", ["forward", "backward"])
+@pytest.mark.parametrize("steps, decay", [(60, True), (200, True), (200, False)])
+@pytest.mark.parametrize("target", [1.0, 2.0, 4.0])
+def test_a_toy_ends_within_a_tenth_of_the_target(target, steps, decay, kind):
+    ends = [train_toy(KLControl(target, 0.1), steps, decay, kind, seed)[-1] for seed in range(3)]
+    assert ends == pytest.approx([target] * 3, rel=0.1)

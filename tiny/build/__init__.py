@@ -1,0 +1,1 @@
+"""How the two small models in `tiny/` are built. `python -m tiny.build` starts it."""

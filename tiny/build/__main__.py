@@ -1,0 +1,69 @@
+"""Build the small models in `tiny/` from the public IMDb and SST-5 corpora.
+
+    python -m tiny.build gpt2 --corpus DIR        # language model
+    python -m tiny.build sentiment --corpus DIR   # five-star classifier
+    python -m tiny.build judge --corpus DIR       # second opinion, for evaluation
+
+DIR holds gzipped JSON lines: `imdb-train` (text, rating), `imdb-unsupervised` (text), and
+`sst5-train` and `sst5-dev` (text, stars, sentence). The texts come from the Large Movie Review
+Dataset (Maas et al. 2011) and the Stanford Sentiment Treebank (Socher et al. 2013). Neither is
+part of this repository; only the models trained on them are.
+
+At this size the data decides whether a language model writes good English. A model of a few
+million parameters that is trained on whole reviews invents words that do not exist. The same model
+writes real words if two things are done: the training ends with sentences made of common words
+only, and each of these words is one token.
+"""
+
+import sys
+from pathlib import Path
+
+from engine.common import ROOT, UserError
+from engine.options import OneLineParser
+
+
+def make_parser():
+    """The options of the command line."""
+    parser = OneLineParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=["gpt2", "sentiment", "judge"], help="the model to build")
+    parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
+    parser.add_argument("--out", default=None, help="folder for the model (default: tiny/MODEL)")
+
+    sentiment = parser.add_argument_group("only for sentiment")
+    option = sentiment.add_argument
+    option("--segments", type=int, default=300_000, help="texts that the teachers label")
+    option("--teachers", type=int, default=4, help="number of teachers, one process each")
+
+    language_model = parser.add_argument_group("only for gpt2")
+    option = language_model.add_argument
+    option("--tokens_all", type=int, default=32_000_000, help="tokens of whole reviews")
+    option("--tokens_simple", type=int, default=16_000_000, help="then tokens of simple sentences")
+    option("--batch_size", type=int, default=32, help="windows of 128 tokens per step")
+    option("--learning_rate", type=float, default=2e-3, help="highest learning rate")
+    return parser
+
+
+def main():
+    args = make_parser().parse_args()
+    out = Path(args.out or ROOT / "tiny" / args.model)
+    # torch takes seconds to load: only now, so that --help answers at once.
+    if args.model == "gpt2":
+        from tiny.build.language_model import build_gpt2
+
+        sizes = args.tokens_all, args.tokens_simple, args.batch_size
+        build_gpt2(args.corpus, out, *sizes, args.learning_rate)
+    elif args.model == "judge":
+        from tiny.build.judge import build_judge
+
+        try:
+            build_judge(args.corpus, out)
+        except UserError as error:
+            sys.exit(f"tiny.build: {error}")
+    else:
+        from tiny.build.classifier import build_sentiment
+
+        build_sentiment(args.corpus, out, args.segments, args.teachers)
+
+
+if __name__ == "__main__":
+    main()
