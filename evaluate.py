@@ -26,7 +26,8 @@ from engine.measuring import tables
 from engine.measuring.optimum import find_optimum, settings_of
 from engine.measuring.samples import describe_samples, print_samples, samples_of_run
 from engine.measuring.tables import print_metrics, print_prefixes
-from engine.model.loading import load_model, tune_cpu
+from engine.model.devices import tune_cpu
+from engine.model.loading import load_model
 from engine.options import PAGES, parse_evaluation
 from engine.pages.report import base_name, model_of, plot_comparison, run_settings
 
@@ -38,10 +39,11 @@ def generate_completions(
     model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
 ):
     """One sampled completion per prompt, as text without the prompt."""
-    from engine.model.sampling import generate_batches
+    from engine.model.sampling import Sampling, generate_batches
 
-    sampling = (max_new_tokens, temperature, seed, batch_size)
-    ids = generate_batches(model, tokenizer, prompts, *sampling)
+    ids = generate_batches(
+        model, tokenizer, prompts, Sampling(max_new_tokens, temperature, seed, batch_size)
+    )
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
@@ -94,8 +96,16 @@ def evaluate_model(
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
     prefixed = [prefix + prompt for prompt in repeated]
     rows = own_rows(len(repeated), process)
-    sampling = (max_new_tokens, temperature, seed, batch_size)
-    ids = generate_batches(model, tokenizer, prefixed, *sampling, tick, rows)
+    from engine.model.sampling import Sampling
+
+    ids = generate_batches(
+        model,
+        tokenizer,
+        prefixed,
+        Sampling(max_new_tokens, temperature, seed, batch_size),
+        rows,
+        tick,
+    )
     samples = describe_samples(repeated[rows.start : rows.stop], ids, tokenizer)
     _add_scores(samples, judge)
     prompt_ids = [
@@ -131,12 +141,14 @@ def _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dty
     for start in range(0, len(samples), batch_size):
         rows = slice(start, start + batch_size)
         ids = [sample["ids"] for sample in samples[rows]]
-        batch = (*models, policy_prompts[rows], ids)
-        rest = (amp_dtype, ref_prompts[rows])
-        policy, ref, mask = policy_and_ref_log_probs(*batch, temperature, *rest)
+        from engine.model.scoring import Models
+
+        batch = (Models(*models, amp_dtype), policy_prompts[rows], ids)
+        rest = {"ref_prompt_ids": ref_prompts[rows]}
+        policy, ref, mask = policy_and_ref_log_probs(*batch, temperature, **rest)
         kl = ((policy - ref) * mask).sum(-1).tolist()
         if temperature != 1:  # perplexity is that of the reference itself
-            _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, *rest)
+            _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, **rest)
         ref_nll = (-ref * mask).sum(-1).tolist()
         for sample, kl_i, nll_i in zip(samples[rows], kl, ref_nll):
             sample |= {"kl": kl_i, "ref_nll": nll_i}

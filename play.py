@@ -14,7 +14,7 @@ import random
 import sys
 
 from engine.common import UserError, first_line, quiet_libraries, short_path
-from engine.model.loading import tune_cpu
+from engine.model.devices import tune_cpu
 from engine.options import OneLineParser
 from engine.pages.report import model_of, run_settings
 

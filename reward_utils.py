@@ -1,4 +1,4 @@
-"""From the student's functions to the one reward that TRL calls.
+"""From the student's functions to the reward of a batch.
 
     score (sentiment, stars or word count) → shaping → negation → minus KL penalty
 
@@ -7,11 +7,22 @@ then divides by its standard deviation in the group. What student code returns i
 every call, because a wrong length or a NaN would otherwise train a model on nonsense in silence.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 
 from engine.common import UserError
-from engine.course.student import StudentError, call_student, check_rewards, load_rewards, name_of
-from engine.model.scoring import compute_log_probs, kl_values
+from engine.course.student import (
+    StudentError,
+    call_student,
+    check_rewards,
+    load_rewards,
+    name_of,
+)
+from engine.model.scoring import LogProbs, compute_log_probs, kl_values
+from engine.options import Options
+from engine.training.batch import Batch
 from sentiment import get_hackable_scores, get_sentiment_scores, get_star_probs
 
 __all__ = [  # what notebooks and graders of others take from here
@@ -24,6 +35,7 @@ __all__ = [  # what notebooks and graders of others take from here
     "kl_values",
     "load_rewards",
     "make_reward_function",
+    "score_batch",
 ]
 KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the flag is
     "forward": "KL(policy‖ref), the reverse KL",
@@ -31,225 +43,180 @@ KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the f
 }
 
 
-def _linear(rewards, completions, prompts, scores):
-    if scores is not None:
-        return scores
-    return call_student(rewards.sentiment_reward, completions, prompts=prompts)
+def _linear(rewards, options, batch):
+    if options.hackable_reward:
+        return batch.score
+    return call_student(rewards.sentiment_reward, batch.completions, prompts=batch.prompts)
 
 
-def _exponential(rewards, completions, prompts, scores):
-    return call_student(rewards.shaped_reward_exponential, completions, prompts=prompts)
+def _exponential(rewards, options, batch):
+    return call_student(rewards.shaped_reward_exponential, batch.completions, prompts=batch.prompts)
 
 
-def _shaped(rewards, completions, prompts, scores):
-    scores = scores if scores is not None else get_sentiment_scores(completions)
-    return call_student(rewards.shaped_reward, scores, completions, prompts)
+def _shaped(rewards, options, batch):
+    return call_student(rewards.shaped_reward, batch.score, batch.completions, batch.prompts)
 
 
-def _custom(rewards, completions, prompts, scores):
-    return call_student(rewards.my_custom_reward, completions, prompts=prompts)
+def _custom(rewards, options, batch):
+    return call_student(rewards.my_custom_reward, batch.completions, prompts=batch.prompts)
 
 
-def _five_stars(rewards, completions, prompts, scores):
-    return (get_star_probs(completions)[:, 4] >= 0.8).float()
+def _five_stars(rewards, options, batch):
+    return (get_star_probs(batch.completions)[:, 4] >= 0.8).float()
 
 
-# --reward_shaping: (the function that computes it, the name of the student's function behind it)
-SHAPERS = {
-    "linear": (_linear, "sentiment_reward"),
-    "exponential": (_exponential, "shaped_reward_exponential"),
-    "shaped": (_shaped, "shaped_reward"),
-    "five_stars": (_five_stars, "five_stars"),
-    "custom": (_custom, "my_custom_reward"),
+class Shaper(NamedTuple):
+    """How the score of a batch becomes its shaped score."""
+
+    shape: Callable  # (rewards, options, batch) -> B numbers
+    name: str  # of the student's function behind it
+
+
+SHAPERS = {  # --reward_shaping
+    "linear": Shaper(_linear, "sentiment_reward"),
+    "exponential": Shaper(_exponential, "shaped_reward_exponential"),
+    "shaped": Shaper(_shaped, "shaped_reward"),
+    "five_stars": Shaper(_five_stars, "five_stars"),
+    "custom": Shaper(_custom, "my_custom_reward"),
 }
 
 
-def functions_called(reward_shaping, kl_type):
+def functions_called(options: Options) -> set[str]:
     """Names of the functions of a rewards file that a run calls."""
-    return {SHAPERS[reward_shaping][1], f"kl_penalty_{kl_type}"}
+    return {SHAPERS[options.reward_shaping].name, f"kl_penalty_{options.kl_type}"}
 
 
-def describe_reward(
-    reward_shaping,
-    kl_type,
-    kl_coef,
-    hackable_reward,
-    negate_reward,
-    kl_target=None,
-    credit="completion",
-):
+def describe_reward(options: Options) -> str:
     """The reward of a run as a line of text."""
-    score = "share of positive words" if hackable_reward else "sentiment"
-    text = f"{'minus ' if negate_reward else ''}{reward_shaping} {score}"
-    if kl_type != "none":
-        strength = kl_coef if kl_target is None else "kl_coef"
-        text += f" − {strength} × penalty for {KL_NAMES[kl_type]}"
-    if kl_target is not None:
-        text += f"; kl_coef, {kl_coef} at first, is adapted to end near {kl_target:g} nats"
-    if credit == "prefix":
+    score = "share of positive words" if options.hackable_reward else "sentiment"
+    text = f"{'minus ' if options.negate_reward else ''}{options.reward_shaping} {score}"
+    if options.kl_type != "none":
+        strength = options.kl_coef if options.kl_target is None else "kl_coef"
+        text += f" − {strength} × penalty for {KL_NAMES[options.kl_type]}"
+    if options.kl_target is not None:
+        text += (
+            f"; kl_coef, {options.kl_coef} at first, is adapted to end near "
+            f"{options.kl_target:g} nats"
+        )
+    if options.credit == "prefix":
         text += "; each part of a text has an advantage of its own"
     return text
 
 
-def make_reward_function(
-    rewards,
-    reward_shaping="linear",
-    kl_type="none",
-    kl_coef=0.1,
-    hackable_reward=False,
-    negate_reward=False,
-    log_probs=None,
-    kl_control=None,
-    credit=None,
-):
-    """Compose the one reward function that TRL calls.
+def score_batch(rewards, options: Options, batch: Batch) -> None:
+    """Complete a batch: its score, shaped score, penalty, reward and figures.
 
     Args:
         rewards: module with the student's functions (`load_rewards`).
-        reward_shaping: a key of SHAPERS.
-        kl_type: "none", "forward" or "backward".
-        kl_coef: strength of the KL penalty, reward units per nat.
-        hackable_reward: score by the share of positive words instead of sentiment.
-        negate_reward: turn the shaped score around.
-        log_probs: callable(prompts, completion_ids, sampled_log_probs) -> (policy, ref, mask),
-            needed unless kl_type is "none".
-        kl_control: the `KLControl` whose `coef` takes the place of kl_coef, or None.
-        credit: the `PrefixCredit` that may also ask for the rewards of unfinished texts, or None.
-
-    Returns:
-        callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through TRL's
-        `log_metric` it reports the mean score, the penalty, its coefficient and the KL values;
-        through `record` prompts, completions, their token ids, shaped scores after negation and
-        rewards, both (N,) tensors, and callable(texts) -> list of floats, the score.
+        options: reward_shaping, kl_type, hackable_reward, negate_reward count.
+        batch: needs `log_probs` unless kl_type is "none"; its `kl_coef` is the one that counts.
 
     Raises:
-        UserError: a combination that means nothing.
+        UserError: a function of the student's is missing, failed or returned something else.
     """
-    penalty_function = penalty_of(rewards, reward_shaping, kl_type, hackable_reward)
-    score = get_hackable_scores if hackable_reward else get_sentiment_scores
-
-    def parts(prompts, completions, both, log_metric=ignored):
-        """Shaped scores and rewards of texts, (N,) each; `both` are their log-probabilities."""
-        counts = score(completions) if hackable_reward else None
-        shaped = shape_scores(rewards, reward_shaping, completions, prompts, counts)
-        log_metric("score", shaped.mean().item())
-        shaped = -shaped if negate_reward else shaped
-        if kl_type == "none":
-            return shaped, shaped
-        coef = kl_coef if kl_control is None else kl_control.coef
-        return shaped, shaped - kl_penalty(penalty_function, coef, completions, *both, log_metric)
-
-    def reward(prompts, completions, completion_ids, log_metric=ignored, record=ignored, **kwargs):
-        sampled = kwargs.get("sampled_log_probs")  # of this project's own rollout
-        both = None if kl_type == "none" else log_probs(prompts, completion_ids, sampled)
-        shaped, total = parts(prompts, completions, both, log_metric)
-        record(prompts, completions, completion_ids, shaped, total, score)
-        if credit is not None:
-            credit.see(
-                completion_ids, total, lambda *cut: parts(prompts, *first_tokens(both, *cut))[1]
-            )
-        return total.tolist()
-
-    return reward
+    score = get_hackable_scores if options.hackable_reward else get_sentiment_scores
+    batch.score = score(batch.completions)
+    shaped = shape_scores(rewards, options, batch)
+    batch.figures = {"score": shaped.mean().item()}
+    batch.shaped = -shaped if options.negate_reward else shaped
+    batch.penalty = torch.zeros_like(shaped)
+    if options.kl_type != "none":
+        batch.penalty = kl_penalty(rewards, options.kl_type, batch)
+        kl = kl_values(*batch.log_probs)
+        batch.figures |= {
+            "kl_coef": batch.kl_coef,
+            "kl_penalty": batch.penalty.mean().item(),
+            "kl_policy_ref": kl.forward.mean().item(),
+            "kl_ref_policy": kl.backward.mean().item(),
+            "kl_clipped_share": kl.clipped,
+        }
+    batch.reward = batch.shaped - batch.penalty
 
 
-def penalty_of(rewards, reward_shaping, kl_type, hackable_reward):
-    """The student's penalty function, None without a penalty.
-
-    Raises:
-        UserError: there is no such function, or the combination means nothing.
-    """
-    if hackable_reward:
-        require_word_counts(reward_shaping)
-    function = getattr(rewards, f"kl_penalty_{kl_type}", None)
-    if kl_type != "none" and function is None:
-        raise UserError(f"There is no function kl_penalty_{kl_type} in the rewards file.")
-    return function
-
-
-def first_tokens(both, texts, count):
-    """(texts, `both` for their first `count` tokens alone): what `parts` takes."""
-    if both is None:
-        return texts, None
-    return texts, tuple(values[:, :count] for values in both)
-
-
-def ignored(*values):
-    """What takes the place of a callable for reports that nobody reads."""
-
-
-def require_word_counts(reward_shaping):
-    """Refuse a shaping that does not work on counts of words.
-
-    Raises:
-        UserError: it scores the sentiment itself.
-    """
-    if reward_shaping not in ("linear", "shaped"):
-        raise UserError(
-            f"--hackable_reward counts words and --reward_shaping {reward_shaping} scores "
-            "sentiment: choose one, or linear or shaped with --hackable_reward."
-        )
-
-
-def kl_penalty(function, kl_coef, completions, policy, ref, mask, log_metric):
-    """The student's penalty of each completion, (N,) float32; reports it and the KL values.
-
-    Args:
-        function: the student's penalty function.
-        policy, ref, mask: (N, T) per-token log-probabilities and which of them are real.
-        log_metric: callable(name, value).
-
-    Raises:
-        UserError: the function failed or returned something else.
-    """
-    returned = call_student(function, policy, ref, mask, kl_coef=kl_coef)
-    penalty = check_rewards(returned, completions, name_of(function), mask.device)
-    values = kl_values(policy, ref, mask)
-    log_metric("kl_coef", kl_coef)
-    log_metric("kl_penalty", penalty.mean().item())
-    log_metric("kl_policy_ref", values["forward"].mean().item())
-    log_metric("kl_ref_policy", values["backward"].mean().item())
-    log_metric("kl_clipped_share", values["clipped"])
-    return penalty
-
-
-def shape_scores(rewards, reward_shaping, completions, prompts, counts=None):
-    """The shaped scores of N completions, (N,) float32.
-
-    Args:
-        counts: scores in place of the sentiment, for `--hackable_reward`.
-
-    Raises:
-        UserError: the student's function failed or returned something else; where one completion
-            alone makes it fail, the message ends with it.
-    """
-    shape, name = SHAPERS[reward_shaping]
+def shape_scores(rewards, options: Options, batch: Batch) -> torch.Tensor:
+    """The shaped scores, (B,) float32. Where one text alone makes the student's function fail, the
+    message ends with it."""
+    shaper = SHAPERS[options.reward_shaping]
     try:
-        return check_rewards(shape(rewards, completions, prompts, counts), completions, name)
+        shaped = shaper.shape(rewards, options, batch)
+        return check_rewards(shaped, batch.completions, shaper.name)
     except StudentError as error:
-        for i, text in enumerate(completions):
+        for i, text in enumerate(batch.completions):
             try:
-                shape(rewards, [text], [prompts[i]], None if counts is None else [counts[i]])
+                shaper.shape(rewards, options, batch.rows(slice(i, i + 1)))
             except UserError:
                 raise UserError(f"{error}. The completion was {text!r:.80}.") from error
         raise
 
 
-def check_exercises(rewards, reward_shaping="linear", kl_type="none", kl_coef=0.1, **options):
+def kl_penalty(rewards, kl_type, batch: Batch) -> torch.Tensor:
+    """The student's penalty of each completion, (B,) float32."""
+    name = f"kl_penalty_{kl_type}"
+    function = getattr(rewards, name, None)
+    if function is None:
+        raise UserError(f"There is no function {name} in the rewards file.")
+    returned = call_student(function, *batch.log_probs, kl_coef=batch.kl_coef)
+    device = batch.log_probs.mask.device
+    return check_rewards(returned, batch.completions, name_of(function), device)
+
+
+def require_word_counts(options: Options) -> None:
+    """Refuse a shaping that scores the sentiment itself where words are to be counted."""
+    if options.hackable_reward and options.reward_shaping not in ("linear", "shaped"):
+        raise UserError(
+            f"--hackable_reward counts words and --reward_shaping {options.reward_shaping} scores "
+            "sentiment: choose one, or linear or shaped with --hackable_reward."
+        )
+
+
+def make_reward_function(rewards, log_probs=None, **options):
+    """A reward function for TRL's own GRPOTrainer, from the student's functions.
+
+    Args:
+        rewards: module with the student's functions (`load_rewards`).
+        log_probs: callable(prompts, completion_ids) -> (policy, ref, mask), each (N, T), nats;
+            needed unless kl_type is "none".
+        options: of train.py: reward_shaping, kl_type, kl_coef, hackable_reward, negate_reward.
+
+    Returns:
+        callable(prompts, completions, completion_ids, **kwargs) -> list of N floats. Through TRL's
+        `log_metric` it reports the figures of the batch.
+
+    Raises:
+        UserError: a combination that means nothing.
+    """
+    chosen = Options(**options)
+    require_word_counts(chosen)
+
+    def reward(prompts, completions, completion_ids, log_metric=None, **columns):
+        batch = Batch(prompts, [], completion_ids, completions, kl_coef=chosen.kl_coef)
+        if log_probs is not None:
+            batch.log_probs = LogProbs(*log_probs(prompts, completion_ids))
+        score_batch(rewards, chosen, batch)
+        if log_metric is not None:
+            for name, value in batch.figures.items():
+                log_metric(name, value)
+        return batch.reward.tolist()
+
+    return reward
+
+
+def check_exercises(rewards, options: Options) -> None:
     """Call what a run will need on a small batch, before any model is loaded into training.
 
     Raises:
         UserError: an exercise is not implemented, or returns what no run could use.
     """
+    require_word_counts(options)
     generator = torch.Generator().manual_seed(0)  # the run's own random numbers stay as they are
-    mask = torch.tensor([[True, True, True], [True, True, False]])
     policy, ref = -torch.rand(2, 2, 3, generator=generator)
-    reward = make_reward_function(
-        rewards,
-        reward_shaping,
-        kl_type,
-        kl_coef,
-        log_probs=lambda *_: (policy, ref, mask),
-        **options,
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    batch = Batch(
+        prompts=["This movie was", "The plot"],
+        prompt_ids=[[1], [1]],
+        completion_ids=[[1, 2, 3], [1, 2]],
+        completions=[" great fun.", " dull"],
+        kl_coef=options.kl_coef,
+        log_probs=LogProbs(policy, ref, mask),
     )
-    reward(["This movie was", "The plot"], [" great fun.", " dull"], [[1, 2, 3], [1, 2]])
+    score_batch(rewards, options, batch)

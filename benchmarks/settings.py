@@ -175,7 +175,7 @@ def run(name, seed, folder):
 
     import data
     import train
-    from engine.model.loading import best_device
+    from engine.model.devices import best_device
     from evaluate import evaluate_model, optimum_of
 
     changed, config, extra = SETTINGS[name]
@@ -245,7 +245,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     quiet_libraries()
     os.chdir(ROOT)
-    from engine.model.loading import tune_cpu
+    from engine.model.devices import tune_cpu
 
     tune_cpu()
     try:

@@ -52,7 +52,8 @@ def floor(model_name, batch_size):
     Returns:
         dict with `operations`, `operations_per_second` and `seconds`.
     """
-    from engine.model.loading import load_model, tune_cpu
+    from engine.model.devices import tune_cpu
+    from engine.model.loading import load_model
     from engine.options import PRESETS
     from sentiment import load_sentiment_model
 

@@ -69,7 +69,7 @@ def options_of(args, folder):
 def our_trainer(options, callback, clock):
     import train
     from engine.model import scoring
-    from engine.model.loading import best_device, tune_cpu
+    from engine.model.devices import best_device, tune_cpu
 
     tune_cpu()
     device = best_device()
@@ -97,7 +97,7 @@ def stock_trainer(options, callback, clock):
     import data
     import sentiment
     import train
-    from engine.model.loading import best_device
+    from engine.model.devices import best_device
     from engine.model.scoring import pad
 
     device = best_device()

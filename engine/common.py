@@ -1,9 +1,7 @@
 """What everybody shares: one kind of error, one way to write a file, the console. No torch."""
 
 import contextlib
-import gc
 import hashlib
-import importlib
 import json
 import os
 import sys
@@ -14,34 +12,11 @@ from pathlib import Path
 # takes time from whoever else needs the processor (docs/speed.md); to be said before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
-# What transformers loads in passing for models that are not here: half a second.
-UNUSED = ("scipy", "sklearn")
 MANIFEST = "run.json"  # of a run's folder: its options, versions and results
 
 
 class UserError(Exception):
     """A problem the user can solve. The message says what happened and what to do, in one line."""
-
-
-def import_without(name, *others):
-    """Import a library that takes seconds, but not others that it loads in passing.
-
-    They look as if they were not installed. Where a library turns out to need one, whoever uses it
-    next imports it as it comes. Meanwhile Python does not look for garbage: an import makes none,
-    and the search is a tenth of its time.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    hidden = [] if name in sys.modules else [other for other in others if other not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # None is Python's mark for what cannot be imported
-    try:
-        with contextlib.suppress(Exception):  # lazy modules turn an ImportError into another
-            importlib.import_module(name)
-    finally:
-        for other in hidden:
-            del sys.modules[other]
-        if collecting:
-            gc.enable()
 
 
 def first_line(error):
@@ -175,8 +150,6 @@ def quiet_libraries():
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("WANDB_SILENT", "true")
-    # It asks when it is imported whether they are there, and would load them later.
-    import_without("transformers", *UNUSED)
     import datasets
     import transformers
 

@@ -5,7 +5,7 @@ from rich.table import Table
 
 from engine.common import make_console, short_path
 from engine.measuring.metrics import METRICS, by_prompt, is_clear
-from engine.model.loading import has_fast_rollout
+from engine.model.architecture import has_fast_rollout
 
 # Columns of the validation table in the terminal: 80 characters. Their titles and forms are
 # those of METRICS.

@@ -6,16 +6,23 @@ are computed once; padding has none. And for sampling, one token at a time, keys
 their place from the start, and there is little Python between the products.
 """
 
-import functools
+from typing import NamedTuple
 
 import torch
 
-from engine.model.loading import base_of
+from engine.model.architecture import base_of
 
 LEAST = torch.finfo(torch.float32).min  # not -inf: a row of padding would have no softmax
 
 
-def read(model, ids, mask, cache=None):
+class Read(NamedTuple):
+    """Hidden states of the different beginnings of some texts."""
+
+    hidden: torch.Tensor  # (N, E), after the last layer norm
+    nodes: torch.Tensor  # (B, L), which of the N belongs to a token; at padding, to the one before
+
+
+def read(model, ids, mask, cache=None) -> Read:
     """Hidden states of texts, after the last layer norm. Dropout does not act.
 
     Args:
@@ -23,14 +30,12 @@ def read(model, ids, mask, cache=None):
         ids: (B, L) token ids.
         mask: (B, L) 1 for a real token, 0 for padding, wherever it stands.
         cache: is filled with the keys and values, where it is given; see `GPT2Decoder`.
-
-    Returns:
-        (hidden, nodes): (N, E), one for each different beginning of a text, and (B, L), which of
-        them belongs to a token; at padding, to the last token before it.
     """
-    transformer, (rows, length) = base_of(model).transformer, ids.shape
+    transformer = base_of(model).transformer
+    heads = base_of(model).config.n_head
+    rows, length = ids.shape
     nodes, first = _shared(ids, mask)
-    heads, blocked = base_of(model).config.n_head, _blocked(mask)
+    blocked = _blocked(mask)
     blocked = blocked + blocked.new_full((length, length), LEAST).triu(1)  # later tokens
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     x = transformer.wte(ids.flatten()[first]) + transformer.wpe(positions.flatten()[first])
@@ -39,17 +44,20 @@ def read(model, ids, mask, cache=None):
         def attend(qkv, place=None if cache is None else cache[i]):
             query, keys, values = _heads(qkv.index_select(0, nodes.flatten()), rows, heads)
             if place is not None:
-                place[0, :, :, :length], place[1, :, :, :length] = keys, values
+                place[0, :, :, :length] = keys
+                place[1, :, :, :length] = values
             return _attention(query, keys, values, blocked).index_select(0, first)
 
         x = _Block(block)(x, attend)
-    return transformer.ln_f(x), nodes
+    return Read(transformer.ln_f(x), nodes)
 
 
 def _shared(ids, mask):
     """Texts as a tree: (nodes, first), as in `read`, and (N,) where in the flattened ids each node
     stands first. A node is a token and all the tokens before it."""
-    tree, nodes, first, place = {}, [], [], 0
+    tree = {}  # (node of the text before, token) -> node
+    nodes, first = [], []
+    place = 0
     for row, real in zip(ids.tolist(), mask.tolist()):
         node = -1
         for token, is_real in zip(row, real):
@@ -59,8 +67,8 @@ def _shared(ids, mask):
                     first.append(place)
             nodes.append(max(node, 0))
             place += 1
-    to_tensor = functools.partial(torch.tensor, device=ids.device)
-    return to_tensor(nodes).view(ids.shape), to_tensor(first)
+    nodes = torch.tensor(nodes, device=ids.device).view(ids.shape)
+    return nodes, torch.tensor(first, device=ids.device)
 
 
 class GPT2Decoder:
@@ -74,12 +82,14 @@ class GPT2Decoder:
 
     def __init__(self, model, mask, max_new_tokens):
         base = base_of(model)
-        self.model, self.mask = model, mask
-        self.transformer, self.output = base.transformer, _in_blocks(base.lm_head.weight)
+        self.model = model
+        self.mask = mask
+        self.transformer = base.transformer
+        self.output = _in_blocks(base.lm_head.weight)
         self.blocks = [_Block(block, merge=True) for block in base.transformer.h]
-        (rows, prompt), heads, size = mask.shape, base.config.n_head, base.config.n_embd
-        places = prompt + max_new_tokens
-        shape = (len(self.blocks), 2, rows, heads, places, size // heads)
+        rows, prompt = mask.shape
+        heads, size = base.config.n_head, base.config.n_embd
+        shape = (len(self.blocks), 2, rows, heads, prompt + max_new_tokens, size // heads)
         self.cache = self.output.new_empty(shape)  # keys and values
         self.blocked = torch.nn.functional.pad(_blocked(mask), (0, max_new_tokens))
         self.seen = 0
@@ -87,18 +97,20 @@ class GPT2Decoder:
 
     def __call__(self, ids):
         """(B, V) logits of the next token, after reading `ids`: first all (B, P), then (B, 1)."""
-        start, self.seen = self.seen, self.seen + ids.shape[1]
+        start = self.seen
+        self.seen += ids.shape[1]
         if start == 0:
-            states, nodes = read(self.model, ids, self.mask, self.cache)
-            return self._logits(states[nodes[:, -1]])
-        (rows, heads), blocked = self.cache.shape[2:4], self.blocked[..., : self.seen]
+            hidden, nodes = read(self.model, ids, self.mask, self.cache)
+            return self._logits(hidden[nodes[:, -1]])
+        rows, heads = self.cache.shape[2:4]
+        blocked = self.blocked[..., : self.seen]
         x = self.transformer.wte(ids[:, 0]) + self.transformer.wpe(self.positions)  # (B, E)
         for block, cache in zip(self.blocks, self.cache):
 
             def attend(qkv, cache=cache):
-                query, cache[0, :, :, start : self.seen], cache[1, :, :, start : self.seen] = (
-                    _heads(qkv, rows, heads)
-                )
+                query, keys, values = _heads(qkv, rows, heads)
+                cache[0, :, :, start : self.seen] = keys
+                cache[1, :, :, start : self.seen] = values
                 return _attention(query, *cache[:, :, :, : self.seen], blocked)
 
             x = block(x, attend)
@@ -121,7 +133,8 @@ class _Block:
         attention, mlp = block.attn, block.mlp
         layers = attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj
         self.qkv, self.out, self.up, self.down = map(_merged, layers) if merge else layers
-        self.norms, self.activation = (block.ln_1, block.ln_2), mlp.act
+        self.norms = block.ln_1, block.ln_2
+        self.activation = mlp.act
 
     def __call__(self, x, attend):
         """(N, E) -> (N, E); `attend` makes of (N, 3·E) queries, keys and values (N, E)."""
@@ -156,7 +169,8 @@ def _attention(query, keys, values, blocked):
 
 def _merged(layer):
     """callable(x) for a Conv1D and the LoRA adapters of it that are switched on."""
-    weight, bias = layer.weight, layer.bias
+    weight = layer.weight
+    bias = layer.bias
     if hasattr(layer, "get_delta_weight") and not (layer.disable_adapters or layer.merged):
         for name in layer.active_adapters:
             weight = weight + layer.get_delta_weight(name)

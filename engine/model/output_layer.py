@@ -5,18 +5,24 @@ for a part of the vocabulary at a time, while they are in the processor's cache,
 computed twice.
 """
 
-import functools
-import types
+from typing import NamedTuple
 
 import torch
 
+from engine.model.architecture import base_of
 from engine.model.gpt2 import read
-from engine.model.loading import base_of, is_plain_gpt2
 
 LOGITS = 2**20  # made at a time: 4 MB in float32
 
 
-def completion_log_probs(model, ids, mask, asked, temperature=1.0):
+class TokenLogProbs(NamedTuple):
+    """Of one token at each place, in nats. Gradients flow through the log-probabilities only."""
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor | None  # of the distribution it was drawn from; None without gradients
+
+
+def completion_log_probs(model, ids, mask, asked, temperature=1.0) -> TokenLogProbs:
     """Log-probabilities of the tokens asked for, each given all before it.
 
     Args:
@@ -25,19 +31,23 @@ def completion_log_probs(model, ids, mask, asked, temperature=1.0):
         temperature: the logits are divided by it.
 
     Returns:
-        (log_probs, entropy) as of `token_log_probs`, both (B, T); 0 for the other tokens.
+        Both (B, T); 0 for the other tokens.
     """
     hidden, nodes = read(model, ids, mask)
-    length, weight = asked.shape[1], base_of(model).lm_head.weight
-    before, targets = nodes[:, -length - 1 : -1][asked], ids[:, -length:][asked]
-    pair = token_log_probs(hidden.index_select(0, before), weight, targets, temperature)
-    return tuple(
-        None if values is None else values.new_zeros(asked.shape).masked_scatter(asked, values)
-        for values in pair
+    length = asked.shape[1]
+    before = nodes[:, -length - 1 : -1][asked]
+    targets = ids[:, -length:][asked]
+    weight = base_of(model).lm_head.weight
+    found = token_log_probs(hidden.index_select(0, before), weight, targets, temperature)
+    return TokenLogProbs(
+        *(
+            None if values is None else values.new_zeros(asked.shape).masked_scatter(asked, values)
+            for values in found
+        )
     )
 
 
-def token_log_probs(hidden, weight, targets, temperature=1.0):
+def token_log_probs(hidden, weight, targets, temperature=1.0) -> TokenLogProbs:
     """Log-probability of one token for each hidden state, and the entropy it was drawn with.
 
     Args:
@@ -47,17 +57,16 @@ def token_log_probs(hidden, weight, targets, temperature=1.0):
         temperature: the logits are divided by it.
 
     Returns:
-        (log_probs, entropy), both (N,) in nats. Gradients flow through the log-probabilities only.
-        Where none is wanted, the entropy is None.
+        Both (N,).
     """
     hidden = hidden if temperature == 1 else hidden / temperature
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _TokenLogProbs.apply(hidden, weight, targets)
+        return TokenLogProbs(*_Differentiable.apply(hidden, weight, targets))
     top, sums, _, _ = _over_vocabulary(hidden, weight)
-    return (_chosen(hidden, weight, targets) - (top + sums.log()))[:, 0], None
+    return TokenLogProbs((_chosen(hidden, weight, targets) - (top + sums.log()))[:, 0], None)
 
 
-class _TokenLogProbs(torch.autograd.Function):
+class _Differentiable(torch.autograd.Function):
     """With logits z = h·w and p = softmax(z): d log p_t / dh = w_t − Σ p w, and / dw = (1_t − p) h.
 
     Σ p w gives the entropy too, log Σ exp z − h · Σ p w.
@@ -77,7 +86,8 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, _):
         hidden, weight, targets, top, sums, means = ctx.saved_tensors
-        gradient, for_hidden, for_weight = gradient[:, None], None, None
+        gradient = gradient[:, None]
+        for_hidden = for_weight = None
         if ctx.needs_input_grad[0]:
             for_hidden = (weight[targets] - means) * gradient
         if ctx.needs_input_grad[1]:
@@ -106,43 +116,19 @@ def _over_vocabulary(hidden, weight, average=False, keep=False):
         (max z, Σ exp(z − max z), Σ p w, parts): (N, 1), (N, 1), (N, E), and for each part
         exp(z − m) and m, the maximum as far as it was known.
     """
-    top, sums = hidden.new_full((len(hidden), 1), -torch.inf), hidden.new_zeros(len(hidden), 1)
-    means, parts = torch.zeros_like(hidden), []
+    top = hidden.new_full((len(hidden), 1), -torch.inf)
+    sums = hidden.new_zeros(len(hidden), 1)
+    means = torch.zeros_like(hidden)
+    parts = []
     for part in weight.split(max(64, LOGITS // max(1, len(hidden)))):
         z = hidden @ part.t()
-        before, top = top, torch.maximum(top, z.amax(1, keepdim=True))
-        exps, shrink = z.sub_(top).exp_(), (before - top).exp_()
+        before = top
+        top = torch.maximum(top, z.amax(1, keepdim=True))
+        exps = z.sub_(top).exp_()
+        shrink = (before - top).exp_()
         sums = sums.mul_(shrink).add_(exps.sum(1, keepdim=True))
         if average:
             means.mul_(shrink).addmm_(exps, part)
         if keep:
             parts.append((exps, top))
     return top, sums, means.div_(sums), parts
-
-
-def use_for_loss(model, temperature):
-    """Have TRL's loss take its log-probabilities from here, on a CPU.
-
-    TRL asks the model for them (`fused_lm_head=True`) and has a kernel for GPUs; on a CPU it makes
-    the logits of prompts and padding too, three times. Call it after TRL has prepared the model.
-
-    Args:
-        model: the trainer's model, plain or with a LoRA adapter; dropout does not act.
-        temperature: of the sampling.
-    """
-    base = base_of(model)
-    if base.device.type != "cpu" or not is_plain_gpt2(base):
-        return
-    others = base.forward
-
-    @functools.wraps(type(base).forward)
-    def forward(self, *args, **kwargs):
-        if not kwargs.get("fused_lm_head") or torch.is_autocast_enabled("cpu"):
-            return others(*args, **kwargs)
-        ids, mask, labels = (kwargs[name] for name in ("input_ids", "attention_mask", "labels"))
-        log_probs, entropy = completion_log_probs(
-            self, ids, mask, labels[:, 1:] != -100, temperature
-        )
-        return types.SimpleNamespace(log_probs=log_probs, entropy=entropy)
-
-    base.forward = types.MethodType(forward, base)

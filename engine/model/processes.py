@@ -2,15 +2,25 @@
 weights that are sharded between them made whole for a while."""
 
 import contextlib
-import copy
 import datetime
-import functools
 import json
 import os
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.common import UserError
+
+
+class Process(NamedTuple):
+    """Which of how many processes this is."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self):
+        return self.index == 0
 
 
 def join(device, timeout):
@@ -21,19 +31,19 @@ def join(device, timeout):
         timeout: seconds that a process waits for the others at any time; then it fails.
 
     Returns:
-        accelerate's PartialState.
+        `this_process()`.
     """
     from accelerate import PartialState
 
-    wait = datetime.timedelta(seconds=timeout)
-    return PartialState(cpu=device.type == "cpu", timeout=wait)
+    PartialState(cpu=device.type == "cpu", timeout=datetime.timedelta(seconds=timeout))
+    return this_process()
 
 
-def this_process():
-    """(index, count): which of how many processes this is."""
+def this_process() -> Process:
+    """Which of the processes of the launch this is. Without a launch, the only one."""
     from accelerate import PartialState
 
-    return PartialState().process_index, PartialState().num_processes
+    return Process(PartialState().process_index, PartialState().num_processes)
 
 
 def several_hosts():
@@ -44,13 +54,14 @@ def several_hosts():
 def is_shared(folder):
     """Whether every process sees what the first one writes to a folder. Asked by all at once."""
     token = from_first(f".{uuid.uuid4().hex}.tmp")
-    mark, first = Path(folder) / token, this_process()[0] == 0
-    if first:
+    mark = Path(folder) / token
+    process = this_process()
+    if process.is_first:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
     from_first(None)  # now it is there
-    seen = all(gather([mark.exists()], this_process()))
-    if first:
+    seen = all(gather([mark.exists()], process))
+    if process.is_first:
         mark.unlink()
     return seen
 
@@ -60,13 +71,12 @@ def own_rows(total, process):
 
     Args:
         total: number of rows.
-        process: (index, count).
 
-    >>> [own_rows(10, (index, 4)) for index in range(4)]
+    >>> [own_rows(10, Process(index, 4)) for index in range(4)]
     [range(0, 2), range(2, 5), range(5, 7), range(7, 10)]
     """
-    index, count = process
-    return range(total * index // count, total * (index + 1) // count)
+    start = total * process.index // process.count
+    return range(start, total * (process.index + 1) // process.count)
 
 
 def gather(rows, process):
@@ -74,9 +84,8 @@ def gather(rows, process):
 
     Args:
         rows: list of this process; anything that can be pickled.
-        process: (index, count).
     """
-    if process[1] == 1:
+    if process.count == 1:
         return rows
     from accelerate.utils import gather_object
 
@@ -91,64 +100,44 @@ def from_first(value):
 
 
 @contextlib.contextmanager
-def whole_weights(trainer):
-    """Every process holds all weights for a while, where FSDP2 or ZeRO stage 3 shards them.
+def whole_weights(model):
+    """Every process holds all weights of a model for a while, where FSDP2 shards them.
 
     Sampling reads the weights once for each token, and processes end their texts at different
     tokens: gathering them layer by layer would be slow, and would wait for whoever has stopped.
     All processes must enter together; inside, each may work as it likes.
     """
     from torch.distributed.fsdp import FSDPModule
-    from trl.models import unwrap_model_for_generation
 
-    with (
-        unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator),  # ZeRO
-        no_comparison_of_traces(trainer.model_wrapped),
-    ):
-        sharded = [module for module in trainer.model.modules() if isinstance(module, FSDPModule)]
-        for module in sharded:
-            module.set_reshard_after_forward(False, recurse=False)
-            module.unshard()
-        try:
-            yield
-        finally:
-            for module in sharded:
-                module.reshard()
-                module.set_reshard_after_forward(True, recurse=False)
-
-
-@contextlib.contextmanager
-def no_comparison_of_traces(model):
-    """Keep ZeRO stage 3 from comparing, at each forward pass, what the processes have read before.
-
-    TRL takes off DeepSpeed's hooks while the weights are whole, all but this one. It would wait for
-    processes that are not computing.
-    """
-    offload = getattr(getattr(model, "optimizer", None), "parameter_offload", None)
-    if offload is None:
-        yield
-        return
-    coordinator = offload.get_param_coordinator()
-    coordinator.reset_step = lambda: None
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
     try:
         yield
     finally:
-        del coordinator.reset_step
+        for module in sharded:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
 
 
 def is_sharded():
-    """Whether this launch shards the weights: FSDP, or DeepSpeed's ZeRO stage 3.
+    """Whether this launch shards the weights, with FSDP.
 
     Raises:
-        UserError: FSDP in its first version, or DeepSpeed's file cannot be read.
+        UserError: FSDP in its first version, or DeepSpeed's ZeRO stage 3.
     """
+    if _deepspeed_stage() == "3":
+        raise UserError(
+            "ZeRO stage 3 is not supported: shard the weights with FSDP, as in launch/fsdp.yaml."
+        )
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if fsdp and os.environ.get("FSDP_VERSION", "2") != "2":
         raise UserError("FSDP 1 is not supported: set fsdp_version: 2, as in launch/fsdp.yaml.")
-    return fsdp or deepspeed_stage() == "3"
+    return fsdp
 
 
-def deepspeed_stage():
+def _deepspeed_stage():
     """The ZeRO stage of this launch as text: of accelerate's YAML file, or of DeepSpeed's JSON."""
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if file.lower() == "none":
@@ -160,34 +149,3 @@ def deepspeed_stage():
         raise UserError(
             f"Cannot read the DeepSpeed file {file}: {type(error).__name__}."
         ) from error
-
-
-def gather_where_needed(trainer, validations):
-    """Have a trainer that shards its weights sample, reward and validate with all of them.
-
-    Args:
-        trainer: TRL's; its rollout and its reward are wrapped.
-        validations: `monitor.Validations` of this process.
-    """
-    whole = functools.partial(whole_weights, trainer)
-    validations.around = whole
-    trainer.reward_funcs = [whole()(function) for function in trainer.reward_funcs]
-    if trainer.rollout_func is not None:
-        trainer.rollout_func = whole()(trainer.rollout_func)
-
-
-def whole_model(trainer, like):
-    """What a trainer that shards the weights has trained, with all of them; all processes ask.
-
-    Args:
-        like: a whole model of the same kind, such as the reference; it stays as it is.
-
-    Returns:
-        The model in the first process, None in the others.
-    """
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if this_process()[0]:
-        return None
-    model = copy.deepcopy(like)
-    model.load_state_dict(weights)
-    return model

@@ -1,43 +1,64 @@
 """Sample completions from a language model: for training, evaluation and the notebook."""
 
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
 import torch
 
-from engine.common import UserError
+from engine.model.architecture import has_fast_rollout, is_plain_gpt2
 from engine.model.gpt2 import GPT2Decoder
-from engine.model.loading import context_length, has_fast_rollout, is_plain_gpt2
+from engine.model.loading import tokenize_prompts
 from engine.model.scoring import compute_log_probs, evaluation_mode, pad
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are sampled: from the unrestricted distribution softmax(logits / temperature)."""
+
+    max_new_tokens: int = 48  # of the longest completion
+    temperature: float = 1.0  # above 0
+    seed: int | None = 0  # makes the samples repeatable; None: torch's global random state
+    batch_size: int = 64  # rows that `generate_batches` samples at a time
+
+
+class Rows(NamedTuple):
+    """Rows first … of a batch of `total`: they get the random numbers of their rows, so that
+    several processes sample what one would."""
+
+    first: int
+    total: int
+
+
+class Sampled(NamedTuple):
+    """B completions, an end-of-text token included where one was sampled."""
+
+    completion_ids: list[list[int]]
+    log_probs: list[list[float]]  # of each token, nats, as `compute_log_probs` would give them
+
+
 @torch.no_grad()
-def generate(model, tokenizer, prompt_ids, max_new_tokens, temperature=1.0, seed=None, place=None):
-    """Sample one completion per prompt from the unrestricted distribution softmax(logits / T).
+def generate(
+    model, tokenizer, prompt_ids, sampling=Sampling(), rows: Rows | None = None
+) -> Sampled:
+    """Sample one completion per prompt.
 
     Args:
         model: causal language model; dropout does not act, whatever its mode.
         prompt_ids: list of B lists of token ids.
-        max_new_tokens: the longest completion.
-        temperature: T > 0.
-        seed: an int makes the samples repeatable; None uses torch's global random state.
-        place: (first, total) where the prompts are rows first … first + B − 1 of a batch of `total`
-            rows: they get the random numbers of their rows, so that several processes sample what
-            one would.
-
-    Returns:
-        (ids, log_probs): B lists of token ids, an end-of-text token included where one was sampled,
-        and B lists of their log-probabilities, in nats, as `compute_log_probs` would give them.
+        rows: which of a larger batch these are; the whole batch by default.
     """
     sample = _decode if has_fast_rollout(model) else _decode_with_transformers
+    rows = rows or Rows(0, len(prompt_ids))
     with evaluation_mode(model):
-        ids, log_probs = sample(
-            model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, place
-        )
+        ids, log_probs = sample(model, tokenizer, prompt_ids, sampling, rows)
     completions = _until_end(ids, tokenizer.eos_token_id)
-    return completions, [
-        values[: len(completion)] for values, completion in zip(log_probs.tolist(), completions)
-    ]
+    lengths = map(len, completions)
+    return Sampled(
+        completions, [values[:length] for values, length in zip(log_probs.tolist(), lengths)]
+    )
 
 
-def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, place):
+def _decode(model, tokenizer, prompt_ids, sampling, rows):
     """A plain decode loop: (ids, log_probs), both (B, T).
 
     One forward pass per token with a key-value cache, and one uniform random number per row.
@@ -47,16 +68,16 @@ def _decode(model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, pla
     device = model.device
     ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device)  # (B, P)
     if is_plain_gpt2(model):
-        next_logits = GPT2Decoder(model, mask, max_new_tokens)
+        next_logits = GPT2Decoder(model, mask, sampling.max_new_tokens)
     else:
         next_logits = _with_growing_cache(model, mask)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns, log_probs = [], []
-    for uniform in _uniforms(max_new_tokens, len(prompt_ids), seed, place).to(device):  # (B, 1)
+    for uniform in _uniforms(sampling, rows, len(prompt_ids)).to(device):  # (B, 1)
         logits = next_logits(ids).float()  # (B, V)
-        if temperature != 1:
-            logits /= temperature
+        if sampling.temperature != 1:
+            logits /= sampling.temperature
         logits -= logits.amax(1, keepdim=True)
         # float32 sums of a long tail lose its last digits.
         cdf = logits.exp().cumsum(1, dtype=precise)
@@ -78,7 +99,8 @@ def _with_growing_cache(model, mask):
     """
     from transformers import DynamicCache
 
-    cache, positions = DynamicCache(config=model.config), (mask.cumsum(1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
 
     def next_logits(ids):
         nonlocal mask, positions
@@ -97,37 +119,42 @@ def _with_growing_cache(model, mask):
     return next_logits
 
 
-def _uniforms(max_new_tokens, size, seed, place):
-    """(T, B, 1) random numbers in [0, 1): of the whole batch, those of B rows."""
-    generator = torch.Generator().manual_seed(seed) if seed is not None else None
-    first, total = place or (0, size)
-    return torch.rand(max_new_tokens, total, 1, generator=generator)[:, first : first + size]
+def _uniforms(sampling, rows, count):
+    """(T, B, 1) random numbers in [0, 1): drawn for the whole batch, those of its B rows."""
+    generator = None
+    if sampling.seed is not None:
+        generator = torch.Generator().manual_seed(sampling.seed)
+    whole = torch.rand(sampling.max_new_tokens, rows.total, 1, generator=generator)
+    return whole[:, rows.first : rows.first + count]
 
 
-def _decode_with_transformers(
-    model, tokenizer, prompt_ids, max_new_tokens, temperature, seed, place
-):
+def _decode_with_transformers(model, tokenizer, prompt_ids, sampling, rows):
     """The same through the model's own `generate`, and a second pass for the log-probabilities."""
     ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", model.device)
-    if seed is None:
-        seed = int(torch.randint(2**31, ()))
+    seed = int(torch.randint(2**31, ())) if sampling.seed is None else sampling.seed
     with torch.random.fork_rng():
-        torch.manual_seed(seed + 7_368_787 * (place or (0,))[0])  # or processes would sample alike
+        torch.manual_seed(seed + 7_368_787 * rows.first)  # or processes would sample alike
         sampled = model.generate(
             input_ids=ids,
             attention_mask=mask,
             do_sample=True,
-            temperature=temperature,
+            temperature=sampling.temperature,
             top_k=0,
             top_p=1.0,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=sampling.max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
     completions = _until_end(sampled[:, ids.shape[1] :], tokenizer.eos_token_id)
     padded, real = pad(completions, tokenizer.pad_token_id, "right", model.device)
-    both, masks = torch.cat([ids, padded], dim=1), torch.cat([mask, real], dim=1)
-    return padded, compute_log_probs(model, both, masks, padded.shape[1], temperature)
+    log_probs = compute_log_probs(
+        model,
+        torch.cat([ids, padded], dim=1),
+        torch.cat([mask, real], dim=1),
+        completion_length=padded.shape[1],
+        temperature=sampling.temperature,
+    )
+    return padded, log_probs
 
 
 def _until_end(ids, eos_token_id):
@@ -137,59 +164,33 @@ def _until_end(ids, eos_token_id):
 
 
 def generate_batches(
-    model,
-    tokenizer,
-    prompts,
-    max_new_tokens,
-    temperature,
-    seed,
-    batch_size,
-    tick=lambda: None,
-    rows=None,
-):
+    model, tokenizer, prompts, sampling=Sampling(), rows=None, tick=lambda: None
+) -> list[list[int]]:
     """Token ids of one completion for each prompt, sampled in batches with a seed for each.
 
     Args:
         prompts: list of N strings.
+        rows: the range of prompts to sample for, where other processes sample for the others; all
+            by default.
         tick: callable() after each batch.
-        rows: the range of prompts to sample for; all by default.
 
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    prompt_ids = tokenizer(list(prompts))["input_ids"]
-    require_room(model, prompts, prompt_ids, max_new_tokens)
+    prompt_ids = tokenize_prompts(prompts, tokenizer, model, sampling.max_new_tokens)
     rows = range(len(prompts)) if rows is None else rows
     completion_ids = []
-    for start in range(0, len(prompts), batch_size):
-        batch = range(start, min(start + batch_size, len(prompts)))
-        first, stop = max(rows.start, batch.start), min(rows.stop, batch.stop)
-        if first >= stop:
+    for start in range(0, len(prompts), sampling.batch_size):
+        stop = min(start + sampling.batch_size, len(prompts))
+        own = range(max(rows.start, start), min(rows.stop, stop))
+        if not own:
             continue  # another process samples these
         completion_ids += generate(
             model,
             tokenizer,
-            prompt_ids[first:stop],
-            max_new_tokens,
-            temperature,
-            seed=seed * 100_003 + start,
-            place=(first - start, len(batch)),
-        )[0]
+            prompt_ids[own.start : own.stop],
+            replace(sampling, seed=(sampling.seed or 0) * 100_003 + start),
+            Rows(own.start - start, stop - start),
+        ).completion_ids
         tick()
     return completion_ids
-
-
-def require_room(model, prompts, prompt_ids, max_new_tokens):
-    """Refuse a prompt that, with its completion, exceeds the model's context.
-
-    Raises:
-        UserError: with the longest prompt, its length and what to do.
-    """
-    longest = max(range(len(prompts)), key=lambda i: len(prompt_ids[i]))
-    tokens, limit = len(prompt_ids[longest]), context_length(model)
-    if tokens + max_new_tokens > limit:
-        raise UserError(
-            f"The prompt '{prompts[longest][:40]}…' has {tokens} tokens; with {max_new_tokens} new "
-            f"ones it exceeds the model's context of {limit}. Shorten it, or give a smaller "
-            "--max_new_tokens."
-        )

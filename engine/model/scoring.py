@@ -2,10 +2,11 @@
 
 import contextlib
 import math
+from typing import Any, NamedTuple
 
 import torch
 
-from engine.model.loading import arguments_of, is_plain_gpt2
+from engine.model.architecture import arguments_of, is_plain_gpt2
 from engine.model.output_layer import completion_log_probs
 
 MAX_LOG_RATIO = math.log(10)  # log r is cut here before exp(); a cut value is biased low
@@ -125,17 +126,32 @@ def reference_model(policy, ref_model=None):
             yield policy
 
 
+class Models(NamedTuple):
+    """What samples and scores together."""
+
+    policy: Any
+    ref: Any  # the frozen reference; None: the policy with its LoRA adapter switched off
+    tokenizer: Any
+    amp_dtype: torch.dtype | None = None  # autocast type of both passes; None: float32
+
+
+class LogProbs(NamedTuple):
+    """Per-token log-probabilities of completions, in nats, each (B, T); padded on the right."""
+
+    policy: torch.Tensor  # float32
+    ref: torch.Tensor  # float32
+    mask: torch.Tensor  # boolean: the tokens that are real
+
+
 def policy_and_ref_log_probs(
-    policy,
-    ref_model,
-    tokenizer,
+    models: Models,
     prompt_ids,
     completion_ids,
     temperature=1.0,
-    amp_dtype=None,
+    *,
     ref_prompt_ids=None,
     sampled_log_probs=None,
-):
+) -> LogProbs:
     """Per-token log-probabilities of sampled completions under the policy and the reference.
 
     Both models read the same ids in the same numeric type, so that equal models give equal
@@ -144,18 +160,14 @@ def policy_and_ref_log_probs(
     a completion and more, so both models are asked there.
 
     Args:
-        policy: the model that sampled.
-        ref_model: the frozen reference; None for a LoRA policy, whose adapter is switched off.
+        models: the policy is the one that sampled.
         prompt_ids, completion_ids: lists of B lists of token ids.
         temperature: of the sampling.
-        amp_dtype: autocast type of the training run, or None.
         ref_prompt_ids: what the reference reads in place of `prompt_ids`, if it is not the same.
         sampled_log_probs: lists of B lists, the policy's, as `sampling.generate` returns them.
-
-    Returns:
-        (policy log-probs, reference log-probs, mask), each (B, T).
     """
-    padding, device = tokenizer.pad_token_id, policy.device
+    padding = models.tokenizer.pad_token_id
+    device = models.policy.device
     completions, completion_mask = pad(completion_ids, padding, "right", device)
 
     def score(model, prompt_ids):
@@ -164,21 +176,31 @@ def policy_and_ref_log_probs(
         mask = torch.cat([prompt_mask, completion_mask], dim=1)
         return compute_log_probs(model, ids, mask, completions.shape[1], temperature)
 
-    autocast = torch.autocast(device.type, dtype=amp_dtype, enabled=amp_dtype is not None)
+    autocast = torch.autocast(
+        device.type, dtype=models.amp_dtype, enabled=models.amp_dtype is not None
+    )
     with torch.no_grad(), autocast:
-        if sampled_log_probs is None or amp_dtype is not None:
-            policy_log_probs = score(policy, prompt_ids)
+        if sampled_log_probs is None or models.amp_dtype is not None:
+            policy_log_probs = score(models.policy, prompt_ids)
         else:
             policy_log_probs = torch.zeros(completions.shape, device=device)
             policy_log_probs[completion_mask.bool()] = torch.tensor(
                 [value for row in sampled_log_probs for value in row], device=device
             )
-        with reference_model(policy, ref_model) as reference:
+        with reference_model(models.policy, models.ref) as reference:
             ref_log_probs = score(reference, ref_prompt_ids or prompt_ids)
-    return policy_log_probs, ref_log_probs, completion_mask.bool()
+    return LogProbs(policy_log_probs, ref_log_probs, completion_mask.bool())
 
 
-def kl_values(policy_log_probs, ref_log_probs, mask):
+class KLValues(NamedTuple):
+    """Estimates of both divergences of each completion, (B,) in nats."""
+
+    forward: torch.Tensor  # KL(policy‖ref)
+    backward: torch.Tensor  # KL(ref‖policy) of the next token, summed along the policy's text
+    clipped: float  # share of tokens whose log r was cut
+
+
+def kl_values(policy_log_probs, ref_log_probs, mask) -> KLValues:
     """Low-variance estimates of both KL values, to look at; never to subtract from a reward.
 
     With r = p/q, per token and summed over each completion: r − 1 − log r estimates
@@ -191,16 +213,13 @@ def kl_values(policy_log_probs, ref_log_probs, mask):
         policy_log_probs, ref_log_probs: (B, T) float32, nats.
         mask: (B, T) boolean.
 
-    Returns:
-        dict with `forward` and `backward`, (B,) tensors in nats, and `clipped`, the share of
-        tokens whose log r was cut, a float.
     """
     log_ratio = ref_log_probs - policy_log_probs
     clipped = (log_ratio > MAX_LOG_RATIO) & mask
     log_r = torch.where(mask, log_ratio.clamp(max=MAX_LOG_RATIO), 0.0)
     r_minus_1 = log_r.expm1()
-    return {
-        "forward": (r_minus_1 - log_r).sum(-1),
-        "backward": ((r_minus_1 + 1) * log_r - r_minus_1).sum(-1),
-        "clipped": (clipped.sum() / mask.sum().clamp(min=1)).item(),
-    }
+    return KLValues(
+        forward=(r_minus_1 - log_r).sum(-1),
+        backward=((r_minus_1 + 1) * log_r - r_minus_1).sum(-1),
+        clipped=(clipped.sum() / mask.sum().clamp(min=1)).item(),
+    )

@@ -18,14 +18,11 @@ LEGEND_STEPS = (-3, -2, -1, 0, 1, 2, 3)  # nats
 
 
 @torch.no_grad()
-def describe_tokens(
-    policy, ref_model, tokenizer, prompt_ids, completion_ids, temperature=1.0, top=5
-):
+def describe_tokens(models, prompt_ids, completion_ids, temperature=1.0, top=5):
     """What both models think of each token of some completions.
 
     Args:
-        policy: the model that sampled, q.
-        ref_model: the frozen reference, p; None for a LoRA policy, whose adapter is switched off.
+        models: `scoring.Models`: the policy that sampled is q, the reference p.
         prompt_ids, completion_ids: lists of B lists of token ids; no prompt is empty.
         temperature: of the sampling.
         top: how many of its likeliest tokens each model names.
@@ -38,8 +35,9 @@ def describe_tokens(
     """
     if not any(completion_ids):
         return [[] for _ in completion_ids]
+    tokenizer = models.tokenizer
     rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids)]
-    ids, mask = pad(rows, tokenizer.pad_token_id, "left", policy.device)  # (B, L)
+    ids, mask = pad(rows, tokenizer.pad_token_id, "left", models.policy.device)  # (B, L)
     length = max(map(len, completion_ids))
     tokens = ids[:, -length:, None]
 
@@ -48,8 +46,8 @@ def describe_tokens(
         values, indices = log_probs.topk(min(top, log_probs.shape[-1]))  # (B, T, top)
         return log_probs.gather(-1, tokens)[..., 0].tolist(), values.tolist(), indices.tolist()
 
-    q = ask(policy)
-    with reference_model(policy, ref_model) as reference:
+    q = ask(models.policy)
+    with reference_model(models.policy, models.ref) as reference:
         p = ask(reference)
 
     def named(answer, row, t):

@@ -24,43 +24,29 @@ EVERY = 4  # tokens in a part
 LAMBDA = 0.4
 
 
-class PrefixCredit:
-    """Collects what the reward function says of unfinished texts.
+def cuts(completion_ids):
+    """After how many tokens the texts of a batch are cut: every EVERY, before the longest ends."""
+    return range(EVERY, max(map(len, completion_ids)), EVERY)
+
+
+def prefix_advantages(rewards, mask, group_size):
+    """The advantage of every token.
 
     Args:
-        tokenizer: cuts the texts.
+        rewards: (B, K), of the texts cut at each of their K − 1 `cuts`, and of the whole texts.
+        mask: (B, T), the tokens that are real.
         group_size: completions per prompt, which stand one after the other.
+
+    Returns:
+        (B, T); 0 where the mask is.
     """
-
-    def __init__(self, tokenizer, group_size):
-        self.tokenizer = tokenizer
-        self.group_size = group_size
-
-    def see(self, completion_ids, rewards, rewards_of):
-        """Take a batch of N completions.
-
-        Args:
-            completion_ids: N lists of token ids.
-            rewards: (N,) of the whole texts.
-            rewards_of: callable(texts, count) -> (N,), the rewards of the texts cut after `count`
-                tokens. It is called only if the advantages are asked for.
-        """
-        self.batch = completion_ids, rewards, rewards_of
-
-    def advantages(self, mask):
-        """The advantage of every token in the latest batch, (N, T), as the mask of real tokens."""
-        completion_ids, rewards, rewards_of = self.batch
-        # What all texts have before their first token is the same, and goes with the group's mean.
-        columns = [torch.zeros_like(rewards)]
-        for count in range(EVERY, max(map(len, completion_ids)), EVERY):
-            starts = [ids[:count] for ids in completion_ids]
-            texts = self.tokenizer.batch_decode(starts, skip_special_tokens=True)
-            columns.append(rewards_of(texts, count))
-        earned = torch.stack([*columns, rewards], 1).diff(dim=1)
-        shares = discounted(earned, LAMBDA)
-        places = torch.arange(mask.shape[1], device=rewards.device) // EVERY
-        tokens = shares[:, places.clamp(max=shares.shape[1] - 1)]
-        return normalised(tokens.to(mask.device), mask.bool(), self.group_size)
+    # What all texts have before their first token is the same, and goes with the group's mean.
+    before = torch.zeros_like(rewards[:, :1])
+    earned = torch.cat([before, rewards], dim=1).diff(dim=1)
+    credit = discounted(earned, LAMBDA)
+    parts = torch.arange(mask.shape[1], device=rewards.device) // EVERY  # the part of each token
+    of_tokens = credit[:, parts.clamp(max=credit.shape[1] - 1)]
+    return normalised(of_tokens.to(mask.device), mask.bool(), group_size)
 
 
 def discounted(earned, decay):
@@ -93,18 +79,3 @@ def normalised(credit, mask, group_size):
     count = real.sum((1, 2), keepdim=True).clamp(min=1)
     variance = centred.square().sum((1, 2), keepdim=True) / count
     return (centred / (variance.sqrt() + 1e-4)).view(mask.shape)
-
-
-def crediting(trainer_class, credit):
-    """TRL's trainer, with the advantages of `credit` in place of one for each completion.
-
-    TRL computes its loss from advantages of shape (N, T) too, for subclasses such as this.
-    """
-
-    class CreditTrainer(trainer_class):
-        def _generate_and_score_completions(self, inputs):
-            batch = super()._generate_and_score_completions(inputs)
-            batch["advantages"] = credit.advantages(batch["completion_mask"])
-            return batch
-
-    return CreditTrainer

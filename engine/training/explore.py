@@ -16,7 +16,6 @@ and GROUPS groups each.
 """
 
 import contextlib
-import functools
 import math
 import random
 from pathlib import Path
@@ -31,7 +30,7 @@ FILE = "explore.jsonl"
 PROMPTS = 6
 GROUPS = 2
 RECORDS = 24
-PARTS = ("shaped", "penalty", "reward")
+PARTS = ("score", "shaped", "penalty", "reward")  # of a batch, that a page shows of each text
 
 
 class Explorer:
@@ -39,20 +38,22 @@ class Explorer:
 
     Args:
         options: of the run.
-        policy, ref_model, tokenizer: as for `describe_tokens`.
+        models: `scoring.Models`.
+        rewarded: callable(prompts, completions, completion_ids) -> a `Batch` of these texts with
+            the rewards that the run would give them.
     """
 
-    def __init__(self, options, policy, ref_model, tokenizer):
+    def __init__(self, options, models, rewarded):
         self.file = Path(options.output_dir) / FILE
         self.options = options
-        self.models = policy, ref_model, tokenizer
+        self.models = models
+        self.rewarded = rewarded
         self.every = options.eval_steps * math.ceil(
             options.max_steps / options.eval_steps / RECORDS
         )
         self.base = {}  # prompt -> the sample of the base model there
-        self.batch = {}  # of the latest training step
+        self.batch = None  # of the latest training step
         self.waiting = None  # the validation whose groups are still to come
-        self.reward = None  # of the run
 
     def resume(self, validated):
         """Keep the rows of the validations in a set, and remember what the base model wrote."""
@@ -61,20 +62,9 @@ class Explorer:
             rows = read_jsonl(self.file, kind="sample", validation=0)
             self.base = {row["prompt"]: row["policy"] for row in rows}
 
-    def wrap(self, reward):
-        """The function of `reward_utils.make_reward_function`, seen at each step."""
-        self.reward = reward
-
-        @functools.wraps(reward)
-        def seen(**batch):
-            return reward(**batch, record=self.see_batch)
-
-        return seen
-
-    def see_batch(self, prompts, completions, completion_ids, shaped, reward, score):
-        """Take the parts of a training batch's rewards."""
-        texts = {"prompts": prompts, "completions": completions, "ids": completion_ids}
-        self.batch = {**texts, **parts_of(shaped, reward), "score": score}
+    def see(self, batch):
+        """Take a training batch, before the policy learns from it."""
+        self.batch = batch
         if self.waiting is not None:
             self._write(self.waiting, self._groups(self.waiting + 1))
             self.waiting = None
@@ -91,7 +81,7 @@ class Explorer:
         self._write(step, self._samples(step, samples))
         if not last:
             self.waiting = step
-        elif self.batch:
+        elif self.batch is not None:
             self._write(step, self._groups(step))
 
     def _write(self, validation, rows):
@@ -134,34 +124,19 @@ class Explorer:
         Empty where the student's function cannot say: it may count on groups of a certain size. One
         that compares the texts of a group compares texts of different prompts here.
         """
-        rewards = {}
-
-        def see(prompts, completions, completion_ids, shaped, reward, score):
-            parts = {"score": score(completions), **parts_of(shaped, reward)}
-            rewards.update({name: rounded(values) for name, values in parts.items()})
-
         texts = [sample["completion"] for sample in samples]
-        if self.reward:
-            # A function that draws random numbers leaves those of the training as they are.
-            with contextlib.suppress(UserError), random_numbers_kept():
-                self.reward(
-                    prompts=prompts,
-                    completions=texts,
-                    completion_ids=[sample["ids"] for sample in samples],
-                    record=see,
-                )
-        return rewards
+        ids = [sample["ids"] for sample in samples]
+        # A function that draws random numbers leaves those of the training as they are.
+        with contextlib.suppress(UserError), random_numbers_kept():
+            batch = self.rewarded(prompts, texts, ids)
+            return {name: rounded(getattr(batch, name)) for name in PARTS}
+        return {}
 
     def _tokens(self, prompts, completion_ids):
         """The tokens of some completions, as they are kept."""
-        policy, ref_model, tokenizer = self.models
+        prompt_ids = self.models.tokenizer(prompts)["input_ids"]
         described = describe_tokens(
-            policy,
-            ref_model,
-            tokenizer,
-            tokenizer(prompts)["input_ids"],
-            completion_ids,
-            self.options.temperature,
+            self.models, prompt_ids, completion_ids, self.options.temperature
         )
         return [
             [
@@ -179,25 +154,22 @@ class Explorer:
 
     def _groups(self, step):
         size = self.options.num_generations
-        columns = {name: self.batch[name] for name in PARTS}
-        if self.options.credit == "completion":
-            columns["advantage"] = advantages(self.batch["reward"], size)
-        for start in range(0, min(GROUPS * size, len(self.batch["prompts"]) // size * size), size):
-            group = slice(start, start + size)
-            texts = self.batch["completions"][group]
-            figures = {name: rounded(value[group]) for name, value in columns.items()}
+        whole = len(self.batch.prompts) // size  # another process may share the last group
+        for start in range(0, min(GROUPS, whole) * size, size):
+            group = self.batch.rows(slice(start, start + size))
+            figures = {name: rounded(getattr(group, name)) for name in PARTS}
+            if self.options.credit == "completion":
+                figures["advantage"] = rounded(group.advantages)
             order = sorted(range(size), key=figures["reward"].__getitem__)
             ends = {"worst": order[0], "best": order[-1]}
             tokens = self._tokens(
-                [self.batch["prompts"][start]] * 2,
-                [self.batch["ids"][start + i] for i in ends.values()],
+                group.prompts[:2], [group.completion_ids[i] for i in ends.values()]
             )
             yield {
                 "kind": "group",
                 "step": step,
-                "prompt": self.batch["prompts"][start],
-                "completions": texts,
-                "score": rounded(self.batch["score"](texts)),
+                "prompt": group.prompts[0],
+                "completions": group.completions,
                 **figures,
                 **{name: [i, row] for (name, i), row in zip(ends.items(), tokens)},
             }
@@ -206,29 +178,14 @@ class Explorer:
 @contextlib.contextmanager
 def random_numbers_kept():
     """Whatever is drawn inside, from torch, numpy or `random`, is drawn again after it."""
-    states = random.getstate(), np.random.get_state()
+    of_python = random.getstate()
+    of_numpy = np.random.get_state()
     try:
         with torch.random.fork_rng():
             yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-
-
-def parts_of(shaped, reward):
-    """The tensors that a page shows of each reward."""
-    return {"shaped": shaped, "penalty": shaped - reward, "reward": reward}
-
-
-def advantages(rewards, size):
-    """What GRPO makes of rewards in groups of `size`, (N,): TRL's scale_rewards="group".
-
-    >>> advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).round(decimals=2).tolist()
-    [-0.71, 0.71, 0.0, 0.0]
-    """
-    groups = rewards[: len(rewards) // size * size].view(-1, size)
-    centred = groups - groups.mean(1, keepdim=True)
-    return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 def rounded(values):

@@ -1,13 +1,12 @@
 """What a training run shows and records: progress, validations and the files about them."""
 
-import contextlib
 import time
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from engine.common import append_jsonl, keep_rows, make_console, progress, read_jsonl
+from engine.common import append_jsonl, keep_rows, progress, read_jsonl
 from engine.measuring.samples import print_sample
 from engine.measuring.tables import validation_header, validation_row
 
@@ -22,15 +21,12 @@ class Validations(TrainerCallback):
         validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
         eval_steps: number of steps between two validations.
         validated: steps of the validations that an earlier process of this run has done.
-
-    `around` may be set to a callable() -> context manager, in which the validations then run.
     """
 
     def __init__(self, validate, eval_steps, validated=()):
         self.validate = validate
         self.eval_steps = eval_steps
         self.validated = set(validated)
-        self.around = contextlib.nullcontext  # what a validation needs around it
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.start_step = state.global_step
@@ -58,15 +54,10 @@ class Validations(TrainerCallback):
     def _run_validation(self, step):
         if step not in self.validated:
             self.validated.add(step)
-            with self.around():
-                self._validate(step)
+            self._validate(step)
 
     def _validate(self, step):
         self.validate()
-
-    def wrap(self, reward):
-        """The reward function that the trainer calls."""
-        return reward
 
     def results(self):
         """What the manifest of a finished run keeps of the validations."""
@@ -81,17 +72,17 @@ class Monitor(Validations):
         explorer: `Explorer` that keeps what the page about the run shows.
         options: of the run: `eval_steps`, and `output_dir`, the folder of metrics.jsonl and
             completions.jsonl.
+        console: rich's.
+        log: callable(dict) that also gets the validation metrics, each name with "eval_" before
+            it: the trainer's, which passes them on to a tracker.
         start_step: the step of the checkpoint that the run resumes from.
-
-    Its `log` may be set to a callable(dict) that also gets the validation metrics, each name with
-    "eval_" before it: the trainer's, which passes them on to a tracker.
     """
 
-    def __init__(self, validate, explorer, options, console=None, start_step=0):
+    def __init__(self, validate, explorer, options, console, log=None, start_step=0):
         self.explorer = explorer
-        self.log = None
+        self.log = log
         self.by_parts = options.credit == "prefix"  # then equal rewards are not all that counts
-        self.console = console or make_console()
+        self.console = console
         self.metrics_file = Path(options.output_dir) / "metrics.jsonl"
         self.completions_file = Path(options.output_dir) / "completions.jsonl"
         # A resumed run writes again what lies beyond its checkpoint.
@@ -145,7 +136,8 @@ class Monitor(Validations):
     def on_step_begin(self, args, state, control, **kwargs):
         """Plain progress lines come here too."""
         super().on_step_begin(args, state, control)
-        step, done = state.global_step, state.global_step - self.start_step
+        step = state.global_step
+        done = step - self.start_step
         validated = step % self.eval_steps == 0
         if done and not validated and not self.console.is_terminal and step % 10 == 0:
             left = (time.perf_counter() - self.started) / done * (args.max_steps - step)
@@ -156,9 +148,9 @@ class Monitor(Validations):
         """Take the progress bar off the screen."""
         self.progress.stop()
 
-    def wrap(self, reward):
-        """The reward function, seen by the explorer."""
-        return self.explorer.wrap(reward)
+    def on_batch(self, batch):
+        """A training batch, before the policy learns from it."""
+        self.explorer.see(batch)
 
     def results(self):
         """What the manifest of a finished run keeps."""

@@ -27,7 +27,8 @@ def require_possible(options):
         UserError: LoRA with sharded weights, a batch that the processes cannot share, or a tracker
             that is not installed.
     """
-    batch, (_, processes) = options.batch_size, this_process()
+    batch = options.batch_size
+    processes = this_process().count
     if batch % processes:
         raise UserError(f"--batch_size {batch} does not divide by {processes} processes.")
     if options.credit == "prefix" and batch // processes % options.num_generations:
@@ -99,7 +100,8 @@ def memory_of_a_step(options, config, classifier, prompt_tokens=12):
     reference and of the sentiment model; what backward keeps: about 40 values per token, layer and
     hidden unit, and four copies of the completion's logits.
     """
-    weights, own = weights_of(config), 0.03 if options.use_peft else 1.0
+    weights = weights_of(config)
+    own = 0.03 if options.use_peft else 1.0
     tokens = options.batch_size * (options.max_completion_length + prompt_tokens)
     kept = 40 * tokens * config.num_hidden_layers * config.hidden_size
     logits = 4 * options.batch_size * options.max_completion_length * config.vocab_size
@@ -123,7 +125,8 @@ def gigabytes(size):
 
 
 def check_memory(options, config, classifier):
-    need, free = memory_of_a_step(options, config, classifier), free_memory()
+    need = memory_of_a_step(options, config, classifier)
+    free = free_memory()
     text = f"about {gigabytes(need)} needed, {gigabytes(free)} free"
     if need > free:
         return BAD, f"{text}; --use_peft, a smaller --batch_size or --max_completion_length"

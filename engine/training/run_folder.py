@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.common import MANIFEST, ROOT, UserError, read_jsonl, write_json, write_whole
 from engine.model.processes import (
@@ -65,13 +67,16 @@ def cannot_write(folder, error):
     return UserError(f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir.")
 
 
-def prepare_all(options):
+class Prepared(NamedTuple):
+    """The folder of a run, as a process of the launch sees it."""
+
+    checkpoint: str | None  # the folder to resume from: the same step in each process
+    is_kept: bool  # whether this process keeps the manifest and seals checkpoints
+
+
+def prepare_all(options) -> Prepared:
     """`prepare` for all processes of a launch: by the first, and where hosts do not share their
     disks, by one on each.
-
-    Returns:
-        (checkpoint, keeps): the folder to resume from, or None, the same step in each process; and
-        whether this process keeps the manifest and seals checkpoints.
 
     Raises:
         UserError: also where the hosts have no checkpoint in common.
@@ -83,26 +88,28 @@ def prepare_all(options):
         apart = several_hosts() and not is_shared(options.output_dir)
     except OSError as error:
         raise cannot_write(options.output_dir, error) from error
-    keeps = state.is_local_main_process if apart else state.is_main_process
+    is_kept = state.is_local_main_process if apart else state.is_main_process
     if apart and is_sharded():
         raise UserError(
             f"The hosts have {options.output_dir} each for itself, and with sharded weights each "
             "would keep a part of the model. Choose an --output_dir on a disk that they share."
         )
-    checkpoint = prepare(options) if keeps else None
+    checkpoint = prepare(options) if is_kept else None
     if not apart:
-        return from_first(checkpoint), keeps
-    names = gather([Path(checkpoint).name if checkpoint else ""] if keeps else [], this_process())
+        return Prepared(from_first(checkpoint), is_kept)
+    own = [Path(checkpoint).name if checkpoint else ""] if is_kept else []
+    names = gather(own, this_process())
     name = min(names, key=lambda name: int(name[11:] or 0))  # a host may have died while saving
     if not any(names):
-        return None, keeps
+        return Prepared(None, is_kept)
     folder = Path(options.output_dir) / name
-    if not all(gather([not keeps or bool(name) and not problem_of(folder)], this_process())):
+    is_good = not is_kept or (bool(name) and not problem_of(folder))
+    if not all(gather([is_good], this_process())):
         raise UserError(
             f"No checkpoint is good on all hosts; the newest are {', '.join(map(repr, names))}. "
             "Copy OUTPUT_DIR from one host to the other, or begin anew without --resume."
         )
-    return str(folder), keeps
+    return Prepared(str(folder), is_kept)
 
 
 def move_aside(folder):
@@ -124,23 +131,34 @@ def move_aside(folder):
     return aside
 
 
-def manifest(options, device, **more):
-    """What another person needs to repeat the run; `more` of it is added."""
-    from importlib.metadata import version
+class Manifest:
+    """What another person needs to repeat a run, written at once: run.json.
 
-    from accelerate import PartialState
+    Args:
+        options: of the run.
+        is_kept: whether this process writes it.
+        facts: more about the run.
+    """
 
-    return {
-        "status": "running",
-        "options": dataclasses.asdict(options),
-        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
-        "git_commit": git_commit(),
-        "device": str(device),
-        "cpu_count": os.cpu_count(),
-        "num_processes": PartialState().num_processes,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **more,
-    }
+    def __init__(self, options, is_kept, **facts):
+        self.path = Path(options.output_dir) / MANIFEST
+        self.is_kept = is_kept
+        self.values = {
+            "status": "running",
+            "options": dataclasses.asdict(options),
+            "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+            "git_commit": git_commit(),
+            "cpu_count": os.cpu_count(),
+            "num_processes": this_process().count,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **facts,
+        }
+        self.write(self.values)
+
+    def write(self, values):
+        """Write it with other values."""
+        if self.is_kept:
+            write_json(self.path, values)
 
 
 def git_commit():
@@ -154,13 +172,13 @@ def git_commit():
 
 
 @contextlib.contextmanager
-def guarded(trainer, options, run, on_exit):
+def guarded(trainer, options, manifest, on_exit):
     """Whatever ends the run early is recorded in its manifest and told in one line.
 
     Args:
         trainer: TRL's trainer; its state tells the step.
         options: of the run.
-        run: its manifest; None in the processes that do not write it.
+        manifest: `Manifest` of the run.
         on_exit: callables for the end, whether good or bad.
 
     Raises:
@@ -169,9 +187,8 @@ def guarded(trainer, options, run, on_exit):
     try:
         yield
     except BaseException as error:
-        if run is not None:
-            with contextlib.suppress(OSError):
-                write_json(Path(options.output_dir) / MANIFEST, {**run, "status": "stopped"})
+        with contextlib.suppress(OSError):
+            manifest.write(manifest.values | {"status": "stopped"})
         reason = explain(error, options)
         if reason is None:
             raise
@@ -240,7 +257,8 @@ def save_final(model, tokenizer, run):
     folder = Path(run["options"]["output_dir"])
     samples = read_jsonl(folder / "completions.jsonl")
     card = model_card(run, [row for row in samples if row["step"] == samples[-1]["step"]])
-    final, temporary = folder / "final", folder / ".final.tmp"
+    final = folder / "final"
+    temporary = folder / ".final.tmp"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_pretrained(temporary)

@@ -9,15 +9,8 @@ import dataclasses
 import importlib.util
 from pathlib import Path
 
-from engine.common import UNUSED, UserError, first_line, import_without, quiet_libraries
+from engine.common import UserError, first_line
 from engine.options import PROJECT
-
-
-def load_trl(report_to):
-    """Import TRL, quiet; without Weights & Biases, half a second, unless the figures go there."""
-    quiet_libraries()
-    unused = UNUSED if report_to == "wandb" else (*UNUSED, "wandb")
-    import_without("trl.trainer.grpo_trainer", *unused)
 
 
 def require_tracker(name):
@@ -41,11 +34,8 @@ def start_tracker(options, console):
     """
     if options.report_to != "wandb":
         return
-    import trl.extras.profiling
-    import trl.trainer.grpo_trainer
     import wandb
 
-    trl.extras.profiling.wandb = trl.trainer.grpo_trainer.wandb = wandb  # loaded without it before
     settings = {
         "project": PROJECT,
         "name": Path(options.output_dir).name,

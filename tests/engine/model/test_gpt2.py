@@ -4,8 +4,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from engine.model.architecture import is_plain_gpt2
 from engine.model.gpt2 import GPT2Decoder, read
-from engine.model.loading import add_lora, is_plain_gpt2
+from engine.model.loading import add_lora
 from engine.model.scoring import pad
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]

@@ -169,7 +169,7 @@ def test_tuned_cpu_multiplies_in_float32():
     """Every kind of product of a training step: forward, both of backward, batched, one row."""
     code = """
 import torch
-from engine.model.loading import tune_cpu
+from engine.model.devices import tune_cpu
 tune_cpu()
 for rows, inner, columns in [(64, 256, 768), (2368, 1024, 256), (256, 2368, 1024), (1, 768, 99)]:
     a, b = torch.randn(rows, inner), torch.randn(inner, columns)

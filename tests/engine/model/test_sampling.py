@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from engine.model.loading import has_fast_rollout
+from engine.model.architecture import has_fast_rollout
 from engine.model.sampling import generate
 from engine.model.scoring import compute_log_probs, pad
 

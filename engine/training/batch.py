@@ -1,0 +1,59 @@
+"""What one step trains on: a batch of texts, on its way from prompts to advantages.
+
+    prompts → texts → log-probabilities → score → shaped score → penalty → reward → advantages
+
+The trainer makes it and asks both models about its tokens; `reward_utils.score_batch` gives it its
+rewards; the credit cuts it short; the page about the run keeps some of it.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.model.scoring import LogProbs
+
+
+@dataclass
+class Batch:
+    """B texts in groups: the completions of a prompt stand one after the other.
+
+    The first four are known from the start; the others have their default until their turn.
+    """
+
+    prompts: list[str]
+    prompt_ids: list[list[int]]
+    completion_ids: list[list[int]]  # an end-of-text token included where one was sampled
+    completions: list[str]  # without their prompts
+    kl_coef: float = 0.0  # of this step, reward per nat
+    log_probs: LogProbs | None = None  # (B, T) each, nats; None without a penalty
+    score: list[float] | None = None  # B, of the reward model, or the share of counted words
+    shaped: torch.Tensor | None = None  # (B,), by --reward_shaping, after --negate_reward
+    penalty: torch.Tensor | None = None  # (B,), what the KL penalty takes from it
+    reward: torch.Tensor | None = None  # (B,), shaped − penalty
+    advantages: torch.Tensor | None = None  # (B,), or (B, T) under --credit prefix
+    figures: dict[str, float] = field(default_factory=dict)  # what the log of a step tells of it
+
+    def rows(self, rows: slice) -> "Batch":
+        """Some of its texts, and what they were given."""
+        given = ("score", "shaped", "penalty", "reward", "advantages")
+        return Batch(
+            prompts=self.prompts[rows],
+            prompt_ids=self.prompt_ids[rows],
+            completion_ids=self.completion_ids[rows],
+            completions=self.completions[rows],
+            kl_coef=self.kl_coef,
+            log_probs=self.log_probs and LogProbs(*(values[rows] for values in self.log_probs)),
+            **{name: value[rows] for name in given if (value := getattr(self, name)) is not None},
+        )
+
+    def first_tokens(self, count: int, tokenizer) -> "Batch":
+        """The same texts, cut after `count` tokens; they have no rewards yet."""
+        ids = [row[:count] for row in self.completion_ids]
+        return Batch(
+            prompts=self.prompts,
+            prompt_ids=self.prompt_ids,
+            completion_ids=ids,
+            completions=tokenizer.batch_decode(ids, skip_special_tokens=True),
+            kl_coef=self.kl_coef,
+            log_probs=self.log_probs and LogProbs(*(v[:, :count] for v in self.log_probs)),
+        )

@@ -1,0 +1,219 @@
+"""TRL's GRPOTrainer with this project's rollout, rewards, credit and log-probabilities.
+
+The one file that knows TRL's inside. `rollout_func`, `reward_funcs` and `callbacks` are public;
+what TRL leaves no hook for is overridden here, as it was read in TRL 1.16.0. A test fails where a
+later version has renamed it.
+"""
+
+import contextlib
+import copy
+from pathlib import Path
+
+import torch
+from transformers import PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import _ForwardRedirection
+
+from engine.model.architecture import base_of, is_plain_gpt2
+from engine.model.devices import mixed_precision
+from engine.model.loading import prepare
+from engine.model.output_layer import completion_log_probs
+from engine.model.processes import is_sharded, this_process, whole_weights
+from engine.model.sampling import Rows, Sampling, generate
+from engine.model.scoring import Models, policy_and_ref_log_probs
+from engine.options import PROJECT, Options
+from engine.training.batch import Batch
+from engine.training.credit import cuts, prefix_advantages
+from engine.training.kl_control import KLControl
+
+
+class BatchTrainer(GRPOTrainer):
+    """Trains a policy on batches that `score` rewards.
+
+    Args:
+        options: of the run.
+        models: policy, reference and tokenizer.
+        prompt_ids: {prompt: its token ids}, of all prompts of the run.
+        dataset: with a `prompt` column, in the order of the training.
+        score: callable(Batch), which completes it up to its rewards.
+        config: more of TRL's GRPOConfig.
+    """
+
+    def __init__(self, options: Options, models: Models, prompt_ids, dataset, score, **config):
+        self.options = options
+        self.models = models
+        self.prompt_ids = prompt_ids
+        self.score = score
+        self.sharded = is_sharded()
+        self.kl_control = None
+        if options.kl_target is not None:
+            self.kl_control = KLControl(options.kl_target, options.kl_coef)
+        super().__init__(
+            model=models.policy,
+            args=make_config(options, models.policy.device, **config),
+            reward_funcs=self.reward,
+            train_dataset=dataset,
+            processing_class=models.tokenizer,
+            rollout_func=self.rollout if options.generation == "own" else None,
+            callbacks=[self.kl_control] if self.kl_control else None,
+        )
+        self.remove_callback(PrinterCallback)  # it prints a dict at every step
+        if self.ref_model is not None:  # TRL has loaded its own, for --beta
+            prepare(self.accelerator.unwrap_model(self.ref_model))
+
+    def rollout(self, prompts, trainer):
+        """TRL's rollout_func: a completion for each prompt of this process."""
+        # Seeded by the step: TRL draws from the global state as often as a process has rows.
+        seed = (self.options.seed + 1) * 1_000_003 + self.state.global_step
+        process = this_process()
+        prompt_ids = [self.prompt_ids[prompt] for prompt in prompts]
+        with self.whole_weights():
+            sampled = generate(
+                self.models.policy,
+                self.models.tokenizer,
+                prompt_ids,
+                Sampling(self.options.max_completion_length, self.options.temperature, seed),
+                Rows(process.index * len(prompts), process.count * len(prompts)),
+            )
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": sampled.completion_ids,
+            "logprobs": None,
+            "sampled_log_probs": sampled.log_probs,  # TRL passes it on to `reward`
+        }
+
+    def reward(self, prompts, completions, completion_ids, log_metric, **columns):
+        """TRL's reward function: makes the batch of this step."""
+        self.batch = self.rewarded(
+            prompts, completions, completion_ids, columns.get("sampled_log_probs")
+        )
+        for name, value in self.batch.figures.items():
+            log_metric(name, value)
+        return self.batch.reward.tolist()
+
+    def rewarded(self, prompts, completions, completion_ids, sampled_log_probs=None) -> Batch:
+        """A batch of these texts with their rewards, as of this step."""
+        batch = Batch(
+            prompts=prompts,
+            prompt_ids=[self.prompt_ids[prompt] for prompt in prompts],
+            completion_ids=completion_ids,
+            completions=completions,
+            kl_coef=self.kl_control.coef if self.kl_control else self.options.kl_coef,
+        )
+        if self.options.kl_type != "none":
+            with self.whole_weights():
+                batch.log_probs = policy_and_ref_log_probs(
+                    self.models,
+                    batch.prompt_ids,
+                    completion_ids,
+                    self.options.temperature,
+                    sampled_log_probs=sampled_log_probs,
+                )
+        self.score(batch)
+        return batch
+
+    def _generate_and_score_completions(self, inputs):
+        """The batch is complete here: its advantages, and whoever looks at it before it is learnt.
+
+        TRL computes its loss from advantages of shape (B, T) too, for subclasses such as this.
+        """
+        inputs = super()._generate_and_score_completions(inputs)
+        if self.options.credit == "prefix":
+            inputs["advantages"] = self._credited(inputs["completion_mask"])
+        self.batch.advantages = inputs["advantages"]
+        with self.whole_weights():
+            for callback in self.callback_handler.callbacks:
+                if hasattr(callback, "on_batch"):
+                    callback.on_batch(self.batch)
+        return inputs
+
+    def _credited(self, mask):
+        """The advantages of `--credit prefix`, from the rewards of the texts cut short."""
+        rewards = []
+        for count in cuts(self.batch.completion_ids):
+            cut = self.batch.first_tokens(count, self.models.tokenizer)
+            self.score(cut)
+            rewards.append(cut.reward)
+        rewards = torch.stack([*rewards, self.batch.reward], dim=1)
+        return prefix_advantages(rewards, mask, self.options.num_generations)
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
+        """Log-probabilities for the loss: those of `engine.model.output_layer` on a CPU.
+
+        TRL has a kernel for GPUs; on a CPU it makes the logits of prompts and padding too, three
+        times. Dropout does not act here.
+        """
+        policy = self.accelerator.unwrap_model(model)
+        on_cpu = base_of(policy).device.type == "cpu" and self.models.amp_dtype is None
+        if model is self.ref_model or not on_cpu or not is_plain_gpt2(policy):
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+
+        def read():
+            asked = attention_mask[:, -logits_to_keep:] != 0
+            return completion_log_probs(
+                policy, input_ids, attention_mask, asked, self.options.temperature
+            )
+
+        if model is policy:
+            found = read()
+        else:  # a wrapper of several processes sees what gradients to share in its own forward
+            found = _ForwardRedirection()(model, policy, read)
+        return found.log_probs, found.entropy, None
+
+    def create_model_card(self, *args, **kwargs):
+        """None with each checkpoint: TRL's template knows nothing of this run, `card.py` does."""
+
+    def whole_weights(self):
+        """Context in which every process holds all weights, where they are sharded."""
+        return whole_weights(self.model) if self.sharded else contextlib.nullcontext()
+
+    def trained_model(self):
+        """The policy with all its weights. Where they are sharded, all processes ask, and only the
+        first one gets it."""
+        if not self.sharded:
+            return self.model
+        weights = self.accelerator.get_state_dict(self.model_wrapped)
+        if not this_process().is_first:
+            return None
+        model = copy.deepcopy(self.models.ref)
+        model.load_state_dict(weights)
+        return model
+
+
+def make_config(options: Options, device, **config) -> GRPOConfig:
+    """TRL's configuration of a run; `config` adds to it."""
+    return GRPOConfig(
+        output_dir=options.output_dir,
+        max_steps=options.max_steps,
+        per_device_train_batch_size=options.batch_size // this_process().count,
+        num_generations=options.num_generations,
+        max_completion_length=options.max_completion_length,
+        temperature=options.temperature,
+        beta=options.beta,
+        use_vllm=options.generation.startswith("vllm"),
+        vllm_mode="colocate" if options.generation == "vllm_colocate" else "server",
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.lr_scheduler_type,
+        warmup_steps=5,
+        max_grad_norm=1.0,
+        disable_dropout=True,  # with dropout the policy is not the reference at step 0
+        gradient_checkpointing=False,  # trades time for memory that these sizes do not need
+        ddp_find_unused_parameters=False,  # there are none, and DDP would warn of the search
+        seed=options.seed,
+        shuffle_dataset=False,  # `data.arrange` has done it
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        logging_steps=1,
+        disable_tqdm=True,
+        save_steps=options.save_steps,
+        save_total_limit=2,  # the one before stays until the newest is sealed
+        report_to=options.report_to,
+        project=PROJECT,
+        run_name=Path(options.output_dir).name,
+        **mixed_precision(device).config,
+        **config,
+    )
