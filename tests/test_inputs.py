@@ -71,7 +71,7 @@ def test_a_score_depends_on_its_text_alone(classifier, texts):
     negate=st.booleans(),
 )
 def test_every_reward_of_every_text_is_finite(classifier, solution, texts, shaping, negate):
-    reward = make_reward_function(solution, shaping, negate_reward=negate)
+    reward = make_reward_function(solution, reward_shaping=shaping, negate_reward=negate)
     try:
         rewards = reward(["It is"] * len(texts), texts, [[1]] * len(texts))
     except UserError as error:
@@ -122,9 +122,9 @@ def test_anything_else_is_refused_in_one_line(values):
 def test_kl_estimates_are_never_negative(rows):
     q, p, mask = torch.tensor(rows).unbind(-1)
     values = kl_values(q, p, mask.bool())
-    for name in ("forward", "backward"):
-        assert values[name].isfinite().all() and (values[name] >= -1e-4).all()
-    assert 0 <= values["clipped"] <= 1
+    for value in (values.forward, values.backward):
+        assert value.isfinite().all() and (value >= -1e-4).all()
+    assert 0 <= values.clipped <= 1
 
 
 # Files of prompts.

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 import reward_utils
-from engine import options
 from engine.common import UserError
 from engine.course.student import load_rewards
-from engine.training.kl_control import KLControl
-from reward_utils import SHAPERS, make_reward_function
+from engine.model.scoring import LogProbs
+from engine.options import REWARD_SHAPINGS, resolve_options
+from engine.training.batch import Batch
+from reward_utils import SHAPERS, make_reward_function, score_batch
 
 PROMPTS = ["This movie was", "The plot of this film"]
 TEXTS = [" good", " bad"]
@@ -36,7 +37,7 @@ class Rewards:
 def reward_of(**options):
     metrics = {}
     zeros = torch.zeros(2, 3)
-    log_probs = (zeros, zeros, torch.tensor([[True] * 3, [True, True, False]]))
+    log_probs = zeros, zeros, torch.tensor([[True] * 3, [True, True, False]])
     reward = make_reward_function(Rewards, log_probs=lambda *_: log_probs, **options)
     values = reward(
         prompts=PROMPTS, completions=TEXTS, completion_ids=IDS, log_metric=metrics.__setitem__
@@ -76,26 +77,19 @@ def test_metrics_reach_the_log():
     }
 
 
-def test_the_parts_of_the_reward_are_handed_over():
-    kept, zeros = [], torch.zeros(2, 3)
-    options = {"kl_type": "forward", "negate_reward": True, "hackable_reward": True}
-    reward = make_reward_function(
-        Rewards, log_probs=lambda *_: (zeros, zeros, zeros == 0), **options
-    )
-    want = reward(PROMPTS, TEXTS, IDS, record=lambda *parts: kept.append(parts))
-    ((prompts, texts, ids, shaped, total, score),) = kept
-    assert (prompts, texts, ids, total.tolist()) == (PROMPTS, TEXTS, IDS, want)
-    assert shaped.tolist() == [-1.0, 0.0]  # after negation, before the penalty
-    assert (shaped - total).tolist() == pytest.approx([0.1, 0.2])
-    assert score(TEXTS) == [1.0, 0.0]
-
-
-def test_a_controlled_coefficient_takes_the_place_of_kl_coef():
-    control = KLControl(target=2.0, coef=0.1)
-    control.coef = 0.5
-    values, metrics = reward_of(kl_type="forward", kl_coef=0.1, kl_control=control)
-    assert values == pytest.approx([0.75 - 0.5, 0.25 - 1.0], abs=1e-6)
-    assert metrics["kl_coef"] == 0.5 and metrics["kl_penalty"] == pytest.approx(0.75)
+def test_a_batch_keeps_every_part_of_its_reward():
+    zeros = torch.zeros(2, 3)
+    given = {"kl_type": "forward", "negate_reward": True, "hackable_reward": True, "kl_coef": 9.0}
+    batch = Batch(PROMPTS, [[1], [1]], IDS, TEXTS, 0.5, LogProbs(zeros, zeros, zeros == 0))
+    score_batch(Rewards, resolve_options(given), batch)
+    assert batch.score == [1.0, 0.0]
+    assert batch.shaped.tolist() == [-1.0, 0.0]  # after negation, before the penalty
+    assert batch.penalty.tolist() == [0.5, 1.0]  # by the coefficient of the batch
+    assert batch.reward.tolist() == [-1.5, -1.0]
+    assert batch.figures["score"] == 0.5 and batch.figures["kl_coef"] == 0.5
+    second = batch.rows(slice(1, 2))
+    assert (second.completions, second.score, second.reward.tolist()) == ([" bad"], [0.0], [-1.0])
+    assert second.log_probs.mask.shape == (1, 3)
 
 
 def test_five_stars_is_sparse(monkeypatch):
@@ -113,8 +107,8 @@ def test_hackable_with_a_sentiment_shaping_is_refused(shaping):
 def test_an_unimplemented_exercise_names_itself_and_its_line(unsolved, classifier):
     rewards = load_rewards(unsolved)
     with pytest.raises(UserError, match=r"Exercise 3b: implement .* in rewards.py, line \d+"):
-        reward_utils.check_exercises(rewards, kl_type="forward")
+        reward_utils.check_exercises(rewards, resolve_options({"kl_type": "forward"}))
 
 
 def test_every_shaping_of_the_command_line_has_a_function():
-    assert set(options.REWARD_SHAPINGS) == {*SHAPERS, "none"}
+    assert set(REWARD_SHAPINGS) == {*SHAPERS, "none"}

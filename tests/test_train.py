@@ -65,25 +65,17 @@ def test_mistakes(capsys, tmp_path, arguments, message):
     assert not out.exists()
 
 
-ZERO_3 = '{"zero_optimization": {"stage": 3}}'
-
-
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "true"),
-        ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"),
-        ("ACCELERATE_DEEPSPEED_CONFIG_FILE", ZERO_3),
+        ("ACCELERATE_USE_FSDP", "true", "leave one of the two out"),
+        ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "shard the weights with FSDP"),
     ],
 )
-def test_a_launch_that_shards_weights_needs_no_lora(capsys, tmp_path, monkeypatch, name, value):
-    if value == ZERO_3:
-        value = str(tmp_path / "deepspeed.json")
-        Path(value).write_text(ZERO_3)
+def test_launches_that_no_run_can_use(capsys, tmp_path, monkeypatch, name, value, message):
     monkeypatch.setenv(name, value)
-    message = fails(capsys, "--preset", "tiny", "--use_peft", "--output_dir", tmp_path / "out")
-    assert "leave one of the two out" in message
-    assert not (tmp_path / "out").exists()
+    said = fails(capsys, "--preset", "tiny", "--use_peft", "--output_dir", tmp_path / "out")
+    assert message in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -192,16 +184,16 @@ def test_an_earlier_run_moves_aside(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path, monkeypatch):
-    from engine.model import sampling
+    from engine.training import trainer as trainer_module
 
-    weights, seeds, generate = [], [], sampling.generate
+    weights, seeds = [], []
+    generate = trainer_module.generate
 
-    def spy(*args, **validation):
-        if not validation:
-            seeds.append(args[5])
-        return generate(*args, **validation)
+    def spy(model, tokenizer, prompt_ids, sampling, rows):
+        seeds.append(sampling.seed)
+        return generate(model, tokenizer, prompt_ids, sampling, rows)
 
-    monkeypatch.setattr(sampling, "generate", spy)
+    monkeypatch.setattr(trainer_module, "generate", spy)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         trainer, _ = run(tmp_path / name, seed=seed)
         weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
@@ -290,10 +282,12 @@ def test_the_seed_reaches_the_first_weights_of_lora(tmp_path):
 
 def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
     """bfloat16 autocast on a CPU, as on a GPU: the policy is the reference, to the last bit."""
-    from engine.model import loading as policy
+    from engine.model import devices
+    from engine.training import trainer as trainer_module
 
-    autocast = {"bf16": True, "fp16": False}, torch.bfloat16
-    monkeypatch.setattr(policy, "mixed_precision", lambda device: autocast)
+    autocast = devices.Precision({"bf16": True, "fp16": False}, torch.bfloat16)
+    for module in (devices, trainer_module):
+        monkeypatch.setattr(module, "mixed_precision", lambda device: autocast)
     kind = {"kl_type": "forward"} if FAST["use_solution"] else {"beta": 0.0}
     _, out = run(tmp_path, max_steps=1, max_completion_length=16, **kind)
     assert json.loads((out / "run.json").read_text())["before"]["kl"] == 0
@@ -390,7 +384,7 @@ def test_check_ends_red_where_something_is_missing(tmp_path, capsys, unsolved):
 def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):
     import reward_utils
 
-    zeros = (lambda rewards, completions, prompts, scores: [0.0] * len(completions), "zeros")
+    zeros = reward_utils.Shaper(lambda rewards, options, batch: [0.0] * len(batch.prompts), "zeros")
     monkeypatch.setitem(reward_utils.SHAPERS, "five_stars", zeros)
     run(tmp_path, reward_shaping="five_stars", max_steps=1)
     assert "in 100% of the groups all rewards were equal" in capsys.readouterr().out

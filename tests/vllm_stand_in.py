@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from engine.model.loading import load_model
-from engine.model.sampling import generate
+from engine.model.sampling import Sampling, generate
 from engine.options import PRESETS
 
 
@@ -39,7 +39,7 @@ class Engine:
         self.calls += 1
         rows = [prompt for prompt in prompts for _ in range(n)]
         ids, log_probs = generate(
-            self.model, self.tokenizer, rows, max_tokens, temperature, seed=self.calls
+            self.model, self.tokenizer, rows, Sampling(max_tokens, temperature, self.calls)
         )
         rounded = [torch.tensor(row).bfloat16().tolist() for row in log_probs]
         return list(zip(rows, ids, rounded))

@@ -1,4 +1,3 @@
-import gc
 import io
 import json
 import subprocess
@@ -77,40 +76,3 @@ def test_a_bar_counts_on_a_terminal_and_leaves_nothing():
         tick(3)
     shown = console.file.getvalue()
     assert "working" in shown and " 75%" in shown and shown.endswith("\x1b[2K")
-
-
-def test_a_library_is_imported_without_another(tmp_path, monkeypatch):
-    (tmp_path / "looks.py").write_text(
-        "try:\n    import beside\n    found = True\nexcept ImportError:\n    found = False\n"
-    )
-    (tmp_path / "beside.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    common.import_without("looks", "beside")
-    assert sys.modules["looks"].found is False and gc.isenabled()
-    import beside  # it can be imported afterwards
-
-    assert beside is sys.modules.pop("beside")
-    del sys.modules["looks"]
-
-
-@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
-def test_a_library_that_needs_the_other_is_imported_by_who_uses_it(tmp_path, monkeypatch, error):
-    (tmp_path / "needs.py").write_text(
-        f"try:\n    import beside_it\nexcept ImportError:\n    raise {error}\n"
-    )
-    (tmp_path / "beside_it.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    common.import_without("needs", "beside_it")
-    assert "needs" not in sys.modules and "beside_it" not in sys.modules
-    import needs
-
-    assert needs.beside_it
-    del sys.modules["needs"], sys.modules["beside_it"]
-
-
-def test_an_import_that_is_interrupted_hides_nothing(tmp_path, monkeypatch):
-    (tmp_path / "long_one.py").write_text("raise KeyboardInterrupt\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        common.import_without("long_one", "beside_that")
-    assert "beside_that" not in sys.modules

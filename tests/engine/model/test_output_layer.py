@@ -1,12 +1,8 @@
-import copy
-
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
 
 from engine.model import output_layer
-from engine.model.loading import add_lora, prepare
-from engine.model.output_layer import token_log_probs, use_for_loss
+from engine.model.output_layer import token_log_probs
 
 COUNT, WIDTH, VOCABULARY = 300, 16, 150
 
@@ -71,56 +67,3 @@ def test_a_token_that_is_all_but_impossible_has_a_log_prob():
     weight = torch.tensor([[200.0], [0.0]])
     log_probs, _ = token_log_probs(torch.ones(1, 1), weight, torch.tensor([1]))
     assert log_probs.tolist() == [-200.0]
-
-
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("temperature", [1.0, 1.3])
-def test_the_loss_of_trl_gets_what_trl_would_compute(small_gpt2, lora, temperature):
-    """Log-probabilities, entropies and every gradient, with padding on both sides, where two texts
-    begin alike and two are the same."""
-    from trl.trainer.utils import add_fused_lm_head
-
-    ids = [
-        [0, 0, 3, 1, 4, 1, 5],
-        [2, 7, 1, 8, 2, 0, 0],
-        [3, 1, 4, 2, 8, 0, 0],
-        [2, 7, 1, 8, 2, 0, 0],
-    ]
-    ids = torch.tensor(ids)
-    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], *[[1, 1, 1, 1, 1, 0, 0]] * 3])
-    labels = ids.masked_fill(mask == 0, -100)
-    labels[:, :3] = -100
-    results = []
-    for ours in (False, True):
-        base = copy.deepcopy(small_gpt2)
-        prepare(base)
-        torch.manual_seed(1)  # an adapter starts with random numbers
-        model = add_lora(base) if lora else base
-        add_fused_lm_head(base, temperature=temperature, outputs=("log_probs", "entropy"))
-        if ours:
-            use_for_loss(model, temperature)
-        torch.manual_seed(1)
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.3)
-        out = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-        (out.log_probs * torch.arange(24.0).view(4, 6)).sum().backward()
-        gradients = [p.grad for p in model.parameters() if p.requires_grad]
-        results.append([out.log_probs, out.entropy, *gradients])
-    assert len(results[0]) > 10
-    for want, got in zip(*results, strict=True):
-        assert_close(got, want)
-
-
-def test_every_other_call_of_the_model_is_as_before(small_gpt2):
-    ids = torch.tensor([[3, 1, 4, 1, 5]])
-    want = small_gpt2(ids, labels=ids)
-    use_for_loss(small_gpt2, 1.0)
-    got = small_gpt2(ids, labels=ids)
-    assert got.loss.equal(want.loss) and got.logits.equal(want.logits)
-
-
-def test_where_it_cannot_compute_the_same_trl_does(small_bloom):
-    forward = small_bloom.forward
-    use_for_loss(small_bloom, 1.0)
-    assert small_bloom.forward == forward and not isinstance(small_bloom, GPT2LMHeadModel)

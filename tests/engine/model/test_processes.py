@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -29,8 +30,8 @@ def two_hosts(tmp_path, monkeypatch):
 
 
 def test_hosts_resume_from_the_newest_checkpoint_of_both(two_hosts, tmp_path):
-    found, keeps = two_hosts(["checkpoint-2", "checkpoint-4"], first="checkpoint-2")
-    assert (found, keeps) == (str(tmp_path / "own" / "checkpoint-2"), True)
+    prepared = two_hosts(["checkpoint-2", "checkpoint-4"], first="checkpoint-2")
+    assert prepared == (str(tmp_path / "own" / "checkpoint-2"), True)
 
 
 def test_hosts_without_a_common_checkpoint_are_told(two_hosts):
@@ -53,10 +54,15 @@ def test_a_shared_folder_is_seen_and_left_as_it_was(tmp_path):
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_what_a_deepspeed_file_says_counts(tmp_path, monkeypatch):
+def test_zero_3_is_refused_and_zero_2_is_not(tmp_path, monkeypatch):
+    for stage in "23":
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", stage)
+        with pytest.raises(UserError, match="with FSDP") if stage == "3" else nullcontext():
+            assert not processes.is_sharded()
     (tmp_path / "d.json").write_text('{"zero_optimization": {"stage": 3}}')
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(tmp_path / "d.json"))
-    assert processes.is_sharded()
+    with pytest.raises(UserError, match="with FSDP, as in launch/fsdp.yaml"):
+        processes.is_sharded()
     (tmp_path / "d.json").write_text("[")
     with pytest.raises(UserError, match="Cannot read the DeepSpeed file"):
         processes.is_sharded()

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.model.architecture import has_fast_rollout
-from engine.model.sampling import generate
+from engine.model.sampling import Rows, Sampling, generate
 from engine.model.scoring import compute_log_probs, pad
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
@@ -14,7 +14,7 @@ def test_samples_follow_the_distribution_of_the_model(request, small_model, toke
     model, count = request.getfixturevalue(small_model), 4000
     assert has_fast_rollout(model) == (small_model == "small_gpt2")
     prompt, temperature = [3, 1, 4], 1.3
-    samples, _ = generate(model, token_ids, [prompt] * count, 2, temperature, seed=1)
+    samples, _ = generate(model, token_ids, [prompt] * count, Sampling(2, temperature, 1))
     with torch.no_grad():
         first = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
         after = [
@@ -39,23 +39,27 @@ def test_samples_follow_the_distribution_of_the_model(request, small_model, toke
 
 def test_samples_do_not_depend_on_padding_or_on_the_batch(small_gpt2, token_ids):
     """At a temperature near 0 sampling is greedy, so each row can be checked alone."""
-    together, _ = generate(small_gpt2, token_ids, PROMPTS, 6, 1e-4)
-    alone = [generate(small_gpt2, token_ids, [prompt], 6, 1e-4)[0][0] for prompt in PROMPTS]
+    together, _ = generate(small_gpt2, token_ids, PROMPTS, Sampling(6, 1e-4))
+    alone = [
+        generate(small_gpt2, token_ids, [prompt], Sampling(6, 1e-4))[0][0] for prompt in PROMPTS
+    ]
     assert together == alone
 
 
 def test_a_completion_ends_with_its_end_of_text(small_gpt2, token_ids):
-    samples, _ = generate(small_gpt2, token_ids, PROMPTS * 50, 8, seed=0)
+    samples, _ = generate(small_gpt2, token_ids, PROMPTS * 50, Sampling(8))
     ended = [s for s in samples if 0 in s]
     assert ended and all(s.index(0) == len(s) - 1 for s in ended)
     assert all(len(s) == 8 for s in samples if 0 not in s)
 
 
 def test_a_model_without_positions_is_sampled_and_scored(small_bloom, token_ids):
-    ids, log_probs = generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
-    assert (ids, log_probs) == generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0)
-    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=1)[0]
-    assert ids != generate(small_bloom, token_ids, PROMPTS * 4, 6, 0.7, seed=0, place=(12, 24))[0]
+    def sample(seed, rows=None):
+        return generate(small_bloom, token_ids, PROMPTS * 4, Sampling(6, 0.7, seed), rows)
+
+    ids, log_probs = sample(0)
+    assert (ids, log_probs) == sample(0)
+    assert ids != sample(1).completion_ids != sample(0, Rows(12, 24)).completion_ids
     for prompt, row, values in zip(PROMPTS * 4, ids, log_probs, strict=True):
         with torch.no_grad():
             logits = small_bloom(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
@@ -67,7 +71,7 @@ def test_a_model_without_positions_is_sampled_and_scored(small_bloom, token_ids)
 def test_the_rollout_knows_the_log_probs_of_the_training_pass(policy, temperature):
     model, tokenizer = policy
     prompt_ids = tokenizer(["It was", "My friends and I", "The"] * 8)["input_ids"]
-    ids, log_probs = generate(model, tokenizer, prompt_ids, 24, temperature, seed=0)
+    ids, log_probs = generate(model, tokenizer, prompt_ids, Sampling(24, temperature))
     prompts, prompt_mask = pad(prompt_ids, tokenizer.pad_token_id, "left")
     completions, mask = pad(ids, tokenizer.pad_token_id, "right")
     both, masks = torch.cat([prompts, completions], 1), torch.cat([prompt_mask, mask], 1)
@@ -81,19 +85,19 @@ def test_the_rollout_knows_the_log_probs_of_the_training_pass(policy, temperatur
 def test_seed_repeats_and_differs(policy):
     model, tokenizer = policy
     ids = tokenizer(["This movie was"] * 4)["input_ids"]
-    first = generate(model, tokenizer, ids, 8, seed=1)
-    assert first == generate(model, tokenizer, ids, 8, seed=1)
-    assert first != generate(model, tokenizer, ids, 8, seed=2)
-    assert len({tuple(ids) for ids in first[0]}) > 1  # rows draw their own numbers
+    first = generate(model, tokenizer, ids, Sampling(8, seed=1))
+    assert first == generate(model, tokenizer, ids, Sampling(8, seed=1))
+    assert first != generate(model, tokenizer, ids, Sampling(8, seed=2))
+    assert len({tuple(ids) for ids in first.completion_ids}) > 1  # rows draw their own numbers
 
 
 def test_processes_sample_their_parts_of_one_batch(policy):
     model, tokenizer = policy
     prompts = tokenizer(["It was", "The plot", "I", "My friends and I"])["input_ids"]
 
-    def sample(prompts, place):
+    def sample(prompts, rows):
         torch.manual_seed(3)
-        return generate(model, tokenizer, prompts, 6, place=place)[0]
+        return generate(model, tokenizer, prompts, Sampling(6, seed=None), rows).completion_ids
 
-    parts = sample(prompts[:1], (0, 4)) + sample(prompts[1:], (1, 4))
-    assert parts == sample(prompts, (0, 4)) == sample(prompts, None)
+    together = sample(prompts[:1], Rows(0, 4)) + sample(prompts[1:], Rows(1, 4))
+    assert together == sample(prompts, Rows(0, 4)) == sample(prompts, None)

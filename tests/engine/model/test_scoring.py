@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from engine.model.loading import add_lora
-from engine.model.sampling import generate
+from engine.model.sampling import Sampling, generate
 from engine.model.scoring import (
+    Models,
     compute_log_probs,
     kl_values,
     pad,
@@ -91,10 +92,10 @@ def test_kl_values_by_hand():
     mask = torch.tensor([[True, True], [True, False]])
     values = kl_values(policy, ref, mask)
     # log r = −1 and 1: r − 1 − log r is 1/e and e − 2; r log r − (r − 1) is 1 − 2/e and 1
-    assert values["forward"].tolist() == pytest.approx([0.3678794 + 0.7182818, 0.0], abs=1e-6)
-    assert values["backward"].tolist() == pytest.approx([0.2642411 + 1.0, 0.0], abs=1e-6)
-    assert values["clipped"] == 0
-    assert kl_values(policy, ref, torch.ones(2, 2, dtype=torch.bool))["clipped"] == 0.25
+    assert values.forward.tolist() == pytest.approx([0.3678794 + 0.7182818, 0.0], abs=1e-6)
+    assert values.backward.tolist() == pytest.approx([0.2642411 + 1.0, 0.0], abs=1e-6)
+    assert values.clipped == 0
+    assert kl_values(policy, ref, torch.ones(2, 2, dtype=torch.bool)).clipped == 0.25
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.5])
@@ -110,12 +111,11 @@ def test_step_0_has_no_kl_and_no_penalty(
     disable_dropout_in_model(model)  # what GRPOConfig(disable_dropout=True) calls
     model.train(in_training_mode)
     prompt_ids = tokenizer(STARTS * 4)["input_ids"]  # of different lengths: padded
-    completion_ids, _ = generate(model, tokenizer, prompt_ids, 12, temperature, seed=3)
+    completion_ids, _ = generate(model, tokenizer, prompt_ids, Sampling(12, temperature, seed=3))
     completion_ids[0] = completion_ids[0][:3] + [tokenizer.eos_token_id]
-    log_probs = policy_and_ref_log_probs(
-        model, ref_model, tokenizer, prompt_ids, completion_ids, temperature
-    )
-    for value in kl_values(*log_probs).values():
+    models = Models(model, ref_model, tokenizer)
+    log_probs = policy_and_ref_log_probs(models, prompt_ids, completion_ids, temperature)
+    for value in kl_values(*log_probs):
         assert torch.as_tensor(value).abs().max() <= 1e-5
     for penalty in (solution.kl_penalty_forward, solution.kl_penalty_backward):
         assert torch.as_tensor(penalty(*log_probs, kl_coef=1.0)).abs().max() <= 1e-5
@@ -125,11 +125,10 @@ def test_step_0_with_the_log_probs_of_the_rollout(classifier, policy, solution):
     """The same without a second policy pass: rounding differs, by less than a thousandth nat."""
     model, tokenizer = policy
     prompt_ids = tokenizer(STARTS * 4)["input_ids"]
-    ids, sampled = generate(model, tokenizer, prompt_ids, 32, seed=3)
-    log_probs = policy_and_ref_log_probs(
-        model, model, tokenizer, prompt_ids, ids, sampled_log_probs=sampled
-    )
-    for value in kl_values(*log_probs).values():
+    ids, sampled = generate(model, tokenizer, prompt_ids, Sampling(32, seed=3))
+    models = Models(model, model, tokenizer)
+    log_probs = policy_and_ref_log_probs(models, prompt_ids, ids, sampled_log_probs=sampled)
+    for value in kl_values(*log_probs):
         assert torch.as_tensor(value).abs().max() <= 1e-5
     for penalty in (solution.kl_penalty_forward, solution.kl_penalty_backward):
         assert torch.as_tensor(penalty(*log_probs, kl_coef=0.1)).abs().max() <= 1e-5
@@ -143,7 +142,7 @@ def test_dropout_does_not_act_whatever_the_mode(small_gpt2, token_ids, sampler):
 
     def measure():
         if sampler:
-            return generate(small_gpt2, token_ids, PROMPTS, 6, 1e-4)
+            return generate(small_gpt2, token_ids, PROMPTS, Sampling(6, 1e-4))
         with torch.no_grad():
             return compute_log_probs(small_gpt2, ids, torch.ones_like(ids), 4).tolist()
 
@@ -159,14 +158,7 @@ def test_under_autocast_both_models_are_asked_in_the_same_way(policy):
     """What the rollout saw is rounded otherwise; equal models must give equal numbers."""
     model, tokenizer = policy
     prompt_ids = tokenizer(STARTS * 4)["input_ids"]
-    ids, sampled = generate(model, tokenizer, prompt_ids, 16, seed=3)
-    q, p, _ = policy_and_ref_log_probs(
-        model,
-        copy.deepcopy(model),
-        tokenizer,
-        prompt_ids,
-        ids,
-        amp_dtype=torch.bfloat16,
-        sampled_log_probs=sampled,
-    )
+    ids, sampled = generate(model, tokenizer, prompt_ids, Sampling(16, seed=3))
+    models = Models(model, copy.deepcopy(model), tokenizer, torch.bfloat16)
+    q, p, _ = policy_and_ref_log_probs(models, prompt_ids, ids, sampled_log_probs=sampled)
     assert q.equal(p) and q.abs().sum() > 0

@@ -3,8 +3,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.training.credit import EVERY, LAMBDA, PrefixCredit, crediting, discounted, normalised
-from reward_utils import make_reward_function
+from engine.model.scoring import LogProbs
+from engine.options import resolve_options
+from engine.training.batch import Batch
+from engine.training.credit import (
+    EVERY,
+    LAMBDA,
+    cuts,
+    discounted,
+    normalised,
+    prefix_advantages,
+)
+from reward_utils import score_batch
 
 # Two groups of two; all but the first text end by themselves.
 IDS = [list(range(1, 11)), [5, 6, 0], [5, 6, 7, 8, 9, 10, 1, 0], [5, 6, 7, 0]]
@@ -37,7 +47,7 @@ def by_hand(rewards_at, lengths, group):
     return answer
 
 
-def test_advantages_are_those_computed_token_by_token(policy):
+def test_advantages_are_those_computed_token_by_token():
     random = torch.Generator().manual_seed(0)
     table = torch.rand(4, 11, generator=random, dtype=torch.float64)
     lengths = [len(ids) for ids in IDS]
@@ -45,16 +55,10 @@ def test_advantages_are_those_computed_token_by_token(policy):
     def rewards_at(i, count):  # a finished text has one reward, however many tokens are allowed
         return table[i, min(count, lengths[i])].item()
 
-    def texts_of(count):
-        return policy[1].batch_decode([ids[:count] for ids in IDS], skip_special_tokens=True)
-
-    def rewards_of(texts, count):
-        assert texts == texts_of(count)
-        return torch.tensor([rewards_at(i, count) for i in range(4)], dtype=torch.float64)
-
-    own = PrefixCredit(policy[1], 2)
-    own.see(IDS, rewards_of(texts_of(10), 10), rewards_of)
-    advantages = own.advantages(MASK.int())
+    assert [*cuts(IDS)] == [4, 8]
+    rewards = [[rewards_at(i, count) for count in (4, 8, 10)] for i in range(4)]
+    rewards = torch.tensor(rewards, dtype=torch.float64)
+    advantages = prefix_advantages(rewards, MASK.int(), 2)
     assert advantages.shape == (4, 10) and advantages[~MASK].count_nonzero() == 0
     for row, want, length in zip(advantages, by_hand(rewards_at, lengths, 2), lengths):
         assert row[:length].tolist() == pytest.approx(want, abs=1e-9)
@@ -77,45 +81,25 @@ def test_a_group_is_its_own_baseline():
     assert normalised(torch.ones(2, 2), torch.zeros(2, 2).bool(), 2).tolist() == [[0, 0], [0, 0]]
 
 
-def test_the_reward_of_a_start_is_that_of_a_text_that_ends_there(policy):
-    """Asked through the reward function of a run: score, negation and penalty of the cut texts."""
+def test_a_text_cut_short_is_scored_as_one_that_ends_there(policy, classifier):
+    """Score, negation and penalty: the log-probabilities are cut with the text."""
     random = torch.Generator().manual_seed(1)
     tokenizer = policy[1]
-    prompts, texts = ["The film"] * 4, tokenizer.batch_decode(IDS)
-    q, p = -3 * torch.rand(2, 4, 10, generator=random)
+    log_probs = LogProbs(*(-3 * torch.rand(2, 4, 10, generator=random)), MASK)
     rewards = SimpleNamespace(
         sentiment_reward=lambda completions, **_: [len(text) / 10 for text in completions],
-        kl_penalty_forward=lambda q, p, mask, kl_coef=0.1: kl_coef * (q - p).sum(1),
+        kl_penalty_forward=lambda q, p, mask, kl_coef=0.1: kl_coef * ((q - p) * mask).sum(1),
     )
-
-    def reward_of(width, **more):
-        return make_reward_function(
-            rewards,
-            kl_type="forward",
-            negate_reward=True,
-            log_probs=lambda *_: (q[:, :width], p[:, :width], MASK[:, :width]),
-            **more,
-        )
-
-    seen = {}
-    take = SimpleNamespace(see=lambda ids, whole, rewards_of: seen.update(w=whole, of=rewards_of))
-    whole = reward_of(10, credit=take)(prompts, texts, IDS)
-    assert seen["w"].tolist() == whole
+    options = resolve_options({"kl_type": "forward", "negate_reward": True})
+    batch = Batch(["The film"] * 4, [[1]] * 4, IDS, tokenizer.batch_decode(IDS), 0.1, log_probs)
     for count in (4, 8):
-        ids = [row[:count] for row in IDS]
-        cut = tokenizer.batch_decode(ids)
-        want = reward_of(count)(prompts, cut, ids)
-        assert seen["of"](cut, count).tolist() == pytest.approx(want, abs=1e-6)
-
-
-def test_the_trainer_learns_from_the_advantages_of_the_parts():
-    class Trainer:
-        def _generate_and_score_completions(self, inputs):
-            return {"completion_mask": MASK, "advantages": torch.zeros(4), "rest": inputs}
-
-    own = SimpleNamespace(advantages=lambda mask: mask * 2.0)
-    batch = crediting(Trainer, own)()._generate_and_score_completions("prompts")
-    assert batch["advantages"].equal(MASK * 2.0) and batch["rest"] == "prompts"
+        cut = batch.first_tokens(count, tokenizer)
+        starts = [ids[:count] for ids in IDS]
+        assert cut.completions == tokenizer.batch_decode(starts, skip_special_tokens=True)
+        score_batch(rewards, options, cut)
+        lengths = torch.tensor([len(text) for text in cut.completions])
+        ratio = ((log_probs.policy - log_probs.ref) * MASK)[:, :count].sum(1)
+        torch.testing.assert_close(cut.reward, -lengths / 10 - 0.1 * ratio, atol=1e-6, rtol=0)
 
 
 def test_the_advantages_of_the_parts_reach_the_loss(tmp_path, monkeypatch):

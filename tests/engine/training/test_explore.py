@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from engine.common import UserError, read_jsonl
-from engine.training.explore import GROUPS, PROMPTS, RECORDS, Explorer, advantages
+from engine.model.scoring import Models
+from engine.training.batch import Batch
+from engine.training.explore import GROUPS, PROMPTS, RECORDS, Explorer
 
 STARTS = [f"The film number {i}" for i in range(13)]
+
+
+def no_reward(prompts, completions, completion_ids):
+    raise UserError("8 completions a group, please")
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def explorer(tmp_path, policy):
         temperature=1.0,
         credit="completion",
     )
-    return Explorer(options, policy[0], policy[0], policy[1])
+    return Explorer(options, Models(policy[0], policy[0], policy[1]), no_reward)
 
 
 def samples(tokenizer, text):
@@ -34,17 +40,19 @@ def samples(tokenizer, text):
 
 
 def batch(first):
-    """A training batch of three groups of two, as the reward function hands it over."""
-    texts = [f" text {i}" for i in range(6)]
+    """A training batch of three groups of two, with all that it was given."""
     shaped = torch.arange(6.0) + first
     penalty = torch.tensor([0.5, 0.0] * 3)
-    return (
-        [*"aabbcc"],
-        texts,
-        [[i + 5] for i in range(6)],
-        shaped,
-        shaped - penalty,
-        lambda texts: [0.25] * len(texts),
+    return Batch(
+        prompts=[*"aabbcc"],
+        prompt_ids=[[1]] * 6,
+        completion_ids=[[i + 5] for i in range(6)],
+        completions=[f" text {i}" for i in range(6)],
+        score=[0.25] * 6,
+        shaped=shaped,
+        penalty=penalty,
+        reward=shaped - penalty,
+        advantages=torch.tensor([-0.5, 0.5] * 3),
     )
 
 
@@ -53,13 +61,13 @@ def rows_of(explorer, **match):
 
 
 def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer):
-    tokenizer = explorer.models[2]
+    tokenizer = explorer.models.tokenizer
     explorer.record(0, samples(tokenizer, " dull"))
     for step in (1, 2):
-        explorer.see_batch(*batch(10 * step))
+        explorer.see(batch(10 * step))
     explorer.record(2, samples(tokenizer, " great fun"))
     for step in (3, 4):
-        explorer.see_batch(*batch(10 * step))
+        explorer.see(batch(10 * step))
     explorer.record(4, samples(tokenizer, " great fun"))
 
     for step in (0, 2, 4):
@@ -90,29 +98,30 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
         "shaped": [12.0, 13.0],
         "penalty": [0.5, 0.0],
         "reward": [11.5, 13.0],
-        "advantage": pytest.approx([-0.70704, 0.70704], abs=1e-5),
+        "advantage": [-0.5, 0.5],
     }
 
 
 def test_a_group_has_no_advantages_where_its_parts_have_their_own(explorer):
     explorer.options.credit = "prefix"
-    explorer.record(0, samples(explorer.models[2], " fun"))
-    explorer.see_batch(*batch(10))
+    explorer.record(0, samples(explorer.models.tokenizer, " fun"))
+    explorer.see(batch(10))
     rows = rows_of(explorer, kind="group")
     assert len(rows) == GROUPS and all("advantage" not in row for row in rows)
 
 
 def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
-    tokenizer = explorer.models[2]
+    tokenizer = explorer.models.tokenizer
 
-    def reward(prompts, completions, completion_ids, record):
+    def rewarded(prompts, completions, completion_ids):
         assert prompts == STARTS[::2][:PROMPTS]
         assert completion_ids == tokenizer(completions)["input_ids"]
         shaped, cost = torch.rand(PROMPTS) + 1, torch.arange(PROMPTS) / 4
         random.random(), np.random.rand()
-        record(prompts, completions, completion_ids, shaped, shaped - cost, lambda texts: [0.5] * 6)
+        given = {"score": [0.5] * 6, "shaped": shaped, "penalty": cost, "reward": shaped - cost}
+        return Batch(prompts, [], completion_ids, completions, **given)
 
-    explorer.wrap(reward)
+    explorer.rewarded = rewarded
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     want = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -130,11 +139,7 @@ def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
 
 
 def test_a_reward_that_wants_whole_groups_leaves_the_validation_as_it_is(explorer):
-    def reward(**batch):
-        raise UserError("8 completions a group, please")
-
-    explorer.wrap(reward)
-    explorer.record(0, samples(explorer.models[2], " fun"))
+    explorer.record(0, samples(explorer.models.tokenizer, " fun"))
     kept = rows_of(explorer, kind="sample")
     assert len(kept) == PROMPTS and "reward" not in kept[0]["policy"]
 
@@ -145,13 +150,13 @@ def test_a_resumed_run_goes_on_from_what_it_kept(explorer, policy):
     explorer.record(2, samples(tokenizer, " fun"))
     with open(explorer.file, "a") as file:
         file.write('{"validation": 4, "cut')
-    again = Explorer(explorer.options, policy[0], policy[0], tokenizer)
+    again = Explorer(explorer.options, explorer.models, no_reward)
     again.resume({0})
     assert {row["validation"] for row in rows_of(again)} == {0}
     again.record(2, samples(tokenizer, " fun"))
     assert rows_of(again, validation=2)[0]["base"]["completion"] == " dull"
     again.file.unlink()  # as in a run of an older version
-    old = Explorer(explorer.options, policy[0], policy[0], tokenizer)
+    old = Explorer(explorer.options, explorer.models, no_reward)
     old.resume({0})
     old.record(2, samples(tokenizer, " fun"))
     assert "base" not in rows_of(old, validation=2)[0]
@@ -159,20 +164,9 @@ def test_a_resumed_run_goes_on_from_what_it_kept(explorer, policy):
 
 def test_the_number_of_validations_is_bounded(explorer, policy, monkeypatch):
     explorer.options.max_steps, explorer.options.eval_steps = 1000, 3
-    many = Explorer(explorer.options, *explorer.models)
+    many = Explorer(explorer.options, explorer.models, no_reward)
     monkeypatch.setattr(many, "_samples", lambda step, samples: [{"kind": "sample"}])
     for step in [*range(0, 1000, 3), 1000]:
         many.record(step, [])
     kept = [row["validation"] for row in rows_of(many)]
     assert kept[0] == 0 and kept[-1] == 1000 and len(kept) <= RECORDS + 2
-
-
-def test_advantages_are_those_of_trl():
-    from trl.trainer.utils import nanstd
-
-    rewards = torch.randn(12, generator=torch.Generator().manual_seed(0))
-    groups = rewards.view(3, 4)
-    want = (groups - groups.mean(1, keepdim=True)) / (nanstd(groups, dim=1)[:, None] + 1e-4)
-    torch.testing.assert_close(advantages(rewards, 4), want.flatten(), atol=1e-6, rtol=0)
-    assert advantages(torch.ones(4), 2).tolist() == [0.0] * 4
-    assert len(advantages(rewards, 5)) == 10  # a group that another process shares is left out

@@ -1,12 +1,13 @@
 import pytest
 
 from engine.common import UserError
+from engine.model.processes import Process
 from engine.options import resolve_options
 from engine.training import preflight
 
 
 def test_processes_share_batches_and_with_credit_whole_groups(monkeypatch):
-    monkeypatch.setattr(preflight, "this_process", lambda: (0, 2))
+    monkeypatch.setattr(preflight, "this_process", lambda: Process(0, 2))
     given = {"batch_size": 24, "num_generations": 8}
     preflight.require_possible(resolve_options(given))
     with pytest.raises(UserError, match="needs whole groups of 8 .* a multiple of 16"):

@@ -76,22 +76,22 @@ class Trainer:
     ],
 )
 def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error, message):
-    options, ended = options_of(tmp_path), []
+    options = options_of(tmp_path)
+    manifest = run_folder.Manifest(options, is_kept=True)
+    ended = []
     with pytest.raises(UserError, match=message) as told:
-        with run_folder.guarded(
-            Trainer(step), options, {"status": "running"}, [lambda: ended.append(1)]
-        ):
+        with run_folder.guarded(Trainer(step), options, manifest, [lambda: ended.append(1)]):
             raise error
     assert "\n" not in str(told.value) and ended == [1]
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
 
 
 def test_what_has_no_explanation_passes_through(tmp_path):
+    options = options_of(tmp_path)
+    manifest = run_folder.Manifest(options, is_kept=True)
     ended = []
     with pytest.raises(KeyError):
-        with run_folder.guarded(
-            Trainer(0), options_of(tmp_path), {"status": "running"}, [lambda: ended.append(1)]
-        ):
+        with run_folder.guarded(Trainer(0), options, manifest, [lambda: ended.append(1)]):
             raise KeyError("x")
     assert ended == [1]
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
