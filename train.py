@@ -42,7 +42,7 @@ def train(**given):
     from engine.model.processes import join
     from engine.training.checkpoints import Safeguard
     from engine.training.preflight import require_possible
-    from engine.training.run_folder import Manifest, guarded, prepare_all, save_final
+    from engine.training.run_folder import Manifest, guarded, prepare, save_final
     from reward_utils import describe_reward
 
     tune_cpu()
@@ -52,23 +52,19 @@ def train(**given):
     require_possible(options)
     set_seed(options.seed)
     parts = load_parts(options, device)
-    folder = prepare_all(options)
+    checkpoint = prepare(options)
     reward = describe_reward(options)
-    manifest = Manifest(
-        options, folder.is_kept, device=str(device), reward=reward, train_prompts=len(parts.dataset)
-    )
+    facts = {"device": str(device), "reward": reward, "train_prompts": len(parts.dataset)}
+    manifest = Manifest(options, **facts)
     describe_run(options, parts.models.policy, device, reward, console)
 
-    # On hosts that share no disk, one process of each saves.
-    trainer = make_trainer(
-        options, parts, save_on_each_node=folder.is_kept and not process.is_first
-    )
-    monitor = make_monitor(options, parts, trainer, console, folder.checkpoint)
+    trainer = make_trainer(options, parts)
+    monitor = make_monitor(options, parts, trainer, console, checkpoint)
     safeguard = Safeguard(console)
     trainer.add_callback(monitor)
     trainer.add_callback(safeguard)
     with guarded(trainer, options, manifest, on_exit=[monitor.stop, safeguard.restore]):
-        trainer.train(resume_from_checkpoint=folder.checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
         model = trainer.trained_model()
         seconds = round(time.perf_counter() - started, 1)
         finished = manifest.values | monitor.results() | {"status": "finished", "seconds": seconds}
@@ -154,8 +150,8 @@ def load_parts(options: Options, device) -> Parts:
     )
 
 
-def make_trainer(options: Options, parts: Parts, **config):
-    """The trainer of a run; `config` adds to TRL's GRPOConfig."""
+def make_trainer(options: Options, parts: Parts):
+    """The trainer of a run."""
     from data import arrange
     from engine.training.trainer import BatchTrainer
     from reward_utils import score_batch
@@ -167,7 +163,6 @@ def make_trainer(options: Options, parts: Parts, **config):
         parts.prompt_ids,
         dataset=arrange(parts.dataset, prompts, options.seed),
         score=functools.partial(score_batch, parts.rewards, options),
-        **config,
     )
 
 
@@ -181,31 +176,25 @@ def make_monitor(options, parts, trainer, console, checkpoint):
     from evaluate import evaluate_model
 
     def validate():
-        with trainer.whole_weights():
-            return evaluate_model(
-                parts.models.policy,
-                parts.models.tokenizer,
-                VALIDATION_PROMPTS,
-                parts.models.ref,
-                samples_per_prompt=2,  # a validation costs less than two steps
-                max_new_tokens=options.max_completion_length,
-                temperature=options.temperature,
-                batch_size=options.batch_size,
-                amp_dtype=parts.models.amp_dtype,
-                process=this_process(),
-            )
+        return evaluate_model(
+            parts.models.policy,
+            parts.models.tokenizer,
+            VALIDATION_PROMPTS,
+            parts.models.ref,
+            samples_per_prompt=2,  # a validation costs less than two steps
+            max_new_tokens=options.max_completion_length,
+            temperature=options.temperature,
+            batch_size=options.batch_size,
+            amp_dtype=parts.models.amp_dtype,
+            process=this_process(),
+        )
 
     if not this_process().is_first:
-        return Validations(validate, options.eval_steps, validated=from_first(None))
+        return Validations(validate, trainer, validated=from_first(None))
     start_tracker(options, console)
-    monitor = Monitor(
-        validate,
-        Explorer(options, parts.models, trainer.rewarded),
-        options,
-        console,
-        log=trainer.log,
-        start_step=int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0,
-    )
+    explorer = Explorer(options, parts.models, trainer.rewarded)
+    start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
+    monitor = Monitor(validate, trainer, explorer, console, start_step)
     from_first(monitor.validated)  # to the others
     return monitor
 

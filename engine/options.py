@@ -32,7 +32,7 @@ PAGES = {  # commands of evaluate.py
 }
 PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
-GENERATORS = ("own", "trl", "vllm", "vllm_colocate")
+GENERATORS = ("own", "trl")
 CREDITS = ("completion", "prefix")
 SCHEDULES = ("constant_with_warmup", "linear", "cosine")
 REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
@@ -99,7 +99,7 @@ class Options:
     )
     generation: str = option(
         "own",
-        "what samples the texts; vllm needs a running `trl vllm-serve`, vllm_colocate does not",
+        "what samples the texts: the loop of this project, or that of TRL",
         GENERATORS,
     )
     process_timeout: int = option(

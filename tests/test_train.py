@@ -70,6 +70,7 @@ def test_mistakes(capsys, tmp_path, arguments, message):
     [
         ("ACCELERATE_USE_FSDP", "true", "leave one of the two out"),
         ("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3", "shard the weights with FSDP"),
+        ("WORLD_SIZE", "2", "Several machines cannot train one run"),
     ],
 )
 def test_launches_that_no_run_can_use(capsys, tmp_path, monkeypatch, name, value, message):

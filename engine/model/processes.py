@@ -1,11 +1,10 @@
-"""Several processes that train together, on one machine or on more: which rows are whose, and
-weights that are sharded between them made whole for a while."""
+"""Several processes that train together on one machine: which rows are whose, and weights that are
+sharded between them made whole for a while."""
 
 import contextlib
 import datetime
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ class Process(NamedTuple):
         return self.index == 0
 
 
-def join(device, timeout):
+def join(device, timeout) -> Process:
     """Meet the other processes of the launch, where there are any.
 
     Args:
@@ -32,7 +31,12 @@ def join(device, timeout):
 
     Returns:
         `this_process()`.
+
+    Raises:
+        UserError: they run on more than one machine.
     """
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < int(os.environ.get("WORLD_SIZE", 1)):
+        raise UserError("Several machines cannot train one run: launch all processes on one.")
     from accelerate import PartialState
 
     PartialState(cpu=device.type == "cpu", timeout=datetime.timedelta(seconds=timeout))
@@ -44,26 +48,6 @@ def this_process() -> Process:
     from accelerate import PartialState
 
     return Process(PartialState().process_index, PartialState().num_processes)
-
-
-def several_hosts():
-    """Whether the processes of this launch run on more than one machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) < int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_shared(folder):
-    """Whether every process sees what the first one writes to a folder. Asked by all at once."""
-    token = from_first(f".{uuid.uuid4().hex}.tmp")
-    mark = Path(folder) / token
-    process = this_process()
-    if process.is_first:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-    from_first(None)  # now it is there
-    seen = all(gather([mark.exists()], process))
-    if process.is_first:
-        mark.unlink()
-    return seen
 
 
 def own_rows(total, process):

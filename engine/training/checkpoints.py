@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_model
 from transformers import TrainerCallback
 
 from engine.common import sha256, sync_to_disk, write_json
@@ -108,16 +107,12 @@ class Safeguard(TrainerCallback):
         if self.received:
             control.should_save = control.should_training_stop = True
 
-    def on_save(self, args, state, control, model=None, **kwargs):
+    def on_save(self, args, state, control, **kwargs):
         if dist.is_available() and dist.is_initialized():
             dist.barrier()  # every process has files of its own in it
         if not args.should_save:
-            return  # the first process does it, or one on each host
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if args.save_on_each_node and not list(folder.glob("*.safetensors")):
-            # transformers 5.23 writes the weights in the first process only, whatever is asked for
-            save_model(model, folder / "model.safetensors", metadata={"format": "pt"})
-        seal(folder)
+            return  # the first process does it
+        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.received:

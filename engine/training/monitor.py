@@ -19,13 +19,14 @@ class Validations(TrainerCallback):
 
     Args:
         validate: callable() -> the dict of `evaluate.evaluate_model` for the policy as it is.
-        eval_steps: number of steps between two validations.
+        trainer: `BatchTrainer`: it knows the options, and how to hold all weights for a while.
         validated: steps of the validations that an earlier process of this run has done.
     """
 
-    def __init__(self, validate, eval_steps, validated=()):
+    def __init__(self, validate, trainer, validated=()):
         self.validate = validate
-        self.eval_steps = eval_steps
+        self.trainer = trainer
+        self.eval_steps = trainer.options.eval_steps
         self.validated = set(validated)
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -54,7 +55,8 @@ class Validations(TrainerCallback):
     def _run_validation(self, step):
         if step not in self.validated:
             self.validated.add(step)
-            self._validate(step)
+            with self.trainer.whole_weights():
+                self._validate(step)
 
     def _validate(self, step):
         self.validate()
@@ -69,18 +71,16 @@ class Monitor(Validations):
 
     Args:
         validate: as for `Validations`.
+        trainer: `BatchTrainer`: its log gets the validation metrics too, each name with "eval_"
+            before it, and passes them on to a tracker.
         explorer: `Explorer` that keeps what the page about the run shows.
-        options: of the run: `eval_steps`, and `output_dir`, the folder of metrics.jsonl and
-            completions.jsonl.
         console: rich's.
-        log: callable(dict) that also gets the validation metrics, each name with "eval_" before
-            it: the trainer's, which passes them on to a tracker.
         start_step: the step of the checkpoint that the run resumes from.
     """
 
-    def __init__(self, validate, explorer, options, console, log=None, start_step=0):
+    def __init__(self, validate, trainer, explorer, console, start_step=0):
         self.explorer = explorer
-        self.log = log
+        options = trainer.options
         self.by_parts = options.credit == "prefix"  # then equal rewards are not all that counts
         self.console = console
         self.metrics_file = Path(options.output_dir) / "metrics.jsonl"
@@ -90,7 +90,7 @@ class Monitor(Validations):
         done = []  # validations of a process before this one
         if self.metrics_file.exists():
             done = read_jsonl(self.metrics_file, phase="validation")
-        super().__init__(validate, options.eval_steps, (row["step"] for row in done))
+        super().__init__(validate, trainer, (row["step"] for row in done))
         keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
         explorer.resume(self.validated)
         figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
@@ -174,8 +174,7 @@ class Monitor(Validations):
         append_jsonl(self.completions_file, [{"step": step, **text} for text in texts])
         self.explorer.record(step, samples)
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
-        if self.log:
-            self.log({f"eval_{name}": value for name, value in metrics.items()})
+        self.trainer.log({f"eval_{name}": value for name, value in metrics.items()})
         self.first, self.last = self.first or metrics, metrics
 
     def _show(self, step, metrics, samples):

@@ -11,19 +11,11 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 from engine.common import MANIFEST, ROOT, UserError, read_jsonl, write_json, write_whole
-from engine.model.processes import (
-    from_first,
-    gather,
-    is_sharded,
-    is_shared,
-    several_hosts,
-    this_process,
-)
+from engine.model.processes import from_first, this_process
 from engine.training.card import model_card
-from engine.training.checkpoints import newest_good, problem_of
+from engine.training.checkpoints import newest_good
 
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
@@ -39,12 +31,20 @@ CONTENTS = (
 )
 
 
-def prepare(options):
-    """Make OUTPUT_DIR, moving an earlier run aside; returns the checkpoint to resume from.
+def prepare(options) -> str | None:
+    """Make OUTPUT_DIR, moving an earlier run aside.
+
+    Returns:
+        The folder of the checkpoint to resume from, if there is one. Of several processes the first
+        one does it, and all get the answer.
 
     Raises:
         UserError: the folder cannot be written.
     """
+    return from_first(_prepare(options) if this_process().is_first else None)
+
+
+def _prepare(options):
     folder = Path(options.output_dir)
     try:
         if options.resume:
@@ -60,56 +60,9 @@ def prepare(options):
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
-def cannot_write(folder, error):
-    return UserError(f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir.")
-
-
-class Prepared(NamedTuple):
-    """The folder of a run, as a process of the launch sees it."""
-
-    checkpoint: str | None  # the folder to resume from: the same step in each process
-    is_kept: bool  # whether this process keeps the manifest and seals checkpoints
-
-
-def prepare_all(options) -> Prepared:
-    """`prepare` for all processes of a launch: by the first, and where hosts do not share their
-    disks, by one on each.
-
-    Raises:
-        UserError: also where the hosts have no checkpoint in common.
-    """
-    from accelerate import PartialState
-
-    state = PartialState()
-    try:
-        apart = several_hosts() and not is_shared(options.output_dir)
-    except OSError as error:
-        raise cannot_write(options.output_dir, error) from error
-    is_kept = state.is_local_main_process if apart else state.is_main_process
-    if apart and is_sharded():
         raise UserError(
-            f"The hosts have {options.output_dir} each for itself, and with sharded weights each "
-            "would keep a part of the model. Choose an --output_dir on a disk that they share."
-        )
-    checkpoint = prepare(options) if is_kept else None
-    if not apart:
-        return Prepared(from_first(checkpoint), is_kept)
-    own = [Path(checkpoint).name if checkpoint else ""] if is_kept else []
-    names = gather(own, this_process())
-    name = min(names, key=lambda name: int(name[11:] or 0))  # a host may have died while saving
-    if not any(names):
-        return Prepared(None, is_kept)
-    folder = Path(options.output_dir) / name
-    is_good = not is_kept or (bool(name) and not problem_of(folder))
-    if not all(gather([is_good], this_process())):
-        raise UserError(
-            f"No checkpoint is good on all hosts; the newest are {', '.join(map(repr, names))}. "
-            "Copy OUTPUT_DIR from one host to the other, or begin anew without --resume."
-        )
-    return Prepared(str(folder), is_kept)
+            f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir."
+        ) from error
 
 
 def move_aside(folder):
@@ -136,13 +89,13 @@ class Manifest:
 
     Args:
         options: of the run.
-        is_kept: whether this process writes it.
         facts: more about the run.
+
+    Of several processes the first one writes it.
     """
 
-    def __init__(self, options, is_kept, **facts):
+    def __init__(self, options, **facts):
         self.path = Path(options.output_dir) / MANIFEST
-        self.is_kept = is_kept
         self.values = {
             "status": "running",
             "options": dataclasses.asdict(options),
@@ -157,7 +110,7 @@ class Manifest:
 
     def write(self, values):
         """Write it with other values."""
-        if self.is_kept:
+        if this_process().is_first:
             write_json(self.path, values)
 
 

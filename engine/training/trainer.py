@@ -36,10 +36,9 @@ class BatchTrainer(GRPOTrainer):
         prompt_ids: {prompt: its token ids}, of all prompts of the run.
         dataset: with a `prompt` column, in the order of the training.
         score: callable(Batch), which completes it up to its rewards.
-        config: more of TRL's GRPOConfig.
     """
 
-    def __init__(self, options: Options, models: Models, prompt_ids, dataset, score, **config):
+    def __init__(self, options: Options, models: Models, prompt_ids, dataset, score):
         self.options = options
         self.models = models
         self.prompt_ids = prompt_ids
@@ -50,7 +49,7 @@ class BatchTrainer(GRPOTrainer):
             self.kl_control = KLControl(options.kl_target, options.kl_coef)
         super().__init__(
             model=models.policy,
-            args=make_config(options, models.policy.device, **config),
+            args=make_config(options, models.policy.device),
             reward_funcs=self.reward,
             train_dataset=dataset,
             processing_class=models.tokenizer,
@@ -84,15 +83,16 @@ class BatchTrainer(GRPOTrainer):
 
     def reward(self, prompts, completions, completion_ids, log_metric, **columns):
         """TRL's reward function: makes the batch of this step."""
-        self.batch = self.rewarded(
-            prompts, completions, completion_ids, columns.get("sampled_log_probs")
-        )
+        with self.whole_weights():
+            self.batch = self.rewarded(
+                prompts, completions, completion_ids, columns.get("sampled_log_probs")
+            )
         for name, value in self.batch.figures.items():
             log_metric(name, value)
         return self.batch.reward.tolist()
 
     def rewarded(self, prompts, completions, completion_ids, sampled_log_probs=None) -> Batch:
-        """A batch of these texts with their rewards, as of this step."""
+        """A batch of these texts with their rewards, as of this step; needs whole weights."""
         batch = Batch(
             prompts=prompts,
             prompt_ids=[self.prompt_ids[prompt] for prompt in prompts],
@@ -101,14 +101,13 @@ class BatchTrainer(GRPOTrainer):
             kl_coef=self.kl_control.coef if self.kl_control else self.options.kl_coef,
         )
         if self.options.kl_type != "none":
-            with self.whole_weights():
-                batch.log_probs = policy_and_ref_log_probs(
-                    self.models,
-                    batch.prompt_ids,
-                    completion_ids,
-                    self.options.temperature,
-                    sampled_log_probs=sampled_log_probs,
-                )
+            batch.log_probs = policy_and_ref_log_probs(
+                self.models,
+                batch.prompt_ids,
+                completion_ids,
+                self.options.temperature,
+                sampled_log_probs=sampled_log_probs,
+            )
         self.score(batch)
         return batch
 
@@ -184,8 +183,8 @@ class BatchTrainer(GRPOTrainer):
         return model
 
 
-def make_config(options: Options, device, **config) -> GRPOConfig:
-    """TRL's configuration of a run; `config` adds to it."""
+def make_config(options: Options, device) -> GRPOConfig:
+    """TRL's configuration of a run."""
     return GRPOConfig(
         output_dir=options.output_dir,
         max_steps=options.max_steps,
@@ -194,8 +193,6 @@ def make_config(options: Options, device, **config) -> GRPOConfig:
         max_completion_length=options.max_completion_length,
         temperature=options.temperature,
         beta=options.beta,
-        use_vllm=options.generation.startswith("vllm"),
-        vllm_mode="colocate" if options.generation == "vllm_colocate" else "server",
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.lr_scheduler_type,
         warmup_steps=5,
@@ -215,5 +212,4 @@ def make_config(options: Options, device, **config) -> GRPOConfig:
         project=PROJECT,
         run_name=Path(options.output_dir).name,
         **mixed_precision(device).config,
-        **config,
     )

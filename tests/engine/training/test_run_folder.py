@@ -77,7 +77,7 @@ class Trainer:
 )
 def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error, message):
     options = options_of(tmp_path)
-    manifest = run_folder.Manifest(options, is_kept=True)
+    manifest = run_folder.Manifest(options)
     ended = []
     with pytest.raises(UserError, match=message) as told:
         with run_folder.guarded(Trainer(step), options, manifest, [lambda: ended.append(1)]):
@@ -88,7 +88,7 @@ def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error
 
 def test_what_has_no_explanation_passes_through(tmp_path):
     options = options_of(tmp_path)
-    manifest = run_folder.Manifest(options, is_kept=True)
+    manifest = run_folder.Manifest(options)
     ended = []
     with pytest.raises(KeyError):
         with run_folder.guarded(Trainer(0), options, manifest, [lambda: ended.append(1)]):
