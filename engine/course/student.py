@@ -53,9 +53,11 @@ def describe_error(error: BaseException, path: str | Path) -> str:
     """One line: the error, and the last line of `path` that it passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(path).name]
-    line, message = lines[-1] if lines else None, str(error)
+    line = lines[-1] if lines else None
+    message = str(error)
     if isinstance(error, SyntaxError):
-        line, message = error.lineno, error.msg
+        line = error.lineno
+        message = error.msg
     where = f" ({Path(path).name}, line {line})" if line else ""
     return f"{type(error).__name__}: {message}{where}"
 
