@@ -155,8 +155,9 @@ def test_a_comparison_of_speed_by_hand(program, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_few_steps_are_timed(program, capsys):
     program("speed").main(["--steps=1", "--batch_size=8", "--pairs=1"])
-    out = capsys.readouterr().out
-    assert len([word for word in out.split() if word.replace(".", "").isdigit()]) >= 6
+    pair, _, names, seconds, *_ = capsys.readouterr().out.splitlines()
+    assert pair.startswith("pair 1: KL off ") and names.count("KL on") == 2
+    assert len(seconds.split()) == 4 and all(float(value) > 0 for value in seconds.split())
 
 
 def test_a_program_that_fails_is_one_line(program):
