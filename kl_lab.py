@@ -113,9 +113,7 @@ def texts(own: dict[str, Candidate]):
     toy = toys.toy_texts()
     columns = [Divergence(measure, kind) for kind in FORMULAS for measure in toys.MEASURES]
     table = make_table("Two tokens: how far the expected gradient is off", "number")
-    for measure, kind in columns:
-        title = f"{FORMULAS[kind][3:-1]}\nof {measure}"
-        table.add_column(title, justify="right", no_wrap=True)
+    add_figures(table, *(f"{FORMULAS[kind][3:-1]}\nof {measure}" for measure, kind in columns))
     add_figures(table, "noise")
     candidates = text_penalties(own)
     for name, row in compare_texts(candidates, toy).items():
@@ -149,9 +147,8 @@ def beta(own: dict[str, Candidate]):
     rows = compare_beta(COEFFICIENTS)
     for held_by, how in HOW.items():
         table = make_table(f"32 tokens, held by {held_by}\n{how}")
-        titles = ("coefficient", "spread", "--beta", "score", "nats", "fewest", "factor", "late")
-        for title in titles:
-            table.add_column(title, justify="right", no_wrap=True)
+        add_figures(table, "coefficient", "spread", "--beta", "score", "nats", "fewest")
+        add_figures(table, "factor", "late")
         for row in rows:
             if row.held_by != held_by:
                 continue
@@ -179,12 +176,7 @@ def beta(own: dict[str, Candidate]):
     return draw_beta(rows)
 
 
-EXPERIMENTS = {
-    "penalties": penalties,
-    "places": places,
-    "texts": texts,
-    "beta": beta,
-}
+EXPERIMENTS = {"penalties": penalties, "places": places, "texts": texts, "beta": beta}
 
 
 def make_table(title: str, *columns: str):
@@ -201,10 +193,10 @@ def make_table(title: str, *columns: str):
 def add_figures(table, *titles: str) -> None:
     """Columns of numbers."""
     for title in titles:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
 
 
-def show(what):
+def show(what) -> None:
     make_console().print(what, highlight=False, markup=False)
 
 

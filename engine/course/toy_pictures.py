@@ -167,7 +167,8 @@ def draw_texts(penalties: dict[str, Penalty]):
     )
     lines = [line for line in LINES if line.penalty in penalties]
     drawn = {line.penalty: penalties[line.penalty] for line in lines}
-    distances, rows_of_toys = [], []
+    distances = []
+    rows_of_toys = []
     for i in range(1, 13):
         toy = toys.toy_texts(spread=0.05 * i)
         distances.append(toys.text_divergence("forward", *toy.log_probs()).item())
@@ -183,8 +184,8 @@ def draw_texts(penalties: dict[str, Penalty]):
     )
     logits, log_p = toys.toy_policy()
     log_q = logits.log_softmax(0)
-    r, q = (log_p - log_q).exp(), log_q.exp()
-    square = (q @ r**2).item()  # E[r] = 1, so a product of T has variance square**T − 1
+    r = (log_p - log_q).exp()
+    square = (log_q.exp() @ r**2).item()  # E[r] = 1, so a product of T has variance square**T − 1
     lengths = range(1, 129)
     product = [(square**t - 1) ** 0.5 for t in lengths]
     noise.plot(lengths, product, color="tab:green", label="Π r: the text as a whole")

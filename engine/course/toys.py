@@ -41,8 +41,8 @@ def divergence(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     >>> f"{divergence('forward', q, p):.4f} {divergence('backward', q, p):.4f}"
     '0.1438 0.1308'
     """
-    first, second = (log_q, log_p) if kind == "forward" else (log_p, log_q)
-    return (first.exp() * (first - second)).sum()
+    writer, other = (log_q, log_p) if kind == "forward" else (log_p, log_q)
+    return (writer.exp() * (writer - other)).sum()
 
 
 def exact_gradient(kind: str, logits: Tensor, log_p: Tensor) -> Tensor:
@@ -179,9 +179,9 @@ def token_divergence(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     The prefixes come from the policy but are held fixed: no gradient flows through how often the
     policy comes to a prefix. log_q, log_p: (N, T), all texts.
     """
-    first, second = (log_q, log_p) if kind == "forward" else (log_p, log_q)
-    others = (log_q.sum(1, keepdim=True) - log_q).detach().exp()  # (N, T), of the other tokens
-    return (others * first.exp() * (first - second)).sum()
+    writer, other = (log_q, log_p) if kind == "forward" else (log_p, log_q)
+    rest = (log_q.sum(1, keepdim=True) - log_q).detach().exp()  # (N, T), q of the other tokens
+    return (rest * writer.exp() * (writer - other)).sum()
 
 
 MEASURES = {"texts": text_divergence, "tokens": token_divergence}
