@@ -8,13 +8,16 @@ the same numbers to TRL's trainer and compares the losses. Source: Shao et al. 2
 2402.03300; token-level mean as in Yu et al. 2025, arXiv 2503.14476, TRL's default.
 """
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 WORDS = ("awful", "boring", "fine", "good", "great", "superb")
 REWARDS = torch.tensor([0.0, 0.2, 0.5, 0.7, 0.9, 1.0])
 
 
-def group_advantages(rewards, num_generations):
+def group_advantages(rewards: Tensor, num_generations: int) -> Tensor:
     """How much better than its group each completion did, in the group's standard deviations.
 
     Args:
@@ -32,9 +35,22 @@ def group_advantages(rewards, num_generations):
     return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
 
 
+class KLTerm(NamedTuple):
+    """TRL's KL term. Its gradient is that of KL(policy‖ref), token by token with the prefix held
+    fixed (`python kl_lab.py beta`)."""
+
+    beta: float  # its strength
+    ref_log_probs: Tensor  # (B, T), of each sampled token under the reference
+
+
 def grpo_loss(
-    log_probs, old_log_probs, advantages, mask, epsilon=0.2, ref_log_probs=None, beta=0.0
-):
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    epsilon: float = 0.2,
+    kl_term: KLTerm | None = None,
+) -> Tensor:
     """The clipped surrogate loss, a mean over all real tokens of the batch.
 
     On the first step after sampling its value is near 0, whatever the policy does: the ratio is 1
@@ -46,52 +62,49 @@ def grpo_loss(
         advantages: (B,), one for the whole completion.
         mask: (B, T) boolean, True for real completion tokens.
         epsilon: beyond a ratio of 1 ± epsilon there is nothing more to gain from a token.
-        ref_log_probs: (B, T), under the reference; needed with beta.
-        beta: strength of TRL's KL term. Its gradient is that of KL(policy‖ref), token by token
-            with the prefix held fixed (`python kl_lab.py beta`).
+        kl_term: holds the policy near a reference.
     """
     ratio = (log_probs - old_log_probs).exp()  # (B, T); 1 on the first step after sampling
     advantages = advantages[:, None]
     clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
     gain = torch.minimum(ratio * advantages, clipped * advantages)
-    if beta:
-        log_r = ref_log_probs - log_probs
+    if kl_term:
+        log_r = kl_term.ref_log_probs - log_probs
         k3 = log_r.exp() - 1 - log_r  # (B, T)
-        gain = gain - beta * ratio * k3  # without the ratio it would pull at another divergence
+        gain = (
+            gain - kl_term.beta * ratio * k3
+        )  # without the ratio it would pull at another divergence
     return -(gain * mask).sum() / mask.sum()
 
 
 def train_toy(
-    steps=60,
-    groups=8,
-    num_generations=8,
-    learning_rate=0.3,
-    kl_coef=0.0,
-    beta=0.0,
-    seed=0,
-    show=lambda step, policy: None,
-):
+    steps: int = 60,
+    groups: int = 8,
+    num_generations: int = 8,
+    learning_rate: float = 0.3,
+    kl_coef: float = 0.0,
+    beta: float = 0.0,
+) -> Tensor:
     """Train the toy policy; returns its word probabilities before each step, (steps + 1, 6).
 
     With kl_coef, the reward is reduced by kl_coef · (log q − log p), p being the first policy;
-    with beta, p holds the policy in the loss. `show` is called before each step.
+    with beta, p holds the policy in the loss.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     logits = torch.zeros(len(WORDS), requires_grad=True)
     reference = logits.detach().log_softmax(0)
     history = [logits.detach().softmax(0)]
-    for step in range(steps):
-        show(step, history[-1])
-        size = groups * num_generations
+    size = groups * num_generations
+    mask = torch.ones(size, 1, dtype=torch.bool)
+    for _ in range(steps):
         words = history[-1].multinomial(size, replacement=True, generator=generator)  # (B,)
         old = history[-1].log()[words]
         ref = reference[words]
         rewards = REWARDS[words] - kl_coef * (old - ref)
         advantages = group_advantages(rewards, num_generations)
         log_probs = logits.log_softmax(0)[words]
-        mask = torch.ones(size, 1, dtype=torch.bool)
-        held = dict(ref_log_probs=ref[:, None], beta=beta)
-        loss = grpo_loss(log_probs[:, None], old[:, None], advantages, mask, **held)
+        kl_term = KLTerm(beta, ref[:, None]) if beta else None
+        loss = grpo_loss(log_probs[:, None], old[:, None], advantages, mask, kl_term=kl_term)
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
             logits -= learning_rate * gradient
@@ -99,35 +112,34 @@ def train_toy(
     return torch.stack(history)
 
 
-def row(name, policy):
+def row(name: str, policy: Tensor) -> str:
     """A policy in one line: a bar and a share for each word, the mean reward."""
-    parts = []
+    cells = []
     for share in policy.tolist():
         eighths = round(40 * share)  # of a character; a bar is five characters long at most
         bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]
-        parts.append(f"{bar.strip():5}{share:4.0%} ")
-    return f"{name:11} {''.join(parts)}{policy @ REWARDS:.2f}"
+        cells.append(f"{bar.strip():5}{share:4.0%} ")
+    return f"{name:11} {''.join(cells)}{policy @ REWARDS:.2f}"
 
 
-def print_header(title, column):
+def print_header(title: str, column: str) -> None:
     print(f"\n{title}\n{column:12}{''.join(f'{word:10}' for word in WORDS)}reward")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     from engine.options import OneLineParser
 
-    OneLineParser(description=__doc__.split("\n")[0]).parse_args(argv)
-
-    def show(step, policy):
-        if step % 5 == 0:
-            print(row(f"{step}", policy), flush=True)
-
+    OneLineParser(description=str(__doc__).split("\n")[0]).parse_args(argv)
     print_header("The policy while it learns: the share of each word", "step")
-    show(60, train_toy(show=show)[-1])
+    for step, policy in enumerate(train_toy()):
+        if step % 5 == 0:
+            print(row(f"{step}", policy))
     print_header("The policy after 60 steps, held near the first one", "held by")
-    for how in [{}] + [{name: c} for name in ("kl_coef", "beta") for c in (0.1, 0.3, 1.0)]:
-        name = " ".join(f"{name} {c}" for name, c in how.items()) or "nothing"
-        print(row(name, train_toy(**how)[-1]))
+    print(row("nothing", train_toy()[-1]))
+    for strength in (0.1, 0.3, 1.0):
+        print(row(f"kl_coef {strength}", train_toy(kl_coef=strength)[-1]))
+    for strength in (0.1, 0.3, 1.0):
+        print(row(f"beta {strength}", train_toy(beta=strength)[-1]))
 
 
 if __name__ == "__main__":

@@ -212,6 +212,6 @@ def my_custom_reward(completions, **kwargs):
 
 
 if __name__ == "__main__":
-    from engine.course.student import main
+    from engine.course.checklist import main
 
     main(__file__)

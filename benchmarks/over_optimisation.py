@@ -14,20 +14,16 @@ Gao et al. fit gain = d · (α − β log d) for reinforcement learning and d ·
 their error, so that one can see whether they deserve trust; the picture has the first.
 """
 
-import argparse
 import collections
 import statistics
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import numpy as np
+from starting import make_parser, one_line_errors
 
-import numpy as np  # noqa: E402
-
-from engine.common import ROOT, UserError, quiet_libraries  # noqa: E402
-from engine.options import OneLineParser  # noqa: E402
-from engine.pages import report  # noqa: E402
+from engine.common import ROOT, UserError
+from engine.pages import report
 
 RUNS = ROOT / "outputs" / "ladder"
 RUNGS = ("linear", "early", "hackable", "forward_0.03", "forward_0.1", "backward_0.1")  # by default
@@ -55,7 +51,7 @@ class Points(NamedTuple):
     judge: np.ndarray
 
 
-def fit_gain(distance, gain, form=RL_FORM):
+def fit_gain(distance, gain, form: str = RL_FORM) -> Fit:
     """Least squares for gain = α·d − β·g(d), with g from FORMS; it is linear in α and β.
 
     >>> d = np.array([0.0, 1.0, 2.0, 4.0])
@@ -79,13 +75,13 @@ def fit_gain(distance, gain, form=RL_FORM):
     return Fit(float(alpha), float(beta), float(error))
 
 
-def kind_of(run):
+def kind_of(run: dict) -> str:
     """What sets a run apart from a plain one, apart from seed and length: "forward 0.1"."""
     return report.label({**run, "name": ""}).strip(" ()") or "no flags"
 
 
-def validations(run, judge):
-    """The mean KL, proxy and judge of each validation of a run: three lists.
+def validations(run: dict, judge) -> tuple[list[float], list[float], list[float]]:
+    """The mean KL, proxy and judge of each validation of a run.
 
     The proxy is the score that the run was paid for, and its negative under --negate_reward; then
     the judge's counts negative too.
@@ -93,37 +89,37 @@ def validations(run, judge):
     Raises:
         UserError: the run does not begin with its base model, or its samples lack a score.
     """
-    options, rows = run["manifest"]["options"], run["completions"]
+    options = run["manifest"]["options"]
     paid = "positive_words" if options["hackable_reward"] else "sentiment"
     sign = -1 if options["negate_reward"] else 1
-    steps = sorted({row["step"] for row in rows})
-    if steps[:1] != [0]:
+    samples_of = collections.defaultdict(list)  # by step
+    for row in run["completions"]:
+        samples_of[row["step"]].append(row)
+    if 0 not in samples_of:
         raise UserError(f"the run in {run['folder']} has no validation before its first step.")
-    columns = [], [], []
+    kl, proxy, judged = [], [], []
     try:
-        for step in steps:
-            chosen = [row for row in rows if row["step"] == step]
-            scores = judge([row["completion"] for row in chosen])
-            columns[0].append(statistics.fmean(row["kl"] for row in chosen))
-            columns[1].append(sign * statistics.fmean(row[paid] for row in chosen))
-            columns[2].append(sign * statistics.fmean(scores))
+        for _, samples in sorted(samples_of.items()):
+            kl.append(statistics.fmean(row["kl"] for row in samples))
+            proxy.append(sign * statistics.fmean(row[paid] for row in samples))
+            judged.append(sign * statistics.fmean(judge([row["completion"] for row in samples])))
     except KeyError as error:
         raise UserError(f"the samples of the run in {run['folder']} lack {error}.") from error
-    return columns
+    return kl, proxy, judged
 
 
-def points_of(runs, judge):
-    """{kind of run: Points}; each run's own base model is subtracted."""
+def points_of(runs: list[dict], judge) -> dict[str, Points]:
+    """The points of each kind of run; each run's own base model is subtracted."""
     kinds = collections.defaultdict(list)
     for run in runs:
-        kl, proxy, scores = np.array(validations(run, judge))
-        # An estimate of a small KL may be below 0.
-        kinds[kind_of(run)].append((kl.clip(min=0) ** 0.5, proxy - proxy[0], scores - scores[0]))
-    return {kind: Points(*np.concatenate(parts, axis=1)) for kind, parts in kinds.items()}
+        kl, proxy, judged = np.array(validations(run, judge))
+        distance = kl.clip(min=0) ** 0.5  # an estimate of a small KL may be below 0
+        kinds[kind_of(run)].append((distance, proxy - proxy[0], judged - judged[0]))
+    return {kind: Points(*np.concatenate(points, axis=1)) for kind, points in kinds.items()}
 
 
-def table(kinds):
-    """Lines of text: α, β and error of both forms for each kind of run."""
+def table(kinds: dict[str, Points]) -> list[str]:
+    """α, β and error of both forms for each kind of run, in lines of text."""
     lines = [f"{'run':28} {'gain':6} {'form':15} {'α':>7} {'β':>7} {'error':>7}"]
     for kind, points in kinds.items():
         for name in COLORS:
@@ -134,7 +130,7 @@ def table(kinds):
     return lines
 
 
-def draw(kinds, judge_name):
+def draw(kinds: dict[str, Points], judge_name: str):
     """One panel for each kind of run: proxy and judge over √KL, with the RL form's curves."""
     from matplotlib.figure import Figure
 
@@ -163,7 +159,7 @@ def draw(kinds, judge_name):
     return figure
 
 
-def default_runs():
+def default_runs() -> list[Path]:
     """The finished runs of ladder.py that the picture shows.
 
     Raises:
@@ -178,25 +174,20 @@ def default_runs():
 
 
 def main(argv=None):
-    parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("runs", nargs="*", type=Path, metavar="RUN", help="output folders; default: ladder.py's")
     add("--judge", default="ngram", help="ngram, vader, or a classifier's name; default ngram")
     add("--out", default=ROOT / "docs" / "over_optimisation.png", type=Path, help="the picture")
     args = parser.parse_args(argv)
-    quiet_libraries()
-    try:
+    with one_line_errors(parser.prog):
         runs = [report.read_run(folder) for folder in args.runs or default_runs()]
         from sentiment import load_judge  # loads torch: not for --help
 
         kinds = points_of(runs, load_judge(args.judge))
         print("\n".join(table(kinds)))
         report.save_figure(draw(kinds, args.judge), args.out)
-    except (UserError, OSError) as error:
-        sys.exit(f"over_optimisation.py: {error}")
-    print(f"Wrote {args.out}")
+        print(f"Wrote {args.out}")
 
 
 if __name__ == "__main__":

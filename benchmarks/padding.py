@@ -9,13 +9,9 @@ later. `prepare` in `engine/model/loading.py` counts from the first real token. 
 the same completions both ways and prints how far apart they are, in nats a token.
 """
 
-import sys
-from pathlib import Path
+from starting import make_parser, one_line_errors
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from engine.common import ROOT, UserError, quiet_libraries  # noqa: E402
-from engine.options import OneLineParser  # noqa: E402
+from engine.common import ROOT
 
 
 def differences(model, plain, tokenizer, prompts, length=32):
@@ -33,11 +29,11 @@ def differences(model, plain, tokenizer, prompts, length=32):
     """
     import torch
 
-    from engine.model.sampling import generate
+    from engine.model.sampling import Sampling, generate
     from engine.model.scoring import pad
 
     prompt_ids = tokenizer(prompts)["input_ids"]
-    completion_ids, _ = generate(model, tokenizer, prompt_ids, length, seed=0)
+    completion_ids, _ = generate(model, tokenizer, prompt_ids, Sampling(max_new_tokens=length))
     left, left_mask = pad(prompt_ids, tokenizer.pad_token_id, "left")
     right, right_mask = pad(completion_ids, tokenizer.pad_token_id, "right")
     ids, mask = torch.cat([left, right], 1), torch.cat([left_mask, right_mask], 1)
@@ -51,27 +47,22 @@ def differences(model, plain, tokenizer, prompts, length=32):
 
 
 def main(argv=None):
-    parser = OneLineParser(description=__doc__.split("\n")[0])
-    default = str(ROOT / "tiny" / "gpt2")
-    parser.add_argument(
-        "--model", default=default, metavar="FOLDER", help="a causal language model"
-    )
+    parser = make_parser(__doc__)
+    bundled = str(ROOT / "tiny" / "gpt2")
+    parser.add_argument("--model", default=bundled, metavar="FOLDER", help="default tiny/gpt2")
     args = parser.parse_args(argv)
-    quiet_libraries()
-    import torch
-    from transformers import AutoModelForCausalLM
+    with one_line_errors(parser.prog):
+        import torch
+        from transformers import AutoModelForCausalLM
 
-    from data import VALIDATION_PROMPTS
-    from engine.model.loading import load_model
+        from data import VALIDATION_PROMPTS
+        from engine.model.loading import load_model
 
-    try:
         model, tokenizer = load_model(args.model, "cpu")
         plain = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
         apart = differences(model, plain, tokenizer, list(VALIDATION_PROMPTS))
-    except (UserError, OSError) as error:
-        sys.exit(f"padding.py: {error}")
-    print(f"{len(apart)} tokens of {len(VALIDATION_PROMPTS)} completions, nats a token:")
-    print(f"mean {apart.mean():.3f}, largest {apart.max():.2f}")
+        print(f"{len(apart)} tokens of {len(VALIDATION_PROMPTS)} completions, nats a token:")
+        print(f"mean {apart.mean():.3f}, largest {apart.max():.2f}")
 
 
 if __name__ == "__main__":

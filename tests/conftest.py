@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from engine.common import UserError, quiet_libraries
-from engine.course.student import exercises, load_rewards, rewards_file
+from engine.course.checklist import exercises
+from engine.course.student import load_rewards, rewards_file
 from engine.model.loading import load_model
 from engine.options import PRESETS
 from sentiment import load_sentiment_model

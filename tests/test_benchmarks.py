@@ -1,29 +1,33 @@
-"""The programs in benchmarks/: their help, their arithmetic, and one run of a few steps."""
+"""The programs in benchmarks/: their arithmetic, and one pair of runs of a few steps."""
 
+import importlib
 import json
 import math
-import os
-import shutil
-import subprocess
-import sys
 
 import pytest
 
 from engine.common import ROOT, UserError, append_jsonl, write_json
 from engine.measuring.metrics import METRICS
 
-BENCHMARKS = ROOT / "benchmarks"
-SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py"))
+
+@pytest.fixture
+def program(monkeypatch):
+    """callable(name) -> a program of benchmarks/ as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture
-def ladder(monkeypatch, tmp_path):
+def ladder(program, monkeypatch, tmp_path):
     """benchmarks/ladder.py as a module, with its runs in a folder of the test."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import ladder
+    module = program("ladder")
+    monkeypatch.setattr(module, "RUNS", tmp_path / "runs")
+    return module
 
-    monkeypatch.setattr(ladder, "RUNS", tmp_path / "runs")
-    return ladder
+
+@pytest.fixture
+def over_optimisation(program):
+    return program("over_optimisation")
 
 
 def finish(ladder, rung, seed, sentiment, factor=2.0, optimal_kl=1.0):
@@ -43,58 +47,13 @@ def finish(ladder, rung, seed, sentiment, factor=2.0, optimal_kl=1.0):
     )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_says_what_it_does_and_needs_no_torch(script):
-    command = [sys.executable, "-X", "importtime", str(BENCHMARKS / script), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and done.stdout.startswith(f"usage: {script}")
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "argparse" in imported and not {"torch", "transformers", "trl"} & imported
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("flag", ["--no_such_flag", "--batch_size=0", "--seeds=-1"])
-def test_a_wrong_flag_is_one_line(script, flag):
-    command = [sys.executable, str(BENCHMARKS / script), flag]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
-
-
-def test_medians_of_the_phases(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import time_steps
-
-    nothing = dict.fromkeys(time_steps.PHASES, 0.0)
-    marks = [(10.0, nothing), (11.0, {**nothing, "rollout": 0.4, "score": 0.1})]
-    marks += [(13.0, {**nothing, "rollout": 0.8, "score": 0.3})]
-    marks += [(16.0, {**nothing, "rollout": 2.0, "score": 0.4})]
-    # steps of 1, 2, 3 s; rollouts of 0.4, 0.4, 1.2 s; scores of 0.1, 0.2, 0.1 s
-    want = {"step": 2.0, "rollout": 0.4, "score": 0.1, "rest": 1.5}
-    assert time_steps.medians(marks) == pytest.approx({**nothing, **want})
-
-
-def test_the_clock_counts_an_inner_phase_once(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import time_steps
-
-    now = iter([0.0, 1.0, 4.0, 6.0])  # outer begins, inner begins, inner ends, outer ends
-    monkeypatch.setattr(time_steps.time, "perf_counter", lambda: next(now))
-    owner, clock = type("Owner", (), {})(), time_steps.Clock()
-    owner.inner = lambda: "value"
-    owner.outer = lambda: owner.inner()
-    clock.wrap(owner, "inner", "score")
-    clock.wrap(owner, "outer", "rollout")
-    assert owner.outer() == "value"
-    assert clock.totals["score"] == 3.0 and clock.totals["rollout"] == 3.0
-
-
 def test_the_tables_of_the_ladder(ladder):
     finish(ladder, "linear", 0, 0.9)
     finish(ladder, "linear", 1, 0.8)
     finish(ladder, "lora", 0, 0.7)
-    names = ("sentiment", "perplexity", "win_rate")
+    columns = ladder.Table(("sentiment", "perplexity", "win_rate"), "seconds", ladder.seconds)
     middle = "1,050<br>(1,050–1,050) | 50.0%<br>(50.0–50.0%)"
-    assert ladder.table([0, 1], names, ladder.seconds).splitlines() == [
+    assert ladder.table_of(columns, [0, 1]).splitlines() == [
         "| run | sentiment | ref. perplexity | win rate | seconds |",
         "|---|---|---|---|---|",
         "| base model | 0.500 | 0.500 | 50.0% | |",
@@ -142,22 +101,29 @@ def test_what_people_wrote_stays_in_the_results(ladder, monkeypatch, tmp_path):
 def test_the_results_have_the_tables_that_the_ladder_writes(ladder):
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert text.count(ladder.MARK) == 1
-    for names, more in ((ladder.REACHED, ladder.overpayment), (ladder.TEXTS, ladder.seconds)):
-        assert ladder.table([0], names, more).splitlines()[0] in text
+    for columns in (ladder.REACHED, ladder.TEXTS):
+        assert ladder.table_of(columns, [0]).splitlines()[0] in text
     below = text.partition(ladder.MARK)[2]
     assert all(below.count(f"| {ladder.name_of(rung)} |") == 2 for rung in ladder.LADDER)
 
 
-def test_padding_matters_only_where_there_is_any(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import padding
+def test_the_figures_in_the_picture_of_the_ladder(ladder):
+    finish(ladder, "linear", 0, 0.9)
+    finish(ladder, "linear", 1, 0.8)
+    finish(ladder, "lora", 0, 0.7)
+    spread = ladder.Spread.of("sentiment", ["linear", "lora"], [0, 1])
+    assert spread.means == pytest.approx([0.85, 0.7], abs=1e-12)
+    assert spread.errors[0] == pytest.approx([0.05, 0], abs=1e-12)
+    assert spread.errors[1] == pytest.approx([0.05, 0], abs=1e-12)
+
+
+def test_padding_matters_only_where_there_is_any(program, policy):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from engine.model.loading import load_model
-
+    padding = program("padding")
     folder = str(ROOT / "tiny" / "gpt2")
-    model, tokenizer = load_model(folder, "cpu")
+    model, tokenizer = policy
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     same = padding.differences(model, plain, tokenizer, ["The film was"] * 2, length=4)
     assert len(same) == 8 and same.max() < 1e-5
@@ -166,35 +132,38 @@ def test_padding_matters_only_where_there_is_any(monkeypatch):
     assert first.max() > 1e-3 and second.max() < 1e-5  # only the short one is padded
 
 
+def test_a_comparison_of_speed_by_hand(program, monkeypatch, capsys):
+    """Stock takes 4 and 6 s, with the KL 5 and 9; ours takes 2 and 2, with the KL 2.5 and 3."""
+    speed, asked = program("speed"), []
+    times = [[4, 2, 5, 2.5], [3, 9, 2, 6]]  # the second pair in reverse order
+
+    def seconds_per_step(column, flags, steps):
+        asked.append(column)
+        return times[(len(asked) - 1) // 4][(len(asked) - 1) % 4]
+
+    monkeypatch.setattr(speed, "seconds_per_step", seconds_per_step)
+    speed.show(speed.compare([], steps=1, pairs=2))
+    assert asked == [*speed.COLUMNS, *reversed(speed.COLUMNS)]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "pair 1: KL off 2.00, KL on 2.00"
+    assert lines[1] == "pair 2: KL off 3.00, KL on 3.00"
+    assert lines[4].split() == ["5.000", "2.000", "7.000", "2.750"]
+    assert lines[5] == "steps per second, ours over stock, KL off: 2.50 (2.00 to 3.00)"
+    assert lines[-1] == "the KL costs 38% (25% to 50%) of a step"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("side", ["ours", "stock"])
-def test_a_few_steps_are_timed(tmp_path, unsolved, side):
-    """In a student's copy: the solution is missing, and what is not written is one line."""
-    copy = tmp_path / "copy"
-    ignored = (".*", "outputs*", "__pycache__", "tests", "rewards_solution.py")
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*ignored))
-    shutil.copy(unsolved, copy)
-    command = [sys.executable, str(copy / "benchmarks" / "time_steps.py"), f"--side={side}"]
-    command += ["--steps=1", "--batch_size=8"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["step"] > result["rollout"] > 0 and result["peak_gb"] > 0.1
-    assert len(result["memory_gb"]) == 4  # one step, and three to warm up
-    if side == "ours":
-        done = subprocess.run([*command, "--kl"], capture_output=True, text=True, env=environment)
-        assert done.returncode == 1 and done.stderr.count("\n") == 1
-        assert "Exercise 3b: implement kl_penalty_forward" in done.stderr
+def test_a_few_steps_are_timed(program, capsys):
+    program("speed").main(["--steps=1", "--batch_size=8", "--pairs=1"])
+    pair, _, names, seconds, *_ = capsys.readouterr().out.splitlines()
+    assert pair.startswith("pair 1: KL off ") and names.count("KL on") == 2
+    assert len(seconds.split()) == 4 and all(float(value) > 0 for value in seconds.split())
 
 
-@pytest.fixture
-def over_optimisation(monkeypatch):
-    """benchmarks/over_optimisation.py as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import over_optimisation
-
-    return over_optimisation
+def test_a_program_that_fails_is_one_line(program):
+    starting = program("starting")
+    with pytest.raises(UserError, match="^evaluate.py: .*invalid choice: 'measure'"):
+        starting.run_program("evaluate.py", "measure")
 
 
 @pytest.mark.parametrize(("form", "beta"), [("d(α − β log d)", 0.25), ("d(α − β d)", 0.04)])

@@ -1,7 +1,7 @@
 """What the pages say is true of the program: options, files, links, commands, tests, headings.
 
 In a student's copy CONTRIBUTING.md and everything of the instructor's are missing; the README is a
-shorter one there.
+shorter one there, and AGENTS.md another one.
 """
 
 import contextlib
@@ -20,8 +20,10 @@ from engine.common import ROOT
 from engine.measuring.tables import validation_header
 from engine.options import FIELDS, PRESETS
 
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
-FOR_STUDENTS = sorted({*PAGES} - {"CONTRIBUTING.md", "docs/results.md", "docs/samples.md"})
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+FOR_STUDENTS = [page for page in PAGES if page not in ("docs/results.md", "docs/samples.md")]
+if (ROOT / "CONTRIBUTING.md").exists():
+    PAGES += ["AGENTS.md", "CONTRIBUTING.md"]
 WITHHELD = (
     "rewards_solution.py",
     "CONTRIBUTING.md",
@@ -30,6 +32,7 @@ WITHHELD = (
     "results.md",
     "samples.md",
 )
+FOLDERS = ("benchmarks", "cases", "docs", "engine", "launch", "tests", "tiny")
 LINK = re.compile(r"\]\(([^)\s#]*)(#[^)\s]*)?\)")
 FILE = re.compile(r"(?<![\w./-])(?:[\w.-]+/)*[\w-]+\.(?:py|md|ipynb|yaml|toml|txt)(?![\w/])")
 FOLDER = re.compile(r"`((?:[\w-]+/)+)`")
@@ -119,23 +122,28 @@ def test_every_link_leads_somewhere(page):
             assert anchor in anchors(path.read_text(encoding="utf-8")), anchor
 
 
+@functools.cache
+def file_names():
+    """The names of all files, wherever they lie."""
+    return {path.name for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_and_folder_that_a_page_names_exists(page):
+    """A name with a folder is a path from the root; a name alone may lie in any folder."""
     text = read(page)
-    files = [f"/{p.relative_to(ROOT).as_posix()}" for p in ROOT.rglob("*") if p.is_file()]
-    files = [path for path in files if not path.startswith("/.venv/")]
     for name in FILE.findall(code_of(text)):
-        assert any(path.endswith(f"/{name}") for path in files), name
+        assert (ROOT / name).is_file() if "/" in name else name in file_names(), name
     for name in FOLDER.findall(text):
         assert (ROOT / name).is_dir() or name.startswith("outputs/"), name
 
 
-def test_every_program_of_the_root_folder_and_every_folder_is_in_the_readme():
-    text = read("README.md")
-    rooms = {p.name for p in ROOT.glob("*.py")}
-    tracked = ("benchmarks", "docs", "engine", "instructor", "launch", "tests", "tiny")
-    rooms |= {f"{name}/" for name in tracked if (ROOT / name).exists()}
-    assert all(name in text for name in rooms)
+def test_every_program_of_the_root_folder_and_every_folder_is_in_the_list_of_the_readme():
+    block = read("README.md").partition("## Where things are")[2].split("```")[1]
+    listed = [re.split(r" {2,}", line)[0].split(", ") for line in block.strip().splitlines()]
+    names = {path.name for path in ROOT.glob("*.py")} - {"rewards_solution.py"}
+    names |= {f"{name}/" for name in FOLDERS if (ROOT / name).is_dir()}
+    assert names <= {name for line in listed for name in line}
 
 
 @pytest.mark.parametrize("page", FOR_STUDENTS)
@@ -166,11 +174,11 @@ def commands(text):
     """(file, its words) of every `python …` and `accelerate launch …` in the code of a page."""
     code = code_of(text).replace("\\\n", " ")
     for module, program, rest in COMMAND.findall(code):
+        path = ROOT / program
         if module:
-            path = ROOT / f"{program.replace('.', '/')}.py"
-            yield (None if program == "pytest" else path), rest.split()
-        else:
-            yield ROOT / program, rest.split()
+            path = ROOT / program.replace(".", "/")
+            path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+        yield (None if module and program == "pytest" else path), rest.split()
     for config, program, rest in re.findall(
         r"accelerate launch --config_file (\S+) (\S+\.py)([^\n`#]*)", code
     ):
@@ -187,7 +195,7 @@ def test_every_command_can_be_given(page):
             continue
         assert path.is_file(), path
         if flags:
-            asked = words[:1] if path.name in ("evaluate.py", "scaling.py") else []
+            asked = words[:1] if path.name == "evaluate.py" else []
             known = set(re.findall(r"--\w+", help_of(path, *asked)))
             assert flags <= known, (path.name, flags - known)
 

@@ -26,69 +26,60 @@ def test_beta_by_hand():
     new = torch.tensor([[0.55, 0.4]]).log()
     ref = torch.tensor([[0.11, 0.8]]).log()  # r = 0.2 and 2
     mask = torch.ones(1, 2, dtype=torch.bool)
-    got = grpo.grpo_loss(new, old, torch.tensor([0.0]), mask, ref_log_probs=ref, beta=2.0)
+    got = grpo.grpo_loss(new, old, torch.tensor([0.0]), mask, kl_term=grpo.KLTerm(2.0, ref))
     # k3 = r − 1 − log r, each times the ratio 1.1 or 0.8; no advantage
     want = 1.1 * (-0.8 + math.log(5)) + 0.8 * (1 - math.log(2))
     assert got.item() == pytest.approx(2.0 * want / 2, abs=1e-6)
-
-
-def held_by_beta(trainer, model, inputs, compute_loss, now, old, mask):
-    """(losses of TRL and of this file with beta, their gradients by one of the weights)."""
-    ref = now.detach() - 2 * (old - now.detach()).roll(1, 0)
-    held = {**inputs, "old_per_token_logps": old, "ref_per_token_logps": ref}
-    trainer.beta = 0.3
-    both = (
-        compute_loss(trainer, model, held),
-        grpo.grpo_loss(now, old, inputs["advantages"], mask, ref_log_probs=ref, beta=0.3),
-    )
-    trainer.beta = 0.0
-    weight = trainer.accelerator.unwrap_model(model).transformer.ln_f.weight
-    gradients = [torch.autograd.grad(x, weight, retain_graph=True)[0] for x in both]
-    return tuple(x.detach() for x in both), gradients
 
 
 def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
     import trl
 
     import data
-    import reward_utils
     import train
     from engine.model.scoring import compute_log_probs
 
-    make, compute_loss = reward_utils.make_reward_function, trl.GRPOTrainer.compute_loss
+    score, compute_loss = trl.GRPOTrainer._calculate_rewards, trl.GRPOTrainer.compute_loss
     seen = {}
 
-    def make_reward_function(*args, **kwargs):
-        reward = make(*args, **kwargs)
-
-        def recorded(*args, **kwargs):
-            rewards = reward(*args, **kwargs)
-            if "log_metric" in kwargs:  # TRL asks; a validation asks too
-                seen["rewards"] = torch.tensor(rewards)
-            return rewards
-
-        return recorded
+    def recorded_rewards(self, *args, **kwargs):
+        rewards = score(self, *args, **kwargs)  # (B, 1): there is one reward function
+        seen["rewards"] = rewards[:, 0]
+        return rewards
 
     def recorded_loss(self, model, inputs, **kwargs):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        length = inputs["completion_ids"].shape[1]
-        now = compute_log_probs(model, ids, attention, length)
-        mask = inputs["completion_mask"].bool()
+        now = compute_log_probs(model, ids, attention, inputs["completion_ids"].shape[1])
+        mask, advantages = inputs["completion_mask"].bool(), inputs["advantages"]
         loss = compute_loss(self, model, inputs, **kwargs)
-        seen["first"] = loss, grpo.grpo_loss(now, now.detach(), inputs["advantages"], mask)
-        # And as if other weights had sampled, so that ratios differ from 1 and clipping bites.
+        seen["advantages"] = advantages
+        seen["first step"] = loss, grpo.grpo_loss(now, now.detach(), advantages, mask)
+        # As if other weights had sampled, so that ratios differ from 1 and clipping bites.
         shift = 0.4 * torch.randn(now.shape, generator=torch.Generator().manual_seed(0))
-        old = now.detach() + shift
-        other = compute_loss(self, model, {**inputs, "old_per_token_logps": old}, **kwargs)
-        seen["clipped"] = other, grpo.grpo_loss(now, old, inputs["advantages"], mask)
+        other = {**inputs, "old_per_token_logps": now.detach() + shift}
+        old = other["old_per_token_logps"]
+        seen["clipped"] = (
+            compute_loss(self, model, other, **kwargs),
+            grpo.grpo_loss(now, old, advantages, mask),
+        )
         # And held near a reference by TRL's beta, by way of its gradient.
-        seen["beta"], seen["held"] = held_by_beta(self, model, inputs, compute_loss, now, old, mask)
-        seen["advantages"] = inputs["advantages"]
+        other["ref_per_token_logps"] = now.detach() - 2 * shift.roll(1, 0)
+        kl_term = grpo.KLTerm(0.3, other["ref_per_token_logps"])
+        self.beta = kl_term.beta
+        seen["with beta"] = (
+            compute_loss(self, model, other, **kwargs),
+            grpo.grpo_loss(now, old, advantages, mask, kl_term=kl_term),
+        )
+        self.beta = 0.0
+        weight = self.accelerator.unwrap_model(model).transformer.ln_f.weight
+        seen["gradient with beta"] = tuple(
+            torch.autograd.grad(x, weight, retain_graph=True)[0] for x in seen["with beta"]
+        )
         return loss
 
     monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:4])
-    monkeypatch.setattr(reward_utils, "make_reward_function", make_reward_function)
+    monkeypatch.setattr(trl.GRPOTrainer, "_calculate_rewards", recorded_rewards)
     monkeypatch.setattr(trl.GRPOTrainer, "compute_loss", recorded_loss)
     train.train(
         preset="tiny",
@@ -98,14 +89,14 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
         max_completion_length=8,
         output_dir=str(tmp_path / "out"),
     )
-    want = grpo.group_advantages(seen["rewards"], 4)
+    want = grpo.group_advantages(seen.pop("rewards"), 4)
     assert want.abs().max() > 0.5
-    got = seen["advantages"].sort().values  # TRL shuffles the batch before the loss
+    got = seen.pop("advantages").sort().values  # TRL shuffles the batch before the loss
     torch.testing.assert_close(got, want.sort().values, atol=1e-5, rtol=0)
-    for trl_loss, own_loss in (seen["first"], seen["clipped"], seen["beta"], seen["held"]):
-        torch.testing.assert_close(trl_loss, own_loss, atol=1e-5, rtol=0)
-    assert seen["clipped"][1].abs() > 0.01 and seen["held"][1].abs().max() > 0.01
-    assert (seen["beta"][1] - seen["clipped"][1]).abs() > 0.05
+    for trl_value, own_value in seen.values():
+        torch.testing.assert_close(trl_value, own_value, atol=1e-5, rtol=0)
+    assert seen["clipped"][1].abs() > 0.01 and seen["gradient with beta"][1].abs().max() > 0.01
+    assert (seen["with beta"][1] - seen["clipped"][1]).abs() > 0.05
 
 
 def test_the_toy_learns_the_best_word():

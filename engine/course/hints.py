@@ -4,8 +4,6 @@
 notebook folds the same texts away. Reading on here spoils the game.
 """
 
-import textwrap
-
 LEVELS = ("a question", "the idea", "the way")
 HINTS = {
     "1": (
@@ -84,12 +82,3 @@ HINTS = {
         "train, write down the text that would earn the most.",
     ),
 }
-
-
-def print_hint(exercise, level, program):
-    """One hint in lines of 80 characters, and how to ask for the next."""
-    title = "Bonus" if exercise == "bonus" else f"Exercise {exercise}"
-    print(f"{title}, hint {level} of {len(LEVELS)}: {LEVELS[level - 1]}\n")
-    print(textwrap.fill(HINTS[exercise][level - 1], 80, break_on_hyphens=False))
-    if level < len(LEVELS):
-        print(f"\nThe next one: python {program} --hint {exercise} {level + 1}")

@@ -1,11 +1,22 @@
-"""The pictures of `kl_lab.py`: one figure for each experiment with the toys of toys.py."""
+"""The pictures of `kl_lab.py`: one figure for each experiment of experiments.py."""
+
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from engine.course import toys
-from engine.course.toys import FORMULAS
+from engine.course.experiments import (
+    OWN,
+    Candidate,
+    Divergence,
+    PenaltyFigures,
+    Rest,
+    compare_texts,
+    pull_of,
+)
+from engine.course.toys import FORMULAS, Penalty, TokenToy
 
-OWN = "kl_penalty_"  # how the names of a student's functions begin
 SHOWN = 0.1  # the coefficient whose nats `draw_beta` shows by position
 COLORS = {"forward": "tab:blue", "backward": "tab:orange"}
 
@@ -34,32 +45,43 @@ def _cross(axes):
     axes.axvline(0, color="grey", linewidth=0.8)
 
 
-def _tokens(size=121):
-    """(log q, log p) of tokens whose log q − log p runs from −2 to 2, and that difference."""
+class _Tokens(NamedTuple):
+    """Tokens whose log q − log p runs from −2 to 2, (N,) each."""
+
+    log_q: Tensor
+    log_p: Tensor
+    preference: Tensor  # log q − log p
+
+
+def _tokens(size: int = 121) -> _Tokens:
     preference = torch.linspace(-2, 2, size, dtype=torch.float64)
     log_p = torch.full_like(preference, -2)
-    return log_p + preference, log_p, preference
+    return _Tokens(log_p + preference, log_p, preference)
 
 
-def draw_penalties(penalties, rows, logits, log_p):
+def draw_penalties(
+    candidates: dict[str, Candidate], rows: dict[str, PenaltyFigures], toy: TokenToy
+):
     """The cost of a token, the force on the policy, the path that it takes."""
-    figure, (price, force, way) = _figure(
+    figure, (price, force, path) = _figure(
         3,
         "Numbers subtracted from the reward, on a vocabulary of eight tokens.\n"
         "q: probability of a token under the policy; p: under the reference; r = p/q. "
         "Thick, dashed, crosses: your functions.",
     )
-    at_q, at_p, preference = _tokens()
-    log_q = logits.log_softmax(0)
-    for i, (name, (kind, penalty)) in enumerate(penalties.items()):
-        own = name.startswith(OWN)
-        style = dict(color=f"C{i}", linewidth=3 if own else 1.5, linestyle="--" if own else "-")
-        price.plot(preference, penalty(at_q, at_p), **style, label=name)
-        moved = toys.penalty_gradient(penalty(log_q, log_p), log_q)
-        exact = toys.exact_gradient(kind, logits, log_p)
-        marker = dict(s=60, marker="x") if own else dict(s=25, marker="o")
-        force.scatter(exact, moved, color=f"C{i}", label=name, **marker)
-        way.plot(rows[name]["path"], **style, label=name)
+    tokens = _tokens()
+    log_q = toy.logits.log_softmax(0)
+    for i, (name, (kind, cost)) in enumerate(candidates.items()):
+        color = f"C{i}"
+        line: dict[str, Any] = {"color": color, "label": name, "linewidth": 1.5, "linestyle": "-"}
+        marker: dict[str, Any] = {"color": color, "label": name, "s": 25, "marker": "o"}
+        if name.startswith(OWN):
+            line |= {"linewidth": 3, "linestyle": "--"}
+            marker |= {"s": 60, "marker": "x"}
+        price.plot(tokens.preference, cost(tokens.log_q, tokens.log_p), **line)
+        moved = toys.penalty_gradient(cost(log_q, toy.log_p), log_q)
+        force.scatter(toys.exact_gradient(kind, *toy), moved, **marker)
+        path.plot(rows[name].path, **line)
     _cross(price)
     price.set(
         ylim=(-2, 2),
@@ -73,7 +95,7 @@ def draw_penalties(penalties, rows, logits, log_p):
         ylabel="expected gradient of the penalty",
         title="Gradient on each of the eight logits\n(on the grey line: exact)",
     )
-    way.set(
+    path.set(
         yscale="log",
         ylim=(1e-6, 20),
         xlabel="step",
@@ -81,33 +103,34 @@ def draw_penalties(penalties, rows, logits, log_p):
         title="Distance while the penalty alone trains\n(falling: back to the reference)",
     )
     figure.set_size_inches(13, 6.6)
-    _legends_below((price, force, way))
+    _legends_below((price, force, path))
     return figure
 
 
-def draw_places(penalties, pull_of):
+def draw_places(candidates: dict[str, Candidate]):
     """For each number, its pull in three places, beside the two exact gradients."""
     figure, panels = _figure(
-        len(penalties),
+        len(candidates),
         "How a number c of a token pulls, depending on where it stands. "
         "q: policy; p: reference; r = p/q. The expected gradient is E_q[g · ∇log q]:\n"
         "in the reward g = c; in the loss g = c′, the derivative by log q; "
         "in the loss × ratio g = c + c′. Each g is drawn through 0: constants do not pull.",
-        rows=1 if len(penalties) <= 3 else 2,
+        rows=1 if len(candidates) <= 3 else 2,
     )
-    at_q, at_p, preference = _tokens()
-    middle = len(preference) // 2
-    styles = dict(zip(toys.PLACES, ((0, (1, 0)), (0, (5, 2)), (0, (1, 1.5)))))
-    for axes, (name, (_, cost)) in zip(panels, penalties.items()):
+    tokens = _tokens()
+    middle = len(tokens.preference) // 2
+    colors = ("black", "tab:green", "tab:red")
+    dashes = ((0, (1, 0)), (0, (5, 2)), (0, (1, 1.5)))
+    for axes, (name, candidate) in zip(panels, candidates.items()):
         for kind, formula in FORMULAS.items():
-            g = toys.exact_pull(kind, at_q, at_p)
-            style = dict(color=COLORS[kind], linewidth=9, alpha=0.3)
-            axes.plot(preference, g - g[middle], **style, label=f"exact for {formula}")
-        for (place, dashes), color in zip(styles.items(), ("black", "tab:green", "tab:red")):
-            g = pull_of(cost, place, at_q, at_p)
+            g = toys.exact_pull(kind, tokens.log_q, tokens.log_p)
+            style = {"color": COLORS[kind], "linewidth": 9, "alpha": 0.3}
+            axes.plot(tokens.preference, g - g[middle], **style, label=f"exact for {formula}")
+        for place, color, dash in zip(toys.PLACES, colors, dashes):
+            g = pull_of(Penalty(place, candidate.cost), tokens.log_q, tokens.log_p)
             if g is not None:
-                style = dict(color=color, linewidth=2, linestyle=dashes)
-                axes.plot(preference, g - g[middle], **style, label=place)
+                style = {"color": color, "linewidth": 2, "linestyle": dash}
+                axes.plot(tokens.preference, g - g[middle], **style, label=place)
         _cross(axes)
         axes.set(ylim=(-2.5, 2.5), xlabel="log q − log p of the token", title=f"c = {name}")
         axes.legend(fontsize=7, loc="lower right")
@@ -115,32 +138,45 @@ def draw_places(penalties, pull_of):
     return figure
 
 
-def draw_texts(penalties, compare_texts):
+class _Line(NamedTuple):
+    """A line of the left panel of `draw_texts`: how far a penalty is off a divergence."""
+
+    penalty: str
+    divergence: Divergence
+    color: str
+    style: str
+
+
+LINES = (
+    _Line("reward: Σ k1", Divergence("texts", "forward"), "black", "-"),
+    _Line("loss: k3 × ratio", Divergence("texts", "forward"), "tab:red", "-"),
+    _Line("loss: k3 × ratio", Divergence("tokens", "forward"), "tab:red", ":"),
+    _Line(f"{OWN}forward", Divergence("texts", "forward"), "tab:blue", "--"),
+    _Line(f"{OWN}backward", Divergence("texts", "backward"), "tab:orange", "-"),
+    _Line(f"{OWN}backward", Divergence("tokens", "backward"), "tab:orange", ":"),
+    _Line(f"{OWN}backward (texts)", Divergence("texts", "backward"), "tab:green", "--"),
+)
+
+
+def draw_texts(penalties: dict[str, Penalty]):
     """How far the gradients are off as policy and reference part; noise as texts grow longer."""
     figure, (error, noise) = _figure(
         2,
         "Whole texts and single tokens. q: policy; p: reference; r = p/q of a token;\n"
         "k1 = −log r; k3 = r − 1 − log r; Σ, Π: sum and product over the tokens of a text",
     )
-    wanted = [  # (the number, whose exact gradient, color, line)
-        ("reward: Σ k1", ("texts", "forward"), "black", "-"),
-        ("loss: k3 × ratio", ("texts", "forward"), "tab:red", "-"),
-        ("loss: k3 × ratio", ("tokens", "forward"), "tab:red", ":"),
-        (f"{OWN}forward", ("texts", "forward"), "tab:blue", "--"),
-        (f"{OWN}backward", ("texts", "backward"), "tab:orange", "-"),
-        (f"{OWN}backward", ("tokens", "backward"), "tab:orange", ":"),
-        (f"{OWN}backward (texts)", ("texts", "backward"), "tab:green", "--"),
-    ]
-    wanted = [line for line in wanted if line[0] in penalties]
-    spreads, distances, found = [0.05 * i for i in range(1, 13)], [], []
-    for spread in spreads:
-        toy = toys.toy_texts(spread)
-        found.append(compare_texts({name: penalties[name] for name, *_ in wanted}, *toy))
-        distances.append(toys.text_divergence("forward", *map(toys.token_log_probs, toy)).item())
-    for name, key, color, line in wanted:
-        target = f"{FORMULAS[key[1]]} of {key[0]}"
-        off = [100 * rows[name][key] for rows in found]
-        error.plot(distances, off, color=color, linestyle=line, label=f"{name} → {target}")
+    lines = [line for line in LINES if line.penalty in penalties]
+    drawn = {line.penalty: penalties[line.penalty] for line in lines}
+    distances = []
+    rows_of_toys = []
+    for i in range(1, 13):
+        toy = toys.toy_texts(spread=0.05 * i)
+        distances.append(toys.text_divergence("forward", *toy.log_probs()).item())
+        rows_of_toys.append(compare_texts(drawn, toy))
+    for name, divergence, color, style in lines:
+        target = f"{FORMULAS[divergence.kind]} of {divergence.measure}"
+        off = [100 * rows[name][divergence] for rows in rows_of_toys]
+        error.plot(distances, off, color=color, linestyle=style, label=f"{name} → {target}")
     error.set(
         xlabel="KL(policy‖ref) of a text of two tokens, nats",
         ylabel="error of the expected gradient, % of the exact one",
@@ -148,8 +184,8 @@ def draw_texts(penalties, compare_texts):
     )
     logits, log_p = toys.toy_policy()
     log_q = logits.log_softmax(0)
-    r, q = (log_p - log_q).exp(), log_q.exp()
-    square = (q @ r**2).item()  # E[r] = 1, so a product of T has variance square**T − 1
+    r = (log_p - log_q).exp()
+    square = (log_q.exp() @ r**2).item()  # E[r] = 1, so a product of T has variance square**T − 1
     lengths = range(1, 129)
     product = [(square**t - 1) ** 0.5 for t in lengths]
     noise.plot(lengths, product, color="tab:green", label="Π r: the text as a whole")
@@ -166,7 +202,7 @@ def draw_texts(penalties, compare_texts):
     return figure
 
 
-def draw_beta(rows):
+def draw_beta(rows: list[Rest]):
     """Score against nats where policies rest, the nats of each position, strength against nats."""
     figure, (plane, spent, strength) = _figure(
         3,
@@ -178,22 +214,18 @@ def draw_beta(rows):
     scores, nats = zip(*best)
     plane.plot(nats, scores, color="black", label="best possible")
     for held_by, color in zip(toys.HELD_BY, ("black", "tab:red", "tab:orange")):
-        own = [
-            (c, found, found["nats"].sum().item()) for how, c, found, _ in rows if how == held_by
-        ]
-        nats = [total for *_, total in own]
-        plane.plot(nats, [found["score"] for _, found, _ in own], "o", color=color, label=held_by)
-        found = next(found for c, found, _ in own if c == SHOWN)
-        label = f"{held_by}: {found['nats'].sum():.2f} in all"
-        spent.plot(range(1, toys.LENGTH + 1), found["nats"], color=color, label=label)
-        if held_by == "KL(policy‖ref) of texts":
-            strength.plot(
-                [c for c, *_ in own], nats, "o-", color=color, label="--kl_type forward, --kl_coef"
-            )
-        else:
-            flag = "--beta" if "policy‖" in held_by else "--beta, use_bias_correction_kl off"
-            betas = [c / found["spread"] for c, found, _ in own]
-            strength.plot(betas, nats, "o-", color=color, label=flag)
+        rests = [row for row in rows if row.held_by == held_by]
+        nats = [rest.nats for rest in rests]
+        plane.plot(nats, [rest.found.score for rest in rests], "o", color=color, label=held_by)
+        shown = next(rest for rest in rests if rest.coefficient == SHOWN)
+        label = f"{held_by}: {shown.nats:.2f} in all"
+        spent.plot(range(1, toys.LENGTH + 1), shown.found.nats, color=color, label=label)
+        strengths = [rest.coefficient / rest.found.spread for rest in rests]
+        label = "--beta" if "policy‖" in held_by else "--beta, use_bias_correction_kl off"
+        if held_by == toys.OF_TEXTS:  # a penalty in the reward, not in the loss
+            strengths = [rest.coefficient for rest in rests]
+            label = "--kl_type forward, --kl_coef"
+        strength.plot(strengths, nats, "o-", color=color, label=label)
     plane.set(
         xscale="log",
         xlabel="KL(policy‖ref) of a text, nats",

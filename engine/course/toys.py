@@ -7,39 +7,51 @@ and bad words counts. `kl_lab.py` shows what they find.
 
 import functools
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
+Cost = Callable[[Tensor, Tensor], Tensor]  # (log q, log p) of tokens -> a number for each
 
 TOKENS = 8
 FORMULAS = {"forward": "KL(policy‖ref)", "backward": "KL(ref‖policy)"}  # by the flag's word
 
 
-def toy_policy(spread=0.4, seed=0):
-    """(logits of the policy, log p of the reference), (8,) float64, close to each other."""
+class TokenToy(NamedTuple):
+    """One token of eight: policy and reference, (8,) float64 each."""
+
+    logits: Tensor
+    log_p: Tensor
+
+
+def toy_policy(spread: float = 0.4, seed: int = 0) -> TokenToy:
+    """A policy close to its reference."""
     generator = torch.Generator().manual_seed(seed)
     reference = torch.randn(TOKENS, generator=generator, dtype=torch.float64)
     step = spread * torch.randn(TOKENS, generator=generator, dtype=torch.float64)
-    return reference + step, reference.log_softmax(0)
+    return TokenToy(reference + step, reference.log_softmax(0))
 
 
-def divergence(kind, log_q, log_p):
+def divergence(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     """KL(policy‖ref) for "forward", KL(ref‖policy) for "backward", in nats.
 
     >>> q, p = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
     >>> f"{divergence('forward', q, p):.4f} {divergence('backward', q, p):.4f}"
     '0.1438 0.1308'
     """
-    first, second = (log_q, log_p) if kind == "forward" else (log_p, log_q)
-    return (first.exp() * (first - second)).sum()
+    writer, other = (log_q, log_p) if kind == "forward" else (log_p, log_q)
+    return (writer.exp() * (writer - other)).sum()
 
 
-def exact_gradient(kind, logits, log_p):
+def exact_gradient(kind: str, logits: Tensor, log_p: Tensor) -> Tensor:
     """Gradient of the divergence itself with respect to the logits, (8,)."""
     logits = logits.detach().requires_grad_()
     return torch.autograd.grad(divergence(kind, logits.log_softmax(0), log_p), logits)[0]
 
 
-def penalty_gradient(cost, log_q):
+def penalty_gradient(cost: Tensor, log_q: Tensor) -> Tensor:
     """E_q[c · ∇ log q] with respect to the logits of a softmax: q · (c − E_q[c]), (8,).
 
     >>> penalty_gradient(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]).log()).tolist()
@@ -49,15 +61,26 @@ def penalty_gradient(cost, log_q):
     return q * (cost - (q * cost).sum())
 
 
-def statistics(kind, cost, log_q, log_p):
-    """Mean, bias and standard deviation of one sample of `cost` as an estimate of `kind`."""
+class Estimate(NamedTuple):
+    """One sample of a number as an estimate of a divergence, in nats."""
+
+    mean: float
+    bias: float
+    std: float
+
+
+def statistics(kind: str, cost: Tensor, log_q: Tensor, log_p: Tensor) -> Estimate:
+    """How well the cost of each token, (8,), estimates the divergence `kind`."""
     q = log_q.exp()
     mean = (q * cost).sum()
     std = (q * (cost - mean) ** 2).sum().sqrt()
-    return mean.item(), (mean - divergence(kind, log_q, log_p)).item(), std.item()
+    bias = mean - divergence(kind, log_q, log_p)
+    return Estimate(mean.item(), bias.item(), std.item())
 
 
-def follow(penalty, logits, log_p, steps=400, learning_rate=1.0):
+def follow(
+    penalty: Cost, logits: Tensor, log_p: Tensor, steps: int = 400, learning_rate: float = 1.0
+) -> list[float]:
     """KL(policy‖ref) along the path that the penalty alone makes the policy take.
 
     `penalty(log_q, log_p)` is the cost of each token, (8,). Returns steps + 1 floats; the path
@@ -82,7 +105,7 @@ PLACES = {
 }
 
 
-def pull(place, cost, log_q, log_p):
+def pull(place: str, cost: Cost, log_q: Tensor, log_p: Tensor) -> Tensor | None:
     """g of each token, such that the expected gradient is E_q[g · ∇ log q]; shape of log_q.
 
     None where the number has no gradient (a student's function may return plain floats).
@@ -93,7 +116,7 @@ def pull(place, cost, log_q, log_p):
     return torch.autograd.grad(PLACES[place](cost, log_q, log_p).sum(), log_q)[0]
 
 
-def exact_pull(kind, log_q, log_p):
+def exact_pull(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     """g of each token whose E_q[g · ∇ log q] is the exact gradient of the divergence, (N,).
 
     Like every g up to a constant, which has no pull, because E_q[∇ log q] = 0.
@@ -106,76 +129,97 @@ def exact_pull(kind, log_q, log_p):
 VOCABULARY = 4
 
 
-def toy_texts(spread=0.4, seed=0):
-    """(logits of the policy, logits of the reference), (4 + 4 · 4,) float64: those of the first
-    token, then those of the second token after each first one."""
+class TextToy(NamedTuple):
+    """Logits of policy and reference, (4 + 4 · 4,) float64 each: those of the first token, then
+    those of the second token after each first one."""
+
+    logits: Tensor
+    ref_logits: Tensor
+
+    def log_probs(self) -> tuple[Tensor, Tensor]:
+        """(log q, log p) of both tokens of all 16 texts, (16, 2) each."""
+        return token_log_probs(self.logits), token_log_probs(self.ref_logits)
+
+    def with_gradient(self) -> "TextToy":
+        """The same toy, whose policy is to be differentiated."""
+        return TextToy(self.logits.detach().requires_grad_(), self.ref_logits)
+
+
+class Penalty(NamedTuple):
+    """A number, and where it stands: a key of `PLACES`."""
+
+    place: str
+    cost: Cost
+
+
+def toy_texts(spread: float = 0.4, seed: int = 0) -> TextToy:
+    """A policy of texts, the closer to its reference the smaller the spread."""
     generator = torch.Generator().manual_seed(seed)
     size = VOCABULARY + VOCABULARY**2
     reference = torch.randn(size, generator=generator, dtype=torch.float64)
     step = spread * torch.randn(size, generator=generator, dtype=torch.float64)
-    return reference + step, reference
+    return TextToy(reference + step, reference)
 
 
-def token_log_probs(logits):
+def token_log_probs(logits: Tensor) -> Tensor:
     """Log-probability of both tokens of all 16 texts, (16, 2)."""
     first = logits[:VOCABULARY].log_softmax(0)
     second = logits[VOCABULARY:].view(VOCABULARY, VOCABULARY).log_softmax(1)
     return torch.stack([first.repeat_interleave(VOCABULARY), second.flatten()], dim=1)
 
 
-def text_divergence(kind, log_q, log_p):
+def text_divergence(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     """The divergence of whole texts, from the (N, T) log-probabilities of all their tokens."""
     return divergence(kind, log_q.sum(1), log_p.sum(1))
 
 
-def token_divergence(kind, log_q, log_p):
+def token_divergence(kind: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     """The divergence token by token, Σ_t E_prefix[KL(next token)], along the policy's own texts.
 
     The prefixes come from the policy but are held fixed: no gradient flows through how often the
     policy comes to a prefix. log_q, log_p: (N, T), all texts.
     """
-    first, second = (log_q, log_p) if kind == "forward" else (log_p, log_q)
-    others = (log_q.sum(1, keepdim=True) - log_q).detach().exp()  # (N, T), of the other tokens
-    return (others * first.exp() * (first - second)).sum()
+    writer, other = (log_q, log_p) if kind == "forward" else (log_p, log_q)
+    rest = (log_q.sum(1, keepdim=True) - log_q).detach().exp()  # (N, T), q of the other tokens
+    return (rest * writer.exp() * (writer - other)).sum()
 
 
 MEASURES = {"texts": text_divergence, "tokens": token_divergence}
 
 
-def gradient_of_texts(measure, kind, logits, ref_logits):
-    """Gradient of `text_divergence` or `token_divergence` with respect to the logits."""
-    logits = logits.detach().requires_grad_()
-    value = measure(kind, token_log_probs(logits), token_log_probs(ref_logits))
-    return torch.autograd.grad(value, logits)[0]
+def gradient_of_texts(measure: str, kind: str, toy: TextToy) -> Tensor:
+    """Gradient of a divergence with respect to the logits; `measure` is a key of `MEASURES`."""
+    toy = toy.with_gradient()
+    return torch.autograd.grad(MEASURES[measure](kind, *toy.log_probs()), toy.logits)[0]
 
 
-def text_terms(place, cost, logits, ref_logits):
+def text_terms(penalty: Penalty, toy: TextToy) -> tuple[Tensor, Tensor]:
     """(what the trainer differentiates for each text, (N,); probability of the text, (N,)).
 
-    In the reward, `cost` is a number for the whole text, (N,), and pulls at all its tokens. In the
-    loss it is a number for each token, (N, T), and pulls at that token alone.
+    In the reward, the cost is a number for the whole text, (N,), and pulls at all its tokens. In
+    the loss it is a number for each token, (N, T), and pulls at that token alone.
     """
-    log_q, log_p = token_log_probs(logits), token_log_probs(ref_logits)
-    if place == "in the reward":
-        terms = cost(log_q.detach(), log_p) * log_q.sum(1)
+    log_q, log_p = toy.log_probs()
+    if penalty.place == "in the reward":
+        terms = penalty.cost(log_q.detach(), log_p) * log_q.sum(1)
     else:
-        terms = PLACES[place](cost, log_q, log_p).sum(1)
+        terms = PLACES[penalty.place](penalty.cost, log_q, log_p).sum(1)
     return terms, log_q.detach().sum(1).exp()
 
 
-def expected_gradient(place, cost, logits, ref_logits):
+def expected_gradient(penalty: Penalty, toy: TextToy) -> Tensor:
     """The mean gradient over all texts of the policy, (L,)."""
-    logits = logits.detach().requires_grad_()
-    terms, q = text_terms(place, cost, logits, ref_logits)
-    return torch.autograd.grad(q @ terms, logits)[0]
+    toy = toy.with_gradient()
+    terms, q = text_terms(penalty, toy)
+    return torch.autograd.grad(q @ terms, toy.logits)[0]
 
 
-def noise_of_gradient(place, cost, logits, ref_logits):
+def noise_of_gradient(penalty: Penalty, toy: TextToy) -> float:
     """Standard deviation of the gradient of one text, over the length of the mean gradient."""
-    logits = logits.detach().requires_grad_()
-    terms, q = text_terms(place, cost, logits, ref_logits)
-    rows = [torch.autograd.grad(term, logits, retain_graph=True)[0] for term in terms]
-    rows = torch.stack(rows)  # (N, L)
+    toy = toy.with_gradient()
+    terms, q = text_terms(penalty, toy)
+    gradients = [torch.autograd.grad(term, toy.logits, retain_graph=True)[0] for term in terms]
+    rows = torch.stack(gradients)  # (N, L)
     mean = q @ rows
     return ((q @ (rows - mean) ** 2).sum().sqrt() / mean.norm()).item()
 
@@ -186,25 +230,35 @@ def noise_of_gradient(place, cost, logits, ref_logits):
 LENGTH = 32
 MOVES = (1, -1, 0)  # what a good word, a bad word and any other do to the balance
 REFERENCE = (0.07, 0.07, 0.86)  # scores near 0.5 ± 0.32, as those of the bundled models
-HELD_BY = {  # what multiplies the coefficient: (kind, whether later tokens are charged too)
-    "KL(policy‖ref) of texts": ("forward", True),
-    "KL(policy‖ref) per token": ("forward", False),
-    "KL(ref‖policy) per token": ("backward", False),
+
+
+class Holder(NamedTuple):
+    """What multiplies the coefficient."""
+
+    kind: str  # a key of FORMULAS
+    later_tokens_count: bool  # whether a token pays for what it makes later ones pay
+
+
+OF_TEXTS = "KL(policy‖ref) of texts"
+HELD_BY = {
+    OF_TEXTS: Holder("forward", later_tokens_count=True),
+    "KL(policy‖ref) per token": Holder("forward", later_tokens_count=False),
+    "KL(ref‖policy) per token": Holder("backward", later_tokens_count=False),
 }
 
 
-def text_scores(length=LENGTH):
+def text_scores(length: int = LENGTH) -> Tensor:
     """The score at each final balance, (2 · length + 1,)."""
     return torch.arange(-length, length + 1, dtype=torch.float64).sigmoid()
 
 
-def _per_move(values):
+def _per_move(values: Tensor) -> Tensor:
     """The value after each move, (S, 3), from that of each balance, (S,)."""
     ends = torch.cat([values[:1], values, values[-1:]])  # the outermost balances: never passed
     return torch.stack([ends[1 + move : len(ends) - 1 + move] for move in MOVES], dim=1)
 
 
-def resting_policy(held_by, coefficient, length=LENGTH):
+def resting_policy(held_by: str, coefficient: float, length: int = LENGTH) -> Tensor:
     """Where reward − coefficient · divergence lets the policy rest: its probabilities, (T, S, 3).
 
     Its exact gradient is 0 there. "of texts" is the optimum, the tilted reference. "per token"
@@ -214,23 +268,24 @@ def resting_policy(held_by, coefficient, length=LENGTH):
         held_by: a key of HELD_BY.
         coefficient: reward per nat.
     """
-    kind, charged = HELD_BY[held_by]
+    holder = HELD_BY[held_by]
     reference = torch.tensor(REFERENCE, dtype=torch.float64)
-    value, policy = text_scores(length), []
+    value = text_scores(length)
+    steps = []  # from the last token to the first
     for _ in range(length):
         after = _per_move(value)  # (S, 3)
-        if kind == "forward":  # q ∝ p · exp(value / coefficient)
+        if holder.kind == "forward":  # q ∝ p · exp(value / coefficient)
             step = (reference.log() + after / coefficient).softmax(1)
         else:
             step = _held_by_backward(after, coefficient, reference)
         value = (step * after).sum(1)
-        if charged:
+        if holder.later_tokens_count:
             value = value - coefficient * kl_of_step(step, reference)
-        policy.insert(0, step)
-    return torch.stack(policy)
+        steps.append(step)
+    return torch.stack(steps[::-1])
 
 
-def _held_by_backward(after, coefficient, reference):
+def _held_by_backward(after: Tensor, coefficient: float, reference: Tensor) -> Tensor:
     """q where E_q[value] − c · KL(p‖q) is highest: c · p / (λ − value), λ such that Σ q = 1."""
     low = after.max(1, keepdim=True).values + coefficient * reference.min()  # Σ q ≥ 1
     high = after.max(1, keepdim=True).values + coefficient  # Σ q ≤ 1
@@ -242,55 +297,75 @@ def _held_by_backward(after, coefficient, reference):
     return q / q.sum(1, keepdim=True)
 
 
-def final_balances(policy, visit=lambda at, step: None):
-    """Probability of each final balance, (S,), under a policy, (T, S, 3); on the way,
-    visit(probability of each balance, the policy there) once for each position."""
+def balances(policy: Tensor) -> list[Tensor]:
+    """Probability of each balance, (S,), before each token of a policy, (T, S, 3), and at the
+    end: T + 1 tensors."""
     length = len(policy)
     at = torch.zeros(2 * length + 1, dtype=torch.float64)
     at[length] = 1.0
+    visited = [at]
     for step in policy:
-        visit(at, step)
-        at = sum((at * step[:, i]).roll(move) for i, move in enumerate(MOVES))
-    return at
+        moved = [(at * step[:, i]).roll(move) for i, move in enumerate(MOVES)]
+        at = moved[0] + moved[1] + moved[2]
+        visited.append(at)
+    return visited
 
 
-def walk(policy):
-    """What a policy of `resting_policy` writes: its mean `score`, the `spread` (standard deviation)
-    of scores, and `nats`, KL(policy‖ref) of each position, (T,)."""
-    reference, nats = torch.tensor(REFERENCE, dtype=torch.float64), []
-    at = final_balances(policy, lambda at, step: nats.append(at @ kl_of_step(step, reference)))
+class Walk(NamedTuple):
+    """What a policy of `resting_policy` writes."""
+
+    score: float  # mean
+    spread: float  # standard deviation of the scores
+    nats: Tensor  # KL(policy‖ref) of each position, (T,)
+
+
+def walk(policy: Tensor) -> Walk:
+    """The exact figures of a policy, (T, S, 3)."""
+    reference = torch.tensor(REFERENCE, dtype=torch.float64)
+    *before, at = balances(policy)
+    nats = [now @ kl_of_step(step, reference) for now, step in zip(before, policy)]
     scores = text_scores(len(policy))
     mean = at @ scores
     spread = (at @ (scores - mean) ** 2).sqrt()
-    return {"score": mean.item(), "spread": spread.item(), "nats": torch.stack(nats)}
+    return Walk(mean.item(), spread.item(), torch.stack(nats))
 
 
-def kl_of_step(step, reference):
+def kl_of_step(step: Tensor, reference: Tensor) -> Tensor:
     """KL(policy‖ref) of the next token at each balance, (S,)."""
     return torch.xlogy(step, step / reference).sum(1)
 
 
 @functools.cache
-def reference_balances(length):
+def reference_balances(length: int) -> Tensor:
     """Probability of each final balance under the reference, (2 · length + 1,)."""
     step = torch.tensor(REFERENCE, dtype=torch.float64)
-    return final_balances(step.expand(length, 2 * length + 1, 3))
+    return balances(step.expand(length, 2 * length + 1, 3))[-1]
 
 
-def best_possible(coefficient, length=LENGTH):
-    """(score, nats) of the tilted reference q ∝ p · exp(score / coefficient), the optimum of
+class Optimum(NamedTuple):
+    """Where no policy has a higher score with as few nats."""
+
+    score: float
+    nats: float
+
+
+def best_possible(coefficient: float, length: int = LENGTH) -> Optimum:
+    """What the tilted reference q ∝ p · exp(score / coefficient) has, the optimum of
     score − coefficient · KL(policy‖ref), from the scores of the reference alone."""
-    at, scores = reference_balances(length), text_scores(length)
-    tilted = (at.log() + scores / coefficient).softmax(0)
-    score = tilted @ scores
-    nats = score / coefficient - (at.log() + scores / coefficient).logsumexp(0)
-    return score.item(), nats.item()
+    scores = text_scores(length)
+    log_weights = reference_balances(length).log() + scores / coefficient
+    score = log_weights.softmax(0) @ scores
+    nats = score / coefficient - log_weights.logsumexp(0)
+    return Optimum(score.item(), nats.item())
 
 
-def fewest_nats(score):
+def fewest_nats(score: float) -> float:
     """KL(policy‖ref) of the best policy that reaches this mean score."""
-    low, high = math.log(1e-4), math.log(1e4)
+    low, high = math.log(1e-4), math.log(1e4)  # of the coefficient
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if best_possible(math.exp(middle))[0] > score else (low, middle)
-    return best_possible(math.exp(low))[1]
+        if best_possible(math.exp(middle)).score > score:
+            low = middle
+        else:
+            high = middle
+    return best_possible(math.exp(low)).nats

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from engine.common import ROOT, UserError
-from engine.course.student import load_rewards, rewards_file, to_do
+from engine.course.checklist import to_do
+from engine.course.student import load_rewards, rewards_file
 from engine.model.loading import load_pretrained
 from engine.model.processes import is_sharded, this_process
 from engine.training.trackers import require_tracker

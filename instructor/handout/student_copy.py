@@ -174,7 +174,7 @@ def check_copy(folder):
     Raises:
         Refused: naming what should not be so.
     """
-    from engine.course.student import to_do
+    from engine.course.checklist import to_do
 
     if leaks := find_leaks(folder):
         listed = "\n".join(f"  {name}: {line}" for name, line in leaks[:10])

@@ -104,37 +104,41 @@ def two_tokens(request):
 
 
 def exact(measure, kind, pair):
-    return toys.gradient_of_texts(toys.MEASURES[measure], kind, *pair)
+    return toys.gradient_of_texts(measure, kind, pair)
 
 
 @pytest.mark.parametrize("penalty", [summed(K1), of_the_text(K1), solved("forward")])
 def test_the_sum_of_k1_pulls_with_the_divergence_of_texts(two_tokens, penalty):
-    got = toys.expected_gradient("in the reward", penalty, *two_tokens)
+    got = toys.expected_gradient(toys.Penalty("in the reward", penalty), two_tokens)
     assert equal(got, exact("texts", "forward", two_tokens))
     assert not equal(got, exact("tokens", "forward", two_tokens))
 
 
 @pytest.mark.parametrize("penalty", [summed(one_minus_r), solved("backward")])
 def test_the_sum_of_1_minus_r_pulls_with_the_divergence_of_tokens(two_tokens, penalty):
-    got = toys.expected_gradient("in the reward", penalty, *two_tokens)
+    got = toys.expected_gradient(toys.Penalty("in the reward", penalty), two_tokens)
     assert equal(got, exact("tokens", "backward", two_tokens))
     assert not equal(got, exact("texts", "backward", two_tokens))
 
 
 def test_1_minus_the_product_of_r_pulls_with_the_divergence_of_texts(two_tokens):
-    got = toys.expected_gradient("in the reward", of_the_text(one_minus_r), *two_tokens)
+    got = toys.expected_gradient(
+        toys.Penalty("in the reward", of_the_text(one_minus_r)), two_tokens
+    )
     assert equal(got, exact("texts", "backward", two_tokens))
     assert not equal(got, exact("tokens", "backward", two_tokens))
 
 
 def test_beta_pulls_with_the_divergence_of_tokens(two_tokens):
     """TRL's k3, with `use_bias_correction_kl` and without it."""
-    got = toys.expected_gradient("in the loss × ratio", K3, *two_tokens)
+    got = toys.expected_gradient(toys.Penalty("in the loss × ratio", K3), two_tokens)
     assert equal(got, exact("tokens", "forward", two_tokens))
     assert not equal(got, exact("texts", "forward", two_tokens))
-    got = toys.expected_gradient("in the loss", K3, *two_tokens)
+    got = toys.expected_gradient(toys.Penalty("in the loss", K3), two_tokens)
     assert equal(got, exact("tokens", "backward", two_tokens))
-    assert equal(got, toys.expected_gradient("in the reward", summed(one_minus_r), *two_tokens))
+    assert equal(
+        got, toys.expected_gradient(toys.Penalty("in the reward", summed(one_minus_r)), two_tokens)
+    )
 
 
 def test_what_beta_leaves_out(two_tokens):

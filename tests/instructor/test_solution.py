@@ -11,7 +11,7 @@ import rewards_solution
 import sentiment
 from engine.common import ROOT
 from engine.course import toys
-from engine.course.student import print_checklist
+from engine.course.checklist import print_checklist
 from engine.measuring import metrics, optimum
 from instructor.grading import gradebook, points
 

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
+from engine.course.checklist import exercises, main
 from engine.course.hints import HINTS, LEVELS
-from engine.course.student import exercises, main, rewards_file
+from engine.course.student import rewards_file
 
 
 def test_every_exercise_has_three_hints():

@@ -10,6 +10,7 @@ import torch
 
 from engine.common import UserError
 from engine.course import student
+from engine.course.checklist import print_checklist
 from engine.course.student import check_rewards, load_rewards
 
 TEXTS = [" good", " bad"]
@@ -86,7 +87,7 @@ def test_an_error_in_student_code_names_file_and_line(tmp_path):
 
 
 def test_checklist_says_what_is_done(capsys, unsolved):
-    student.print_checklist(unsolved)
+    print_checklist(unsolved)
     *lines, _, tests, hints = capsys.readouterr().out.splitlines()
     assert tests.endswith("python -m pytest --student")
     assert hints.endswith("python rewards.py --hint 3b")

@@ -86,7 +86,7 @@ def test_divergences_of_texts_and_tokens_by_hand(texts, kind):
         first, second = (q, p) if kind == "forward" else (p, q)
         return (first * (first / second).log()).sum(-1)
 
-    logs = [toys.token_log_probs(x) for x in texts]
+    logs = texts.log_probs()
     close(toys.token_divergence(kind, *logs), kl(q1, p1) + q1 @ kl(q2, p2))
     writer = q1 if kind == "forward" else p1  # whose prefixes count
     close(toys.text_divergence(kind, *logs), kl(q1, p1) + writer @ kl(q2, p2))
@@ -101,13 +101,13 @@ def test_token_divergence_holds_the_prefix_fixed(texts, kind):
     pairs = ((q1, p1), (q2, p2)) if kind == "forward" else ((p1, q1), (p2, q2))
     first, second = ((a * (a / b).log()).sum(-1) for a, b in pairs)
     want = torch.autograd.grad(first + q1.detach() @ second, logits)[0]
-    close(toys.gradient_of_texts(toys.token_divergence, kind, logits, ref), want)
+    close(toys.gradient_of_texts("tokens", kind, texts), want)
 
 
 def test_expected_gradient_and_noise_of_a_penalty_on_texts(texts):
     """Against the gradients of the sixteen texts, written out: c · ∇ log q of the whole text."""
-    logits, ref = texts
-    penalty = "in the reward", lambda q, p: q[:, 0] ** 2
+    logits = texts.logits
+    penalty = toys.Penalty("in the reward", lambda q, p: q[:, 0] ** 2)
     log_q = toys.token_log_probs(logits)
     rows = []
     for i, (a, b) in enumerate(itertools.product(range(4), range(4))):
@@ -120,9 +120,9 @@ def test_expected_gradient_and_noise_of_a_penalty_on_texts(texts):
     q = log_q.sum(1).exp()
     mean = sum(weight * row for weight, row in zip(q, rows))
     variance = sum(weight * (row @ row) for weight, row in zip(q, rows)) - mean @ mean
-    close(toys.expected_gradient(*penalty, logits, ref), mean)
+    close(toys.expected_gradient(penalty, texts), mean)
     want = (variance / (mean @ mean)).sqrt().item()
-    assert toys.noise_of_gradient(*penalty, logits, ref) == pytest.approx(want, abs=1e-9)
+    assert toys.noise_of_gradient(penalty, texts) == pytest.approx(want, abs=1e-9)
 
 
 def all_walks(policy):
@@ -144,16 +144,16 @@ def test_the_walk_is_the_sum_over_all_texts(held_by):
     score = sum(q / (1 + math.exp(-balance)) for q, balance, _ in listed)
     nats = sum(q * gap for q, _, gap in listed)
     found = toys.walk(policy)
-    assert found["score"] == pytest.approx(score.item(), abs=1e-12)
-    assert found["nats"].sum().item() == pytest.approx(nats.item(), abs=1e-12)
+    assert found.score == pytest.approx(score.item(), abs=1e-12)
+    assert found.nats.sum().item() == pytest.approx(nats.item(), abs=1e-12)
     square = sum(q / (1 + math.exp(-balance)) ** 2 for q, balance, _ in listed)
-    assert found["spread"] == pytest.approx((square - score**2).sqrt().item(), abs=1e-9)
+    assert found.spread == pytest.approx((square - score**2).sqrt().item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("held_by", toys.HELD_BY)
 def test_the_policy_rests_where_the_gradient_is_zero(held_by):
     """Autograd through all texts of three tokens, at the logits of the resting policy."""
-    kind, charged = toys.HELD_BY[held_by]
+    holder = toys.HELD_BY[held_by]
     coefficient, length = 0.2, 3
     logits = toys.resting_policy(held_by, coefficient, length).log().requires_grad_()
     policy = logits.softmax(-1)
@@ -163,8 +163,8 @@ def test_the_policy_rests_where_the_gradient_is_zero(held_by):
     at[length] = 1.0
     divergence = 0.0
     for step in policy:
-        first, second = (step, reference) if kind == "forward" else (reference, step)
-        visited = at if charged else at.detach()
+        first, second = (step, reference) if holder.kind == "forward" else (reference, step)
+        visited = at if holder.later_tokens_count else at.detach()
         divergence = divergence + visited @ (first * (first / second).log()).sum(-1)
         at = sum((at * step[:, i]).roll(move) for i, move in enumerate(toys.MOVES))
     pull, push = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (gain, divergence))
@@ -174,8 +174,8 @@ def test_the_policy_rests_where_the_gradient_is_zero(held_by):
 
 def test_held_by_texts_it_rests_at_the_tilted_reference():
     for coefficient in (0.3, 0.05):
-        found = toys.walk(toys.resting_policy("KL(policy‖ref) of texts", coefficient))
+        found = toys.walk(toys.resting_policy(toys.OF_TEXTS, coefficient))
         score, nats = toys.best_possible(coefficient)
-        assert found["score"] == pytest.approx(score, abs=1e-9)
-        assert found["nats"].sum().item() == pytest.approx(nats, abs=1e-9)
+        assert found.score == pytest.approx(score, abs=1e-9)
+        assert found.nats.sum().item() == pytest.approx(nats, abs=1e-9)
         assert toys.fewest_nats(score) == pytest.approx(nats, abs=1e-9)

@@ -1,0 +1,57 @@
+"""What the programs of this folder share: how they read arguments, run other programs, and end."""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.common import ROOT, UserError, quiet_libraries  # noqa: E402
+from engine.options import OneLineParser  # noqa: E402
+
+# Whose functions a run uses: a student's copy has no rewards_solution.py.
+SOLUTION = ["--use_solution"] if (ROOT / "rewards_solution.py").exists() else []
+
+
+def make_parser(description: str | None) -> OneLineParser:
+    """A parser whose help shows the docstring of a program as it stands."""
+    return OneLineParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+@contextlib.contextmanager
+def one_line_errors(program: str):
+    """For the work of a program: quiet libraries, and what goes wrong ends it with one line."""
+    quiet_libraries()
+    try:
+        yield
+    except (UserError, OSError) as error:
+        sys.exit(f"{program}: {error}")
+
+
+def run_program(*words: object, threads: int | None = None) -> str:
+    """Run a program of this repository in a process of its own; returns what it prints.
+
+    Args:
+        words: its file and its arguments.
+        threads: how many torch may use; by default all.
+
+    Raises:
+        UserError: it failed; the message is its last line.
+    """
+    threads_of_torch = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **threads_of_torch},
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"{words[0]} was ended from outside"]
+        raise UserError(lines[-1])
+    return done.stdout
