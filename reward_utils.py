@@ -103,13 +103,16 @@ def describe_reward(options: Options) -> str:
     return text
 
 
-def score_batch(rewards, options: Options, batch: Batch) -> None:
+def score_batch(rewards, options: Options, batch: Batch) -> torch.Tensor:
     """Complete a batch: its score, shaped score, penalty, reward and figures.
 
     Args:
         rewards: module with the student's functions (`load_rewards`).
         options: reward_shaping, kl_type, hackable_reward, negate_reward count.
         batch: needs `log_probs` unless kl_type is "none"; its `kl_coef` is the one that counts.
+
+    Returns:
+        Its rewards, (B,) float32.
 
     Raises:
         UserError: a function of the student's is missing, failed or returned something else.
@@ -121,7 +124,9 @@ def score_batch(rewards, options: Options, batch: Batch) -> None:
     batch.shaped = -shaped if options.negate_reward else shaped
     batch.penalty = torch.zeros_like(shaped)
     if options.kl_type != "none":
-        batch.penalty = kl_penalty(rewards, options.kl_type, batch)
+        if batch.log_probs is None:
+            raise ValueError("a KL penalty needs the log-probabilities of policy and reference")
+        batch.penalty = kl_penalty(rewards, options.kl_type, batch, batch.log_probs)
         kl = kl_values(*batch.log_probs)
         batch.figures |= {
             "kl_coef": batch.kl_coef,
@@ -131,6 +136,7 @@ def score_batch(rewards, options: Options, batch: Batch) -> None:
             "kl_clipped_share": kl.clipped,
         }
     batch.reward = batch.shaped - batch.penalty
+    return batch.reward
 
 
 def shape_scores(rewards, options: Options, batch: Batch) -> torch.Tensor:
@@ -149,15 +155,14 @@ def shape_scores(rewards, options: Options, batch: Batch) -> torch.Tensor:
         raise
 
 
-def kl_penalty(rewards, kl_type, batch: Batch) -> torch.Tensor:
+def kl_penalty(rewards, kl_type, batch: Batch, log_probs: LogProbs) -> torch.Tensor:
     """The student's penalty of each completion, (B,) float32."""
     name = f"kl_penalty_{kl_type}"
     function = getattr(rewards, name, None)
     if function is None:
         raise UserError(f"There is no function {name} in the rewards file.")
-    returned = call_student(function, *batch.log_probs, kl_coef=batch.kl_coef)
-    device = batch.log_probs.mask.device
-    return check_rewards(returned, batch.completions, name_of(function), device)
+    returned = call_student(function, *log_probs, kl_coef=batch.kl_coef)
+    return check_rewards(returned, batch.completions, name_of(function), log_probs.mask.device)
 
 
 def require_word_counts(options: Options) -> None:
@@ -192,11 +197,11 @@ def make_reward_function(rewards, log_probs=None, **options):
         batch = Batch(prompts, [], completion_ids, completions, kl_coef=chosen.kl_coef)
         if log_probs is not None:
             batch.log_probs = LogProbs(*log_probs(prompts, completion_ids))
-        score_batch(rewards, chosen, batch)
+        scored = score_batch(rewards, chosen, batch)
         if log_metric is not None:
             for name, value in batch.figures.items():
                 log_metric(name, value)
-        return batch.reward.tolist()
+        return scored.tolist()
 
     return reward
 

@@ -10,7 +10,6 @@ OUTPUT_DIR/metrics.jsonl, as with train.py.
 
 import copy
 from pathlib import Path
-from typing import Any
 
 from starting import one_line_errors
 
@@ -65,7 +64,7 @@ def train(options: Options) -> list[dict]:
     from sentiment import load_sentiment_model
 
     device = best_device()
-    precision: dict[str, Any] = mixed_precision(device).config
+    precision = mixed_precision(device)
     load_sentiment_model(options.sentiment_model, device)
     tokenizer = AutoTokenizer.from_pretrained(options.model_name, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -90,7 +89,8 @@ def train(options: Options) -> list[dict]:
         disable_tqdm=True,
         save_strategy="no",
         report_to="none",
-        **precision,
+        bf16=precision.bf16,
+        fp16=precision.fp16,
     )
     trainer = GRPOTrainer(
         model=model,

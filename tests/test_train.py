@@ -286,7 +286,7 @@ def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
     from engine.model import devices
     from engine.training import trainer as trainer_module
 
-    autocast = devices.Precision({"bf16": True, "fp16": False}, torch.bfloat16)
+    autocast = devices.Precision(bf16=True, autocast=torch.bfloat16)
     for module in (devices, trainer_module):
         monkeypatch.setattr(module, "mixed_precision", lambda device: autocast)
     kind = {"kl_type": "forward"} if FAST["use_solution"] else {"beta": 0.0}

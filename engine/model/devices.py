@@ -23,8 +23,9 @@ def best_device():
 class Precision(NamedTuple):
     """Of the products; the weights stay float32 everywhere."""
 
-    config: dict[str, bool]  # arguments of transformers' TrainingArguments
-    autocast: Any  # torch type of autocast, or None
+    bf16: bool = False  # by these names in transformers' TrainingArguments
+    fp16: bool = False
+    autocast: Any = None  # torch type of autocast, or None
 
 
 def mixed_precision(device) -> Precision:
@@ -36,8 +37,8 @@ def mixed_precision(device) -> Precision:
             {"bf16": False, "fp16": False}, None
         )  # TRL's default is bf16, on a CPU too
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return Precision({"bf16": True, "fp16": False}, torch.bfloat16)
-    return Precision({"bf16": False, "fp16": True}, torch.float16)  # a T4, for example
+        return Precision(bf16=True, autocast=torch.bfloat16)
+    return Precision(fp16=True, autocast=torch.float16)  # a T4, for example
 
 
 def tune_cpu():

@@ -185,6 +185,7 @@ class BatchTrainer(GRPOTrainer):
 
 def make_config(options: Options, device) -> GRPOConfig:
     """TRL's configuration of a run."""
+    precision = mixed_precision(device)
     return GRPOConfig(
         output_dir=options.output_dir,
         max_steps=options.max_steps,
@@ -211,5 +212,6 @@ def make_config(options: Options, device) -> GRPOConfig:
         report_to=options.report_to,
         project=PROJECT,
         run_name=Path(options.output_dir).name,
-        **mixed_precision(device).config,
+        bf16=precision.bf16,  # TRL's default, on a CPU too
+        fp16=precision.fp16,
     )
