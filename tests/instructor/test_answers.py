@@ -6,8 +6,8 @@ import sys
 import pytest
 from grading_help import examined
 
+from cases import CASES, Ask, report
 from engine.course.student import check_rewards
-from instructor.exercises import CASES, Ask, report
 from instructor.proof.attacks import SOLUTION
 from instructor.proof.mutants import load, with_body
 
