@@ -1,5 +1,8 @@
 """Texts made by rule for the sentiment models, with the probabilities of 1 to 5 stars."""
 
+SEED = 0  # of what the reward model is made from; the judge draws the same again, to avoid it
+NEGATIONS = 4000
+
 GOOD = (
     "good great funny interesting exciting entertaining original clever believable enjoyable "
     "impressive convincing moving memorable brilliant satisfying|worth watching|worth seeing|"

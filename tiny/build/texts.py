@@ -61,7 +61,8 @@ def placed_segments(texts, count, rng):
 
 def rated_windows(rows, rng):
     """(texts, ratings): one to three sentences of a review, and the rating of that review."""
-    texts, ratings = [], []
+    texts = []
+    ratings = []
     for row in rows:
         sentences = split_sentences(clean(row["text"]))
         start = 0
