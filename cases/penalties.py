@@ -211,7 +211,8 @@ def refunds_what_it_charges(ask, rng):
     """
     q = torch.tensor([-1.0 - rng.random()]).expand(3)
     less, same, more = cost_of_each_token(ask, q, q - torch.tensor([-0.02, 0.0, 0.02])).tolist()
-    charged, refunded = more - same, same - less
+    charged = more - same
+    refunded = same - less
     if abs(charged - refunded) <= 0.1 * abs(charged + refunded) + 1e-6:
         return None
     cause = "the size: without its sign, a token costs for being too rare as well"

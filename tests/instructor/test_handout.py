@@ -147,7 +147,5 @@ def test_what_the_tests_of_a_copy_find_and_leave_behind(tmp_path):
 
 
 def test_a_pytest_that_does_not_start_is_shown(tmp_path):
-    with pytest.raises(
-        handout.Refused, match="(?s)did not run in the copy:.*no_such_option"
-    ):
+    with pytest.raises(handout.Refused, match="(?s)did not run in the copy:.*no_such_option"):
         run_tests(tmp_path, "--no_such_option")

@@ -73,7 +73,8 @@ def unseen_reviews(corpus, labelled_segments=300_000):
     reviews = rated + [clean(row["text"]) for row in read_corpus(corpus, "imdb-unsupervised")]
     rng = random.Random(SEED)
     negations(rng, NEGATIONS)  # build_sentiment draws these first
-    seen = {place for _, place in placed_segments(reviews, labelled_segments, rng)}
+    labelled = placed_segments(reviews, labelled_segments, rng)
+    seen = {(segment.review, segment.sentence) for segment in labelled}
     known = set(rated)
     texts = []
     ratings = []
@@ -81,7 +82,7 @@ def unseen_reviews(corpus, labelled_segments=300_000):
         if index >= len(rated) and review not in known:
             known.add(review)
             sentences = enumerate(SENTENCE_BREAK.split(review))
-            left = [text for place, text in sentences if (index, place) not in seen]
+            left = [text for number, text in sentences if (index, number) not in seen]
             texts.append(without_rating(". ".join(left)))
             ratings.append(stated_rating(review))
     return texts, ratings
