@@ -7,7 +7,7 @@ of them listed. q and p are log-probabilities of the policy and of the reference
 import torch
 
 from cases.asking import Finding, Mistake, Wrong, close, show
-from kl_lab import exact_gradient
+from engine.course.toys import exact_gradient
 
 
 def random_log_probs(rng, texts, tokens):
