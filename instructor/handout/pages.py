@@ -31,15 +31,16 @@ def student_page(text, opening=False, repo=""):
     return f"{opening_text}\n{heading}{rest}"
 
 
-def dead_references(folder):
+def dead_references(folder, pages=None):
     """(page, what it names) for every link and file name that leads nowhere in `folder`.
 
     A link must lead to a file. A file name in backticks or in a command must be the end of the path
-    of some file: `test_inputs.py` for tests/test_inputs.py.
+    of some file: `test_inputs.py` for tests/test_inputs.py. By default all pages are looked at.
     """
     paths = ["/" + path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    paths = [path for path in paths if not path.startswith("/.venv/")]
     dead = []
-    for page in sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
+    for page in pages or sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
         text = text_of(page)
         links = [target for target, _ in LINK.findall(text) if "://" not in target]
         names = [target for target in links if not (page.parent / target).exists()]

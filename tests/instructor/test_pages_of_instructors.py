@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from engine.common import ROOT
-from instructor.handout.pages import LINK, named_files
+from instructor.handout.pages import dead_references
 from instructor.handout.student_copy import MOVED
 
 PAGES = sorted((ROOT / "instructor").rglob("*.md"))
@@ -17,20 +17,9 @@ IN_THE_COPY = set(MOVED.values())  # of students
 OTHERS = re.compile("NAME|USER|submission_metadata")  # files of students and of platforms
 
 
-@pytest.fixture(scope="module")
-def paths():
-    every = [f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*")]
-    return [path for path in every if not path.startswith("/.venv/")]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_that_a_page_names_exists(page, paths):
-    text = page.read_text(encoding="utf-8")
-    for name in named_files(text):
-        if name not in IN_THE_COPY and not OTHERS.search(name):
-            assert any(path.endswith(f"/{name}") for path in paths), name
-    for target, _ in LINK.findall(text):
-        assert "://" in target or (page.parent / target).exists(), target
+def test_every_file_that_a_page_names_exists():
+    dead = {name for _, name in dead_references(ROOT, PAGES)} - IN_THE_COPY
+    assert [name for name in dead if not OTHERS.search(name)] == []
 
 
 def options_of(program):
