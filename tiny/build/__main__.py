@@ -31,13 +31,14 @@ def make_parser():
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
     parser.add_argument("--out", type=Path, help="folder for the model (default: tiny/MODEL)")
     count = at_least(1, int)
+    tokens = at_least(0, int)
 
     option = parser.add_argument_group("only for sentiment").add_argument
     option("--segments", type=count, default=300_000, help="texts that the teachers label")
     option("--teachers", type=count, default=4, help="number of teachers, one process each")
 
     option = parser.add_argument_group("only for gpt2").add_argument
-    option("--tokens_all", type=count, default=32_000_000, help="tokens of whole reviews")
+    option("--tokens_all", type=tokens, default=32_000_000, help="tokens of whole reviews")
     option(
         "--tokens_simple", type=count, default=16_000_000, help="then tokens of simple sentences"
     )
@@ -65,7 +66,9 @@ def main():
     args = make_parser().parse_args()
     try:
         build(args)
-    except (UserError, FileNotFoundError) as error:
+    except FileNotFoundError as error:
+        sys.exit(f"tiny.build: {error.filename} is missing; --corpus takes the folder with it.")
+    except UserError as error:
         sys.exit(f"tiny.build: {error}")
 
 
