@@ -200,7 +200,7 @@ def make_monitor(options, parts, trainer, console, checkpoint):
 
 
 def main(argv=None):
-    given = parse_arguments(__doc__.split("\n")[0], argv)
+    given = parse_arguments(str(__doc__).split("\n")[0], argv)
     try:
         train(**given)
     except KeyboardInterrupt:

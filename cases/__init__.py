@@ -4,6 +4,9 @@ Cases judge numbers and never code, so loops or vectors, lists or tensors, numpy
 and so does every KL penalty that pulls the policy back, not only the one of the solution.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from cases.asking import Ask, Finding, Wrong, is_news, report
 from cases.examples import example_report
 from cases.log_probs import (
@@ -21,12 +24,30 @@ from cases.shaping import (
     teaches_more_than_the_score,
 )
 
-__all__ = ["CASES", "CORE", "Ask", "Finding", "Wrong", "example_report", "is_news", "report"]
+__all__ = [
+    "CASES",
+    "CORE",
+    "Ask",
+    "Exercise",
+    "Finding",
+    "Wrong",
+    "example_report",
+    "is_news",
+    "report",
+]
 
-CASES = {  # function -> (exercise, its cases)
-    "sentiment_reward": ("1", (equals_the_score,)),
-    "shaped_reward_exponential": ("2a", (is_exponential_in_the_score,)),
-    "shaped_reward": (
+
+class Exercise(NamedTuple):
+    """What one function must do."""
+
+    label: str  # as in the docstrings of rewards.py: "3b"
+    cases: tuple[Callable, ...]  # see `cases.asking`
+
+
+CASES = {  # function -> its exercise
+    "sentiment_reward": Exercise("1", (equals_the_score,)),
+    "shaped_reward_exponential": Exercise("2a", (is_exponential_in_the_score,)),
+    "shaped_reward": Exercise(
         "2b",
         (
             gives_a_number_for_each_text,
@@ -35,13 +56,13 @@ CASES = {  # function -> (exercise, its cases)
             teaches_more_than_the_score,
         ),
     ),
-    "compute_ref_log_probs": (
+    "compute_ref_log_probs": Exercise(
         "3a",
         (sums_the_completion, joins_ids_not_texts, an_empty_completion_is_certain),
     ),
-    "kl_penalty_forward": ("3b", PENALTY_CASES),
-    "kl_penalty_backward": ("3c", PENALTY_CASES),
-    "my_custom_reward": ("bonus", (gives_a_number_for_each_text,)),
+    "kl_penalty_forward": Exercise("3b", PENALTY_CASES),
+    "kl_penalty_backward": Exercise("3c", PENALTY_CASES),
+    "my_custom_reward": Exercise("bonus", (gives_a_number_for_each_text,)),
 }
 
 # What must hold before the other cases of a function mean much. While one fails, the others are not

@@ -7,6 +7,7 @@ its answer as a (N,) float64 tensor; the case returns None if all is well, or a 
 import random
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -31,6 +32,13 @@ class Finding:
     label: str = "usual cause"  # of the cause in the report
 
 
+class Mistake(NamedTuple):
+    """A mistake that people make, and what it answers."""
+
+    cause: str
+    values: torch.Tensor | list  # in the shape of the answer
+
+
 class Wrong(Exception):
     """An answer that no case can use: it has the wrong form, or the function raised."""
 
@@ -46,12 +54,16 @@ class Ask:
     """
 
     def __init__(self, function, models, name=None, seconds=None):
-        self.function, self.models, self.seconds = function, models, seconds
+        self.function = function
+        self.models = models
+        self.seconds = seconds
         self.name = name or name_of(function)
-        self.arguments, self.answer = {}, None
+        self.arguments = {}
+        self.answer = None
 
     def __call__(self, **arguments):
-        self.arguments, self.answer = arguments, None
+        self.arguments = arguments
+        self.answer = None
         if self.name == "compute_ref_log_probs":
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
         try:
@@ -64,13 +76,13 @@ class Ask:
             raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
         except Exception as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
-        given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
+        given = arguments["completions" if "completions" in arguments else "policy_log_probs"]
         try:
             self.answer = plain_values(self.answer)
         except Exception as error:
             raise Wrong(f"what it returned cannot be read: {type(error).__name__}") from error
-        if isinstance(given, torch.Tensor) and given.ndim == 2 and is_table(self.answer):
-            if [len(self.answer), len(self.answer[0])] == list(given.shape):
+        if isinstance(given, torch.Tensor) and given.ndim == 2:
+            if table_shape(self.answer) == list(given.shape):
                 raise Wrong("it returned one number per token; sum them over each completion")
         try:
             is_text = isinstance(given[0], str)
@@ -80,13 +92,12 @@ class Ask:
             raise Wrong(str(error)) from error
 
 
-def is_table(answer):
-    """Whether an answer is a list of lists, all of one length."""
-    return (
-        isinstance(answer, list)
-        and all(isinstance(row, list) for row in answer)
-        and len({len(row) for row in answer}) == 1
-    )
+def table_shape(answer):
+    """[rows, columns] of a list of lists of one length; None of anything else."""
+    if not isinstance(answer, list) or not all(isinstance(row, list) for row in answer):
+        return None
+    lengths = {len(row) for row in answer}
+    return [len(answer), *lengths] if len(lengths) == 1 else None
 
 
 def show(value):
@@ -128,12 +139,19 @@ def close(got, want, tolerance=1e-4):
     return torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), atol=tolerance, rtol=0)
 
 
-def compare(got, want, meaning, causes, tolerance=1e-4, otherwise="the formula"):
-    """None if `got` equals `want`; else a Finding whose cause is the first of `causes`, pairs of
-    (explanation, the values that this mistake gives), that explains the answer."""
+def compare(got, want, meaning, mistakes, tolerance=1e-4, otherwise="the formula"):
+    """None if `got` equals `want`; else a Finding with the first of the mistakes that answers so.
+
+    Args:
+        got, want: (N,), the answer and the right one.
+        meaning: of the right answer, in words.
+        mistakes: list of `Mistake`.
+        tolerance: of every number.
+        otherwise: the cause if none of the mistakes gives this answer.
+    """
     if close(got, want, tolerance):
         return None
-    explained = (text for text, values in causes if close(got, values, tolerance))
+    explained = (known.cause for known in mistakes if close(got, known.values, tolerance))
     return Finding(f"{show(torch.as_tensor(want))}: {meaning}", next(explained, otherwise))
 
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from cases.asking import Finding, compare
+from cases.asking import Finding, Mistake, compare
 from cases.shaping import write_texts
 
 PROMPTS = ("This movie was", "The plot", "I watched this because", "It is", "My friends and I")
@@ -25,7 +25,8 @@ def logits_token_by_token(model, prompt_ids, completion_ids, shift=0):
 
 @functools.lru_cache(maxsize=64)  # a grader asks about the same texts again and again
 def _logits(model, prompt_ids, completion_ids, shift):
-    ids, rows = prompt_ids + completion_ids, []
+    ids = prompt_ids + completion_ids
+    rows = []
     for i in range(len(prompt_ids), len(ids)):
         with torch.no_grad():
             rows.append(model(torch.tensor([ids[: i + shift]])).logits[0, -1].double())
@@ -37,11 +38,16 @@ def picked(table, completion_ids):
 
 
 def sums_and_mistakes(models, prompts, completions):
-    """(the log-probability of each completion, [(explanation, what this mistake gives)])."""
+    """(the log-probability of each completion, the `Mistake`s that other sums are)."""
     model, tokenizer = models
-    tokens, late, whole, raw, probs = [], [], [], [], []
+    tokens = []
+    late = []
+    whole = []
+    raw = []
+    probs = []
     for prompt, completion in zip(prompts, completions):
-        start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
+        start = token_ids(tokenizer, prompt)
+        rest = token_ids(tokenizer, completion)
         logits = logits_token_by_token(model, start, rest)
         tokens.append(picked(logits.log_softmax(-1), rest))
         raw.append(picked(logits, rest).sum())
@@ -51,42 +57,49 @@ def sums_and_mistakes(models, prompts, completions):
         every = logits_token_by_token(model, ids[:1], ids[1:])
         whole.append(picked(every.log_softmax(-1), ids[1:]).sum())
     total = torch.stack([row.sum() for row in tokens])
+    without_first = [row[1:].sum() for row in tokens]
+    shifted = [row.sum() for row in late]
     return total, [
-        ("the sign: a log-probability is never positive", -total),
-        ("the sum: this is the mean over tokens", [row.mean() for row in tokens]),
-        ("the shift: the logits at position t predict token t + 1", [row.sum() for row in late]),
-        ("the first token: the last prompt token predicts it", [row[1:].sum() for row in tokens]),
-        ("the last token: it counts too", [row[:-1].sum() for row in tokens]),
-        ("the prompt: only completion tokens count", whole),
-        ("the base: natural logarithms, nats", total / math.log(2)),
-        ("the logarithm: this is the probability", total.exp()),
-        ("the logarithm: these are summed probabilities", probs),
-        ("log_softmax: logits are not log-probabilities yet", raw),
+        Mistake("the sign: a log-probability is never positive", -total),
+        Mistake("the sum: this is the mean over tokens", [row.mean() for row in tokens]),
+        Mistake("the shift: the logits at position t predict token t + 1", shifted),
+        Mistake("the first token: the last prompt token predicts it", without_first),
+        Mistake("the last token: it counts too", [row[:-1].sum() for row in tokens]),
+        Mistake("the prompt: only completion tokens count", whole),
+        Mistake("the base: natural logarithms, nats", total / math.log(2)),
+        Mistake("the logarithm: this is the probability", total.exp()),
+        Mistake("the logarithm: these are summed probabilities", probs),
+        Mistake("log_softmax: logits are not log-probabilities yet", raw),
     ]
 
 
 def sums_the_completion(ask, rng):
     """the log-probability of a text is the sum over its completion tokens."""
-    prompts, completions = rng.sample(PROMPTS, 3), write_texts(rng, 3)
-    total, causes = sums_and_mistakes(ask.models, prompts, completions)
+    prompts = rng.sample(PROMPTS, 3)
+    completions = write_texts(rng, 3)
+    total, mistakes = sums_and_mistakes(ask.models, prompts, completions)
     got = ask(completions=completions, prompts=prompts)
-    return compare(got, total, "Σ_t log P(token_t | all before it), in nats", causes, 2e-3)
+    meaning = "Σ_t log P(token_t | all before it), in nats"
+    return compare(got, total, meaning, mistakes, tolerance=2e-3)
 
 
 def joins_ids_not_texts(ask, rng):
     """prompt and completion are tokenized apart, as the sampled ids were."""
-    prompts, completions = ["The act", "I like this mov"], ["ing was good", "ie a lot"]
-    total, causes = sums_and_mistakes(ask.models, prompts, completions)
+    prompts = ["The act", "I like this mov"]
+    completions = ["ing was good", "ie a lot"]
+    total, mistakes = sums_and_mistakes(ask.models, prompts, completions)
     model, tokenizer = ask.models
     merged = []
     for prompt, completion in zip(prompts, completions):
-        ids, length = token_ids(tokenizer, prompt + completion), len(token_ids(tokenizer, prompt))
+        ids = token_ids(tokenizer, prompt + completion)
+        length = len(token_ids(tokenizer, prompt))
         table = logits_token_by_token(model, ids[:length], ids[length:]).log_softmax(-1)
         merged.append(picked(table, ids[length:]).sum())
     border = "the border: tokenized together, tokens merge across it; join the lists of ids"
+    mistakes.append(Mistake(border, merged))
     got = ask(completions=completions, prompts=prompts)
-    causes.append((border, merged))
-    return compare(got, total, "Σ log P over tokenizer(completion)", causes, 2e-3, "the ids")
+    meaning = "Σ log P over tokenizer(completion)"
+    return compare(got, total, meaning, mistakes, tolerance=2e-3, otherwise="the ids")
 
 
 def an_empty_completion_is_certain(ask, rng):

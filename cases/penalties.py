@@ -6,7 +6,7 @@ of them listed. q and p are log-probabilities of the policy and of the reference
 
 import torch
 
-from cases.asking import Finding, Wrong, close, show
+from cases.asking import Finding, Mistake, Wrong, close, show
 from engine.course.toys import exact_gradient
 
 
@@ -22,11 +22,13 @@ def costs_nothing_where_the_models_agree(ask, rng):
     got = ask(policy_log_probs=same, ref_log_probs=same.clone(), mask=mask)
     if close(got, [0.0, 0.0], 1e-6):
         return None
-    arguments, answer = ask.arguments, ask.answer  # what the report is about
+    arguments = ask.arguments  # what the report is about
+    answer = ask.answer
     q, p = toy_policies(rng, 0.5)
     cost = cost_of_each_token(ask, q, p)
     agreed = cost_of_each_token(ask, q, q)
-    ask.arguments, ask.answer = arguments, answer
+    ask.arguments = arguments
+    ask.answer = answer
     pulls = (correlation(cost, q - p, q.exp()) > 0.3).all()
     if pulls and close(agreed, agreed.mean().expand_as(agreed)):
         each = f"{agreed.mean():+.3g} · kl_coef"
@@ -110,24 +112,31 @@ def cost_of_each_token(ask, q, p):
 
 
 def known_mistakes(q, p):
-    """(what to say, the costs that this mistake gives)."""
+    """What people write in the place of a penalty, as costs of each token."""
     log_r = p - q
     r = log_r.exp()
+    sign = "the sign: positive where the policy likes the token more than the reference"
+    ratio = "the ratio: it is upside down"
     value = "value and penalty: this estimates the divergence, yet as a number to subtract it "
+    flat = f"{value}does not pull; read the docstring again"
+    away = f"{value}pushes the policy away; read the docstring again"
+    size = "the size: without its sign, it punishes a token for being too rare as well"
+    no_policy = "the policy: only the reference enters"
+    no_reference = "the reference: only the policy enters"
     return [
-        ("the sign: positive where the policy likes the token more than the reference", log_r),
-        ("the sign: positive where the policy likes the token more than the reference", r - 1),
-        ("the ratio: it is upside down", 1 - 1 / r),
-        ("the ratio: it is upside down", 1 / r - 1),
-        (value + "does not pull; read the docstring again", log_r**2 / 2),
-        (value + "does not pull; read the docstring again", r - 1 - log_r),
-        (value + "pushes the policy away; read the docstring again", r * log_r),
-        (value + "pushes the policy away; read the docstring again", r * log_r - (r - 1)),
-        ("the size: without its sign, it punishes a token for being too rare as well", log_r.abs()),
-        ("the policy: only the reference enters", -p),
-        ("the policy: only the reference enters", -p.exp()),
-        ("the reference: only the policy enters", -q),
-        ("the reference: only the policy enters", q),
+        Mistake(sign, log_r),
+        Mistake(sign, r - 1),
+        Mistake(ratio, 1 - 1 / r),
+        Mistake(ratio, 1 / r - 1),
+        Mistake(flat, log_r**2 / 2),
+        Mistake(flat, r - 1 - log_r),
+        Mistake(away, r * log_r),
+        Mistake(away, r * log_r - (r - 1)),
+        Mistake(size, log_r.abs()),
+        Mistake(no_policy, -p),
+        Mistake(no_policy, -p.exp()),
+        Mistake(no_reference, -q),
+        Mistake(no_reference, q),
     ]
 
 
@@ -144,9 +153,9 @@ def pulls_the_policy_back(ask, rng):
         if (pull > 0.3).all():
             continue
         explained = (
-            text
-            for text, wrong in known_mistakes(q, p)
-            if (correlation(cost, wrong, q.exp()) > 0.999).all()
+            mistake.cause
+            for mistake in known_mistakes(q, p)
+            if (correlation(cost, mistake.values, q.exp()) > 0.999).all()
         )
         cause = "which tokens become dearer"
         if close(cost, cost[0, 0].expand_as(cost), 1e-6):
@@ -202,7 +211,8 @@ def refunds_what_it_charges(ask, rng):
     """
     q = torch.tensor([-1.0 - rng.random()]).expand(3)
     less, same, more = cost_of_each_token(ask, q, q - torch.tensor([-0.02, 0.0, 0.02])).tolist()
-    charged, refunded = more - same, same - less
+    charged = more - same
+    refunded = same - less
     if abs(charged - refunded) <= 0.1 * abs(charged + refunded) + 1e-6:
         return None
     cause = "the size: without its sign, a token costs for being too rare as well"

@@ -2,7 +2,7 @@
 
 import torch
 
-from cases.asking import Finding, close, compare, show
+from cases.asking import Finding, Mistake, close, compare, show
 from sentiment import get_sentiment_scores
 
 WORDS = (
@@ -25,7 +25,8 @@ def equals_the_score(ask, rng):
     texts = write_texts(rng, 3)
     want = torch.tensor(get_sentiment_scores(texts))
     got = ask(completions=texts)
-    return compare(got, want, "get_sentiment_scores", [("the sign", -want)], 1e-5)
+    mistakes = [Mistake("the sign", -want)]
+    return compare(got, want, "get_sentiment_scores", mistakes, tolerance=1e-5)
 
 
 def is_exponential_in_the_score(ask, rng):
@@ -35,17 +36,19 @@ def is_exponential_in_the_score(ask, rng):
     for temperature in (None, 0.5, 2.0):
         tau = temperature or 1.0
         got = ask(completions=texts, **({"temperature": temperature} if temperature else {}))
-        causes = [
-            ("the temperature: it is ignored", scores.exp() - 1),
-            ("the − 1: the worst text must earn 0", (scores / tau).exp()),
-            ("the temperature: divide the score by it", (scores * tau).exp() - 1),
-            ("the order: divide inside exp(), not outside", (scores.exp() - 1) / tau),
-            ("the exponential: this is linear, which GRPO cannot tell from no shaping", scores),
-            ("the sign in exp(): better texts must earn more", (-scores / tau).exp() - 1),
+        mistakes = [
+            Mistake("the temperature: it is ignored", scores.exp() - 1),
+            Mistake("the − 1: the worst text must earn 0", (scores / tau).exp()),
+            Mistake("the temperature: divide the score by it", (scores * tau).exp() - 1),
+            Mistake("the order: divide inside exp(), not outside", (scores.exp() - 1) / tau),
+            Mistake(
+                "the exponential: this is linear, which GRPO cannot tell from no shaping", scores
+            ),
+            Mistake("the sign in exp(): better texts must earn more", (-scores / tau).exp() - 1),
         ]
         want = (scores / tau).exp() - 1
-        finding = compare(got, want, f"scores {show(scores)}, temperature {tau}", causes, 1e-5)
-        if finding:
+        meaning = f"scores {show(scores)}, temperature {tau}"
+        if finding := compare(got, want, meaning, mistakes, tolerance=1e-5):
             return finding
     return None
 
@@ -104,8 +107,8 @@ def teaches_more_than_the_score(ask, rng):
     """GRPO must be able to tell it from the plain score."""
     scores = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
     got = ask(scores=scores.tolist(), completions=list(TEXTS), prompts=["It is"] * 4)
-    z = [(x - x.mean()) / (x.std() + 1e-12) for x in (got, scores)]
-    if not close(*z):
+    ours, plain = ((x - x.mean()) / (x.std() + 1e-12) for x in (got, scores))
+    if not close(ours, plain):
         return None
     return Finding(
         "advantages other than those of the score",

@@ -2,12 +2,14 @@
 evaluate.py."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
 import math
 import typing
 from pathlib import Path
+from typing import Any
 
 from engine.common import MANIFEST, ROOT, UserError, first_line
 
@@ -127,7 +129,7 @@ MAY_CHANGE = {
 }
 
 
-def resolve_options(given):
+def resolve_options(given: dict[str, Any]) -> Options:
     """Options from the explicitly given ones: those win over the config file, that over the
     preset, that over the defaults.
 
@@ -139,7 +141,8 @@ def resolve_options(given):
     given = {name: check_option(name, value) for name, value in given.items()}
     if given.get("resume"):
         given = {**recorded_options(given), **given}
-    options = Options(**{**PRESETS[given.get("preset", "medium")], **given})
+    preset = str(given.get("preset", "medium"))
+    options = Options(**{**PRESETS[preset], **given})
     if options.reward_shaping == "none":
         options.reward_shaping = "linear"
     if options.wandb and options.report_to not in ("none", "wandb"):
@@ -185,7 +188,7 @@ def recorded_options(given):
     }
 
 
-def check_option(name, value):
+def check_option(name: str, value: Any) -> Any:
     """`value` in the type of option `name`.
 
     Raises:
@@ -197,11 +200,8 @@ def check_option(name, value):
         raise UserError(f"There is no option '{name}'.{hint}")
     field = FIELDS[name]
     kind = type_of(field)
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try:
-            value = float(value)  # YAML reads 5e-4 as a text
-        except ValueError:
-            pass
+    if kind is float:
+        value = _as_float(value)
     if value is None and field.default is None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -214,7 +214,15 @@ def check_option(name, value):
     return value
 
 
-def type_of(field):
+def _as_float(value: Any) -> Any:
+    """An integer or a text as a float, if it is one: YAML reads 5e-4 as a text."""
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def type_of(field) -> type:
     """The type of an option's value, None left aside."""
     return (typing.get_args(field.type) or (field.type,))[0]
 
@@ -249,7 +257,7 @@ def parse_arguments(description, argv=None):
     for name, field in FIELDS.items():
         text = field.metadata["help"]
         if type_of(field) is bool:
-            arguments = {"action": "store_true"}
+            arguments: dict[str, Any] = {"action": "store_true"}
         else:
             arguments = {"type": type_of(field), "choices": field.metadata["choices"]}
             text += f" (default: {field.default})" if field.default is not None else ""

@@ -4,10 +4,10 @@
     python instructor/release.py OUT_DIR --repo https://github.com/OWNER/NAME
 
 writes the folder OUT_DIR and OUT_DIR.zip beside it, after three checks: no line of a solution
-stands in a released file, every file that a page names is there, and in the copy `pytest` fails at
-every exercise and nowhere else. Never overwrites anything. The exit status is 0 only if all checks
-hold. With the address that the copy will have, its notebook also runs alone, as on Colab: it
-fetches the rest.
+stands in a released file, every file that a page names is there, and in the copy `pytest --student`
+can import every test, and fails at every exercise and nowhere else. Never overwrites anything. The
+exit status is 0 only if all checks hold. With the address that the copy will have, its notebook
+also runs alone, as on Colab: it fetches the rest.
 """
 
 import sys

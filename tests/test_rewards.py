@@ -1,5 +1,5 @@
-"""The exercises, on the solution and on the student's file: every case of cases, and the
-examples in the docstrings."""
+"""The exercises, on the solution and on the student's file: every case, and the examples in the
+docstrings."""
 
 import random
 
@@ -15,19 +15,19 @@ def marker(exercise):
     return getattr(pytest.mark, exercise if exercise == "bonus" else f"exercise{exercise}")
 
 
-def told_earlier(request, rewards, name):
+def earlier_reports(request, rewards, name):
     return request.config.stash.setdefault(EARLIER, {}).setdefault((rewards.__name__, name), {})
 
 
 def skip_what_does_not_end(request, rewards, name):
     """Each further call would take as long as the first."""
-    if any("an endless loop?" in text for text in told_earlier(request, rewards, name).values()):
+    if any("an endless loop?" in text for text in earlier_reports(request, rewards, name).values()):
         pytest.skip(f"{name}: a call of it did not end; first mend that")
 
 
-def tell(request, rewards, name, case, text):
+def fail_with_news(request, rewards, name, case, text):
     """Fail with a report; skip where it only follows from what was told before."""
-    earlier = told_earlier(request, rewards, name)
+    earlier = earlier_reports(request, rewards, name)
     core = {core.__name__ for core in CORE.get(name, ())}
     news = is_news(text, earlier, core)
     earlier[case] = text
@@ -51,7 +51,7 @@ def test_exercise(request, rewards, policy, name, case):
     if function is not None:
         text = report(case, Ask(function, policy, name, SECONDS), random.Random(0))
     if text:
-        tell(request, rewards, name, case.__name__, text)
+        fail_with_news(request, rewards, name, case.__name__, text)
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,4 @@ def test_exercise(request, rewards, policy, name, case):
 def test_docstring_example(request, rewards, name):
     skip_what_does_not_end(request, rewards, name)
     if text := hasattr(rewards, name) and example_report(rewards, name):
-        tell(request, rewards, name, "the example", text)
+        fail_with_news(request, rewards, name, "the example", text)

@@ -33,9 +33,7 @@ def mixed_precision(device) -> Precision:
     import torch
 
     if device.type != "cuda":
-        return Precision(
-            {"bf16": False, "fp16": False}, None
-        )  # TRL's default is bf16, on a CPU too
+        return Precision()
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return Precision(bf16=True, autocast=torch.bfloat16)
     return Precision(fp16=True, autocast=torch.float16)  # a T4, for example
@@ -86,7 +84,7 @@ def _multiply_with_onednn():
     """
     import torch
 
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     a, b = torch.randn(2, 256, 256, generator=torch.Generator().manual_seed(0))

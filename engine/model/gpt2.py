@@ -111,7 +111,8 @@ class GPT2Decoder:
                 query, keys, values = _heads(qkv, rows, heads)
                 cache[0, :, :, start : self.seen] = keys
                 cache[1, :, :, start : self.seen] = values
-                return _attention(query, *cache[:, :, :, : self.seen], blocked)
+                keys, values = cache[:, :, :, : self.seen]
+                return _attention(query, keys, values, blocked)
 
             x = block(x, attend)
         self.positions = self.positions + 1

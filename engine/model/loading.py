@@ -5,6 +5,7 @@ torch is imported inside the functions, so that `--help` need not wait for it.
 
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from engine.common import UserError, first_line
@@ -14,7 +15,7 @@ from engine.model.devices import best_device
 WEIGHTS = {"dtype": "float32", "use_safetensors": True}  # a pickled model could run code
 
 
-def load_pretrained(auto_class, name, **options):
+def load_pretrained(auto_class, name, **options) -> Any:
     """`auto_class.from_pretrained(name)` from a local folder, else the local cache, else the Hub.
 
     Raises:
@@ -155,7 +156,7 @@ def add_lora(model):
         fan_in_fan_out=model.config.model_type == "gpt2",  # its Conv1D weights are transposed
         task_type="CAUSAL_LM",
     )
-    with_adapter = get_peft_model(model, config)
+    with_adapter: Any = get_peft_model(model, config)
     with_adapter.create_or_update_model_card = lambda folder: None  # PEFT's empty template
     return with_adapter
 

@@ -39,12 +39,12 @@ def completion_log_probs(model, ids, mask, asked, temperature=1.0) -> TokenLogPr
     targets = ids[:, -length:][asked]
     weight = base_of(model).lm_head.weight
     found = token_log_probs(hidden.index_select(0, before), weight, targets, temperature)
-    return TokenLogProbs(
-        *(
-            None if values is None else values.new_zeros(asked.shape).masked_scatter(asked, values)
-            for values in found
-        )
-    )
+
+    def placed(values):
+        return values.new_zeros(asked.shape).masked_scatter(asked, values)
+
+    entropy = None if found.entropy is None else placed(found.entropy)
+    return TokenLogProbs(placed(found.log_probs), entropy)
 
 
 def token_log_probs(hidden, weight, targets, temperature=1.0) -> TokenLogProbs:

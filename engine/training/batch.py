@@ -12,12 +12,14 @@ import torch
 
 from engine.model.scoring import LogProbs
 
+NOT_YET = torch.empty(0)
+
 
 @dataclass
 class Batch:
     """B texts in groups: the completions of a prompt stand one after the other.
 
-    The first four are known from the start; the others have their default until their turn.
+    The first four are known from the start; the others are empty until their turn.
     """
 
     prompts: list[str]
@@ -26,16 +28,15 @@ class Batch:
     completions: list[str]  # without their prompts
     kl_coef: float = 0.0  # of this step, reward per nat
     log_probs: LogProbs | None = None  # (B, T) each, nats; None without a penalty
-    score: list[float] | None = None  # B, of the reward model, or the share of counted words
-    shaped: torch.Tensor | None = None  # (B,), by --reward_shaping, after --negate_reward
-    penalty: torch.Tensor | None = None  # (B,), what the KL penalty takes from it
-    reward: torch.Tensor | None = None  # (B,), shaped − penalty
-    advantages: torch.Tensor | None = None  # (B,), or (B, T) under --credit prefix
+    score: list[float] = field(default_factory=list)  # of the reward model, or of counted words
+    shaped: torch.Tensor = NOT_YET  # (B,), by --reward_shaping, after --negate_reward
+    penalty: torch.Tensor = NOT_YET  # (B,), what the KL penalty takes from it
+    reward: torch.Tensor = NOT_YET  # (B,), shaped − penalty
+    advantages: torch.Tensor = NOT_YET  # (B,), or (B, T) under --credit prefix
     figures: dict[str, float] = field(default_factory=dict)  # what the log of a step tells of it
 
     def rows(self, rows: slice) -> "Batch":
         """Some of its texts, and what they were given."""
-        given = ("score", "shaped", "penalty", "reward", "advantages")
         return Batch(
             prompts=self.prompts[rows],
             prompt_ids=self.prompt_ids[rows],
@@ -43,7 +44,11 @@ class Batch:
             completions=self.completions[rows],
             kl_coef=self.kl_coef,
             log_probs=self.log_probs and LogProbs(*(values[rows] for values in self.log_probs)),
-            **{name: value[rows] for name in given if (value := getattr(self, name)) is not None},
+            score=self.score[rows],
+            shaped=self.shaped[rows],
+            penalty=self.penalty[rows],
+            reward=self.reward[rows],
+            advantages=self.advantages[rows],
         )
 
     def first_tokens(self, count: int, tokenizer) -> "Batch":

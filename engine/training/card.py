@@ -7,6 +7,7 @@ not measured. The lines between `---` are what the Hugging Face Hub reads.
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -119,7 +120,7 @@ def model_card(run, samples):
 
 def front_matter(base):
     """The YAML that the Hub reads. A local folder is no `base_model` there."""
-    data = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    data: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
     if is_hub_name(base):
         data["base_model"] = base
     data["tags"] = ["grpo", "trl"]

@@ -112,7 +112,7 @@ class Safeguard(TrainerCallback):
             dist.barrier()  # every process has files of its own in it
         if not args.should_save:
             return  # the first process does it
-        seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        seal(f"{args.output_dir}/checkpoint-{state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.received:

@@ -66,7 +66,7 @@ class Explorer:
         """Take a training batch, before the policy learns from it."""
         self.batch = batch
         if self.waiting is not None:
-            self._write(self.waiting, self._groups(self.waiting + 1))
+            self._write(self.waiting, self._groups(batch, self.waiting + 1))
             self.waiting = None
 
     def record(self, step, samples):
@@ -82,7 +82,7 @@ class Explorer:
         if not last:
             self.waiting = step
         elif self.batch is not None:
-            self._write(step, self._groups(step))
+            self._write(step, self._groups(self.batch, step))
 
     def _write(self, validation, rows):
         append_jsonl(self.file, [{"validation": validation, **row} for row in rows])
@@ -152,11 +152,11 @@ class Explorer:
             for row in described
         ]
 
-    def _groups(self, step):
+    def _groups(self, batch, step):
         size = self.options.num_generations
-        whole = len(self.batch.prompts) // size  # another process may share the last group
+        whole = len(batch.prompts) // size  # another process may share the last group
         for start in range(0, min(GROUPS, whole) * size, size):
-            group = self.batch.rows(slice(start, start + size))
+            group = batch.rows(slice(start, start + size))
             figures = {name: rounded(getattr(group, name)) for name in PARTS}
             if self.options.credit == "completion":
                 figures["advantage"] = rounded(group.advantages)

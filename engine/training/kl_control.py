@@ -11,6 +11,7 @@ is faster, and two terms keep it from swinging:
 """
 
 import math
+from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -48,8 +49,11 @@ class KLControl(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         # Left to transformers, a second controller would be made, unknown to the reward function.
-        saved = state.stateful_callbacks[type(self).__name__]["attributes"]
-        self.level, self.coef, self.recent = saved["level"], saved["coef"], saved["recent"]
+        callbacks: Any = state.stateful_callbacks
+        saved = callbacks[type(self).__name__]["attributes"]
+        self.level = saved["level"]
+        self.coef = saved["coef"]
+        self.recent = saved["recent"]
 
     def on_log(self, args, state, control, logs, **kwargs):
         """TRL logs the mean over all processes: they all go on with the same coefficient."""

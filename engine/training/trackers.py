@@ -35,6 +35,7 @@ def start_tracker(options, console):
     if options.report_to != "wandb":
         return
     import wandb
+    from wandb.errors import Error
 
     settings = {
         "project": PROJECT,
@@ -43,7 +44,7 @@ def start_tracker(options, console):
     }
     try:
         wandb.init(**settings, settings=wandb.Settings(init_timeout=30))
-    except wandb.errors.Error as error:
+    except Error as error:
         wandb.teardown()
         offline = wandb.init(**settings, mode="offline")
         console.print(f"Weights & Biases: {first_line(error)[:100]}.")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 from transformers import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import _ForwardRedirection
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from engine.model.architecture import base_of, is_plain_gpt2
 from engine.model.devices import mixed_precision
@@ -35,7 +36,7 @@ class BatchTrainer(GRPOTrainer):
         models: policy, reference and tokenizer.
         prompt_ids: {prompt: its token ids}, of all prompts of the run.
         dataset: with a `prompt` column, in the order of the training.
-        score: callable(Batch), which completes it up to its rewards.
+        score: callable(Batch) -> its rewards, (B,); it completes the batch up to them.
     """
 
     def __init__(self, options: Options, models: Models, prompt_ids, dataset, score):
@@ -131,8 +132,7 @@ class BatchTrainer(GRPOTrainer):
         rewards = []
         for count in cuts(self.batch.completion_ids):
             cut = self.batch.first_tokens(count, self.models.tokenizer)
-            self.score(cut)
-            rewards.append(cut.reward)
+            rewards.append(self.score(cut))
         rewards = torch.stack([*rewards, self.batch.reward], dim=1)
         return prefix_advantages(rewards, mask, self.options.num_generations)
 

@@ -17,37 +17,39 @@ ITEM = re.compile(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", re.DOTALL | re.MULTILINE)
 
 def questions():
     """{heading: question} in order: "3b" for exercise 3b, "Analysis 1" for the notebook."""
-    found = {}
+    asked = {}
     for node in ast.parse((ROOT / "rewards_solution.py").read_text(encoding="utf-8")).body:
         text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
         exercise = re.match(r"Exercise (\w+)", text or "")
         question = re.search(r"^Question: (.*?)(?:\n\n|\Z)", text or "", re.DOTALL | re.MULTILINE)
         if exercise and question:
-            text = " ".join(question.group(1).split())
-            found[exercise.group(1)] = text[0].upper() + text[1:]
+            line = " ".join(question.group(1).split())
+            asked[exercise.group(1)] = line[0].upper() + line[1:]
     section = ANALYSIS.search(source_text()).group(1)
-    section = re.sub(r"^# ?", "", section, flags=re.MULTILINE)
-    return found | {f"Analysis {n}": " ".join(text.split()) for n, text in ITEM.findall(section)}
+    return asked | analysis_items(re.sub(r"^# ?", "", section, flags=re.MULTILINE))
 
 
 def answer_key():
     """{heading: the answer, as Markdown} of the questions, from answers.md of the instructor."""
     text = KEY.read_text(encoding="utf-8")
     sections = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    found = {title.split(". ")[0]: body.strip() for title, body in sections}
-    analysis = next(body for title, body in found.items() if "analysis" in title.lower())
-    items = ITEM.findall(analysis)
-    return found | {f"Analysis {n}": " ".join(body.split()) for n, body in items}
+    answers = {title.split(". ")[0]: body.strip() for title, body in sections}
+    analysis = next(body for title, body in answers.items() if "analysis" in title.lower())
+    return answers | analysis_items(analysis)
+
+
+def analysis_items(text):
+    """{"Analysis 1": text} of a numbered list."""
+    return {f"Analysis {number}": " ".join(item.split()) for number, item in ITEM.findall(text)}
 
 
 def sheet():
     """The text of the students' answers.md."""
-    parts = [
-        "# Answers\n",
+    opening = (
+        "# Answers\n\n"
         "Write your answers below the questions, in your own words; three sentences are enough. "
         "Keep the\nheadings: they tell which question you answer. Hand this file in beside "
-        "`rewards.py`.",
-    ]
-    for heading, question in questions().items():
-        parts.append(f"\n## {heading}\n\n> {question}\n")
-    return "\n".join(parts) + "\n"
+        "`rewards.py`."
+    )
+    blocks = [f"\n## {heading}\n\n> {question}\n" for heading, question in questions().items()]
+    return "\n".join([opening, *blocks]) + "\n"

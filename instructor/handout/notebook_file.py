@@ -23,8 +23,7 @@ HEADING = re.compile(r"^## (.*?)( · .*)?$", re.MULTILINE)
 HINTS_OF = re.compile(r"\{hints (\w+)\}")
 TEXTS = tuple(Path(__file__).with_name(name) for name in ("notebook.py", "notebook_training.py"))
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git|/)?")
-# Seconds that the cells below a heading take; `--execute` prints them.
-TIMES = {  # seconds
+TIMES = {  # seconds that the cells below a heading take; `--execute` prints them
     "Exercise 2: shaping": 1,
     "Exercise 3: staying close to the reference": 2,
     "GRPO in thirty lines": 1,
@@ -52,11 +51,11 @@ def colab_link(repo):
 
 def folded_hints(exercise):
     """The hints of an exercise as Markdown, each folded away inside the one before it."""
-    parts = [
+    folded = [
         f"<details><summary>Hint {level} of {len(LEVELS)}: {title}</summary>\n\n{text}\n"
         for level, (title, text) in enumerate(zip(LEVELS, HINTS[exercise]), 1)
     ]
-    return "\n".join([*parts, "</details>" * len(LEVELS)])
+    return "\n".join([*folded, "</details>" * len(LEVELS)])
 
 
 def duration(seconds):
@@ -64,25 +63,33 @@ def duration(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
-def timed(title, _):
-    """A heading with the time that its cells take, if that is worth mentioning."""
+def heading_with_time(match):
+    """A match of HEADING with the time that its cells take, if that is worth mentioning."""
+    title = match.group(1)
     return f"## {title} · {duration(TIMES[title])}" if title in TIMES else f"## {title}"
 
 
 def measured_times(book):
     """{heading: seconds} of a notebook that has been executed."""
-    times, title = {}, "Start"
+    times = {}
+    title = "Start"
     for cell in book.cells:
         if cell.cell_type == "markdown":
             title = next((found[1] for found in HEADING.finditer(cell.source)), title)
         else:
             when = cell.metadata.execution
-            began, ended = when["iopub.status.busy"], when["iopub.status.idle"]
-            seconds = (
-                datetime.fromisoformat(ended) - datetime.fromisoformat(began)
-            ).total_seconds()
-            times[title] = times.get(title, 0.0) + seconds
+            began = datetime.fromisoformat(when["iopub.status.busy"])
+            ended = datetime.fromisoformat(when["iopub.status.idle"])
+            times[title] = times.get(title, 0.0) + (ended - began).total_seconds()
     return times
+
+
+def prose(source):
+    """The Markdown of a cell of prose."""
+    text = re.sub(r"^# ?", "", source, flags=re.MULTILINE)
+    text = HINTS_OF.sub(lambda match: folded_hints(match.group(1)), text)
+    text = HEADING.sub(heading_with_time, text)
+    return text.replace("{time}", duration(sum(TIMES.values()))).replace("{hardware}", HARDWARE)
 
 
 def notebook(solution=False, repo=""):
@@ -105,18 +112,13 @@ def notebook(solution=False, repo=""):
             text = text.replace("[markdown]\n", f"[markdown]\n# {badge}\n#\n", 1)
     _, *kinds_and_sources = CELL.split(text)
     cells = []
-    for i, (kind, source) in enumerate(zip(kinds_and_sources[::2], kinds_and_sources[1::2])):
+    for kind, source in zip(kinds_and_sources[::2], kinds_and_sources[1::2]):
         source = source.strip("\n")
         if "markdown" in kind:
-            source = re.sub(r"^# ?", "", source, flags=re.MULTILINE)
-            source = HINTS_OF.sub(lambda match: folded_hints(match.group(1)), source)
-            source = HEADING.sub(lambda match: timed(*match.groups()), source)
-            source = source.replace("{time}", duration(sum(TIMES.values())))
-            source = source.replace("{hardware}", HARDWARE)
-            cell = nbformat.v4.new_markdown_cell(source)
+            cell = nbformat.v4.new_markdown_cell(prose(source))
         else:
             cell = nbformat.v4.new_code_cell(source, metadata=HIDDEN if "hidden" in kind else {})
-        cells.append({**cell, "id": f"cell-{i}"})  # stable from one build to the next
+        cells.append({**cell, "id": f"cell-{len(cells)}"})  # stable from one build to the next
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return nbformat.from_dict(
@@ -132,8 +134,8 @@ def execute(book, folder=ROOT):
     """
     from nbclient import NotebookClient
 
-    where = {"metadata": {"path": str(folder)}}
-    NotebookClient(book, timeout=1800, resources=where, coalesce_streams=True).execute()
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(book, timeout=1800, resources=resources, coalesce_streams=True).execute()
     return book
 
 

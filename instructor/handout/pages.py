@@ -22,34 +22,33 @@ def student_page(text, opening=False, repo=""):
         repo: the address of the copy; the opening then has a link to Colab, if it is of GitHub.
     """
     text = FOR_INSTRUCTORS.sub("", text)
-    if opening:
-        _, heading, rest = text.partition("## The exercises")
-        first = OPENING.read_text(encoding="utf-8")
-        if link := colab_link(repo):
-            first += f"\nWithout installing anything: [exercise.ipynb in Colab]({link}).\n"
-        text = f"{first}\n{heading}{rest}"
-    return text
+    if not opening:
+        return text
+    _, heading, rest = text.partition("## The exercises")
+    opening_text = OPENING.read_text(encoding="utf-8")
+    if link := colab_link(repo):
+        opening_text += f"\nWithout installing anything: [exercise.ipynb in Colab]({link}).\n"
+    return f"{opening_text}\n{heading}{rest}"
 
 
-def dead_references(folder):
+def dead_references(folder, pages=None):
     """(page, what it names) for every link and file name that leads nowhere in `folder`.
 
     A link must lead to a file. A file name in backticks or in a command must be the end of the path
-    of some file: `test_inputs.py` for tests/test_inputs.py.
+    of some file: `test_inputs.py` for tests/test_inputs.py. By default all pages are looked at.
     """
-    paths = ["/" + path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
-    found = []
-    for page in sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
-        if page.relative_to(folder).parts[0] == "tiny":
-            continue  # the card of a model names the tools of the instructor that built it
+    paths = ["/" + path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    paths = [path for path in paths if not path.startswith("/.venv/")]
+    dead = []
+    for page in pages or sorted([*folder.rglob("*.md"), *folder.rglob("*.ipynb")]):
         text = text_of(page)
-        for target, _ in LINK.findall(text):
-            if "://" not in target and not (page.parent / target).exists():
-                found.append((page.relative_to(folder).as_posix(), target))
+        links = [target for target, _ in LINK.findall(text) if "://" not in target]
+        names = [target for target in links if not (page.parent / target).exists()]
         for name in named_files(text):
             if not any(path.endswith(f"/{name.removeprefix('./')}") for path in paths):
-                found.append((page.relative_to(folder).as_posix(), name))
-    return found
+                names.append(name)
+        dead += [(page.relative_to(folder).as_posix(), name) for name in names]
+    return dead
 
 
 def text_of(page):
@@ -64,5 +63,5 @@ def text_of(page):
 def named_files(text):
     """File names in the backticks and the blocks of code of a page, each once."""
     blocks = re.findall(r"^```.*?^```", text, re.DOTALL | re.MULTILINE)
-    code = [*blocks, *re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```", "", text))]
-    return sorted({name for part in code for name in NAMED_FILE.findall(part)})
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"(?ms)^```.*?^```", "", text))
+    return sorted({name for code in [*blocks, *spans] for name in NAMED_FILE.findall(code)})

@@ -37,7 +37,7 @@ def load(source, name):
 
 def reports(function, body, models):
     """{case: what the student reads} for the cases that one body fails."""
-    from instructor.exercises import CASES, Ask, report
+    from cases import CASES, Ask, report
 
     answer = getattr(module_with(function, body), function)
     texts = {
@@ -65,17 +65,21 @@ def main(argv=None):
     quiet_libraries()
     load_sentiment_model(PRESETS["tiny"]["sentiment_model"], "cpu")
     models = load_model(PRESETS["tiny"]["model_name"], "cpu")
-    missed = 0
-    for title, table in (("wrong", WRONG), ("valid", VALID)):
+    misjudged = 0
+    for kind, table in (("wrong", WRONG), ("valid", VALID)):
         for function, bodies in table.items():
             for name, body in bodies.items():
-                found = reports(function, body, models)
-                missed += bool(found) != (title == "wrong")
-                message = next(iter(found.values()), "").splitlines()
-                cause = message[-1][len("  usual cause  ") :] if message else "passes"
-                print(f"{title} | {function} | {name} | {', '.join(found) or '-'} | {cause}")
-    print(f"{missed} wrong verdicts")
-    return missed > 0
+                failed = reports(function, body, models)
+                if bool(failed) != (kind == "wrong"):
+                    misjudged += 1
+                if failed:
+                    last_line = next(iter(failed.values())).splitlines()[-1]
+                    cause = last_line[len("  usual cause  ") :]
+                else:
+                    cause = "passes"
+                print(f"{kind} | {function} | {name} | {', '.join(failed) or '-'} | {cause}")
+    print(f"{misjudged} wrong verdicts")
+    return misjudged > 0
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ FRONTS = {
     "notebook_file": ["-m", "instructor.handout.notebook_file"],
     "trained_models": ["-m", "instructor.grading.trained_models"],
     "mutants": ["-m", "instructor.proof.mutants"],
-    "trained_penalties": ["-m", "instructor.proof.trained_penalties"],
 }
 
 

@@ -2,21 +2,14 @@
 
 import json
 import shutil
-import sys
 
 import pytest
 
 from engine.common import ROOT
 from instructor.grading.gradescope import torch_version
-from instructor.handout import student_copy
+from instructor.handout import student_copy as handout
 from instructor.handout.pages import dead_references, student_page
-from instructor.handout.student_copy import (
-    find_leaks,
-    main,
-    released_files,
-    run_tests,
-    run_with_bar,
-)
+from instructor.handout.student_copy import find_leaks, main, run_tests
 
 
 def test_a_leak_is_found(tmp_path):
@@ -39,30 +32,22 @@ def test_release_refuses_to_overwrite(tmp_path):
 
 
 def test_a_leak_stops_the_release(tmp_path, monkeypatch):
-    monkeypatch.setattr(student_copy, "WITHHELD", set())
+    monkeypatch.setattr(handout, "WITHHELD", set())
     with pytest.raises(SystemExit, match="Lines of the solution stand in the copy"):
         main([str(tmp_path / "out")])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def copied(tmp_path_factory):
-    """The copy, before its tests have run."""
-    folder = tmp_path_factory.mktemp("copied")
-    student_copy.copy_files(folder)
-    return folder
-
-
-def test_student_readme_has_its_own_opening_and_nothing_for_instructors(copied):
-    text = (copied / "README.md").read_text(encoding="utf-8")
+def test_student_readme_has_its_own_opening_and_nothing_for_instructors(student_copy):
+    text = (student_copy / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Teach GPT-2 to like movies: your copy")
     assert text.count("\n# ") == 0 and "## The exercises" in text
     for name in ("For instructors", "instructor/", "rewards_solution", "exercise_solved"):
         assert name not in text
 
 
-def test_pages_of_the_copy_name_only_what_is_there(copied):
-    assert dead_references(copied) == []
+def test_pages_of_the_copy_name_only_what_is_there(student_copy):
+    assert dead_references(student_copy) == []
 
 
 def test_a_dead_reference_is_found(tmp_path):
@@ -90,35 +75,35 @@ def test_what_is_for_instructors_is_cut_wherever_it_stands():
     assert student_page(f"{text}\n## Next\n\nc\n").endswith("a\n\n## Next\n\nc\n")
 
 
-def test_what_is_withheld_is_not_in_the_copy(copied):
-    names = {path.relative_to(copied).as_posix() for path in copied.rglob("*")}
+def test_what_is_withheld_is_not_in_the_copy(student_copy):
+    names = {path.relative_to(student_copy).as_posix() for path in student_copy.rglob("*")}
     assert {"rewards.py", "engine/common.py", "cases/__init__.py", "tiny/gpt2"} <= names
     assert {f"engine/pages/page/page.{kind}" for kind in ("html", "css", "js")} <= names
-    assert {path for path in names if "solution" in path or "instructor" in path} == set()
-    assert not {"CONTRIBUTING.md", "exercise_solved.ipynb"} & names
+    assert {name for name in names if "solution" in name or "instructor" in name} == set()
+    of_the_developers = {"CONTRIBUTING.md", "CHANGELOG.md", ".pre-commit-config.yaml", ".ci"}
+    assert not {*of_the_developers, "exercise_solved.ipynb"} & names
     assert not {"docs/results.md", "docs/samples.md", "docs/optimum.png"} & names
-    assert "--use_solution" not in (copied / "README.md").read_text(encoding="utf-8")
-    assert released_files() == sorted(set(released_files()))
+    assert not [name for name in names if name.endswith(".pyc")]
+    assert "--use_solution" not in (student_copy / "README.md").read_text(encoding="utf-8")
 
 
-def test_coding_assistants_are_asked_to_tutor(copied):
-    text = (copied / "AGENTS.md").read_text(encoding="utf-8")
+def test_coding_assistants_are_asked_to_tutor(student_copy):
+    """Whatever AGENTS.md says to those who develop this."""
+    text = (student_copy / "AGENTS.md").read_text(encoding="utf-8")
     assert "do not solve" in text and "python rewards.py --hint 3b" in text
-    assert not (ROOT / "AGENTS.md").exists()  # it would speak to those who develop this
 
 
-def test_the_address_of_the_copy_is_written_into_it(tmp_path, copied):
-    student_copy.copy_files(tmp_path, repo="https://github.com/o/n")
+def test_the_address_of_the_copy_is_written_into_it(tmp_path, student_copy):
+    handout.copy_files(tmp_path, repo="https://github.com/o/n")
     link = "https://colab.research.google.com/github/o/n/blob/main/exercise.ipynb"
     book = json.loads((tmp_path / "exercise.ipynb").read_text(encoding="utf-8"))
     sources = ["".join(cell["source"]) for cell in book["cells"]]
     assert link in sources[0] and 'REPO = "https://github.com/o/n"' in sources[1]
-    first_page, _, rest = (tmp_path / "README.md").read_text(encoding="utf-8").partition("\n## ")
-    assert f"({link})" in first_page and link not in rest
-    for name in ("README.md", "exercise.ipynb"):
-        text = (copied / name).read_text(encoding="utf-8")
-        assert "colab.research" not in text
-    assert (copied / "exercise.ipynb").read_bytes() == (ROOT / "exercise.ipynb").read_bytes()
+    opening, _, rest = (tmp_path / "README.md").read_text(encoding="utf-8").partition("\n## ")
+    assert f"({link})" in opening and link not in rest
+    assert "colab.research" not in (student_copy / "README.md").read_text(encoding="utf-8")
+    without = (student_copy / "exercise.ipynb").read_bytes()
+    assert without == (ROOT / "exercise.ipynb").read_bytes()
 
 
 def test_an_address_that_is_none_is_refused(tmp_path, capsys):
@@ -130,33 +115,37 @@ def test_an_address_that_is_none_is_refused(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_workflow_installs_the_torch_of_the_requirements(copied):
-    workflow = (copied / ".github" / "workflows" / "classroom.yml").read_text(encoding="utf-8")
-    assert f"torch=={torch_version()} " in workflow
+def test_the_workflow_installs_the_torch_of_the_requirements(student_copy):
+    workflow = student_copy / ".github" / "workflows" / "classroom.yml"
+    assert f"torch=={torch_version()} " in workflow.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_a_released_copy_is_red_at_the_exercises_and_green_when_they_are_solved(tmp_path):
-    main([str(tmp_path / "copy")])
+def test_a_released_copy_is_red_at_the_exercises_and_green_when_they_are_solved(tmp_path, capsys):
+    folder = tmp_path / "copy"
+    main([str(folder)])
+    assert "Red at 5 exercises, green elsewhere." in capsys.readouterr().out
     assert (tmp_path / "copy.zip").stat().st_size < 25e6
-    names = {p.relative_to(tmp_path / "copy").as_posix() for p in (tmp_path / "copy").rglob("*")}
-    assert not any("solution" in name or "instructor" in name for name in names)
-    solution = ROOT / "rewards_solution.py"
-    shutil.copyfile(solution, tmp_path / "copy" / "rewards.py")
-    assert run_tests(tmp_path / "copy") == (set(), [])
+    exercises, others = run_tests(folder)  # the whole suite
+    assert len(exercises) == 5 and others == []
+    shutil.copyfile(ROOT / "rewards_solution.py", folder / "rewards.py")
+    assert run_tests(folder, "--student") == (set(), [])
 
 
-def test_what_the_tests_of_the_copy_leave_behind_goes_away(tmp_path):
+def test_what_the_tests_of_a_copy_find_and_leave_behind(tmp_path):
+    (tmp_path / "test_broken.py").write_text("import gone\n")
     (tmp_path / "test_it.py").write_text(
-        "from pathlib import Path\n\n\ndef test_it():\n"
-        "    for name in ('.hypothesis', '.pytest_cache', '__pycache__'):\n"
-        "        Path(name).mkdir(exist_ok=True)\n"
+        "import pytest\n\n\n"
+        "@pytest.mark.parametrize('name', ['rewards-shaped_reward-case', 'fine'])\n"
+        "def test_exercise(name):\n"
+        "    open('left_behind', 'w').close()\n"
+        "    assert name == 'fine'\n"
     )
-    assert run_tests(tmp_path) == (set(), [])
-    assert [path.name for path in tmp_path.iterdir()] == ["test_it.py"]
+    red = run_tests(tmp_path, "--continue-on-collection-errors")
+    assert red.exercises == {"shaped_reward"} and "test_broken" in str(red.others)
+    assert {path.name for path in tmp_path.iterdir()} == {"test_broken.py", "test_it.py"}
 
 
-def test_what_pytest_said_is_kept_under_the_bar(tmp_path):
-    code = "import sys; print('... [ 50%]'); print('bad', file=sys.stderr)"
-    said = run_with_bar([sys.executable, "-c", code], tmp_path)
-    assert sorted(said.splitlines()) == ["... [ 50%]", "bad"]
+def test_a_pytest_that_does_not_start_is_shown(tmp_path):
+    with pytest.raises(handout.Refused, match="(?s)did not run in the copy:.*no_such_option"):
+        run_tests(tmp_path, "--no_such_option")

@@ -13,13 +13,17 @@ FILES = [
     if not SKIPPED & set(path.relative_to(ROOT).parts)
     and not any(part.startswith((".", "outputs")) for part in path.relative_to(ROOT).parts)
 ]
-HERE = {path.stem for path in ROOT.glob("*.py")} | {"engine", "instructor", "benchmarks", "tests"}
+PROGRAMS = {path.stem for path in ROOT.glob("*.py")} | {"engine"}
+HERE = PROGRAMS | {"benchmarks", "cases", "instructor", "tests", "tiny"}
 # What the files of a place may import of this repository. Root modules may import the engine and
-# each other; the instructor's tools and the benchmarks all of that, and nothing imports them.
+# each other; cases, the builders of the bundled models and the benchmarks all of that; nothing
+# imports the instructor's tools.
 ALLOWED = {
     "engine": {"engine"},
-    "instructor": HERE - {"benchmarks", "tests"},
-    "benchmarks": HERE - {"instructor", "tests"},
+    "cases": PROGRAMS | {"cases"},
+    "tiny": PROGRAMS | {"tiny"},
+    "benchmarks": PROGRAMS | {"benchmarks"},
+    "instructor": PROGRAMS | {"cases", "instructor"},
 }
 
 
@@ -44,7 +48,7 @@ def test_imports_point_one_way(path):
     place = place_of(path)
     if place == "tests":
         return
-    allowed = ALLOWED.get(place, HERE - {"instructor", "benchmarks", "tests"})
+    allowed = ALLOWED.get(place, PROGRAMS)
     assert {name.split(".")[0] for name in imports_of(path)} <= allowed
 
 

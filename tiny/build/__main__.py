@@ -19,50 +19,57 @@ import sys
 from pathlib import Path
 
 from engine.common import ROOT, UserError
-from engine.options import OneLineParser
+from engine.options import OneLineParser, at_least
 
 
 def make_parser():
     """The options of the command line."""
-    parser = OneLineParser(description=__doc__.split("\n")[0])
+    parser = OneLineParser(
+        prog="tiny.build", description="Build the small models in tiny/ from public corpora."
+    )
     parser.add_argument("model", choices=["gpt2", "sentiment", "judge"], help="the model to build")
     parser.add_argument("--corpus", required=True, help="folder with the .jsonl.gz files")
-    parser.add_argument("--out", default=None, help="folder for the model (default: tiny/MODEL)")
+    parser.add_argument("--out", type=Path, help="folder for the model (default: tiny/MODEL)")
+    count = at_least(1, int)
+    tokens = at_least(0, int)
 
-    sentiment = parser.add_argument_group("only for sentiment")
-    option = sentiment.add_argument
-    option("--segments", type=int, default=300_000, help="texts that the teachers label")
-    option("--teachers", type=int, default=4, help="number of teachers, one process each")
+    option = parser.add_argument_group("only for sentiment").add_argument
+    option("--segments", type=count, default=300_000, help="texts that the teachers label")
+    option("--teachers", type=count, default=4, help="number of teachers, one process each")
 
-    language_model = parser.add_argument_group("only for gpt2")
-    option = language_model.add_argument
-    option("--tokens_all", type=int, default=32_000_000, help="tokens of whole reviews")
-    option("--tokens_simple", type=int, default=16_000_000, help="then tokens of simple sentences")
-    option("--batch_size", type=int, default=32, help="windows of 128 tokens per step")
-    option("--learning_rate", type=float, default=2e-3, help="highest learning rate")
+    option = parser.add_argument_group("only for gpt2").add_argument
+    option("--tokens_all", type=tokens, default=32_000_000, help="tokens of whole reviews")
+    option(
+        "--tokens_simple", type=count, default=16_000_000, help="then tokens of simple sentences"
+    )
     return parser
 
 
-def main():
-    args = make_parser().parse_args()
-    out = Path(args.out or ROOT / "tiny" / args.model)
-    # torch takes seconds to load: only now, so that --help answers at once.
+def build(args):
+    """Build one model. torch takes seconds to load: only now, so that --help answers at once."""
+    out = args.out or ROOT / "tiny" / args.model
     if args.model == "gpt2":
         from tiny.build.language_model import build_gpt2
 
-        sizes = args.tokens_all, args.tokens_simple, args.batch_size
-        build_gpt2(args.corpus, out, *sizes, args.learning_rate)
+        build_gpt2(args.corpus, out, args.tokens_all, args.tokens_simple)
     elif args.model == "judge":
         from tiny.build.judge import build_judge
 
-        try:
-            build_judge(args.corpus, out)
-        except UserError as error:
-            sys.exit(f"tiny.build: {error}")
+        build_judge(args.corpus, out)
     else:
         from tiny.build.classifier import build_sentiment
 
         build_sentiment(args.corpus, out, args.segments, args.teachers)
+
+
+def main():
+    args = make_parser().parse_args()
+    try:
+        build(args)
+    except FileNotFoundError as error:
+        sys.exit(f"tiny.build: {error.filename} is missing; --corpus takes the folder with it.")
+    except UserError as error:
+        sys.exit(f"tiny.build: {error}")
 
 
 if __name__ == "__main__":

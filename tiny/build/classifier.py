@@ -6,8 +6,9 @@ import time
 import torch
 
 from tiny.build.examples import Corpora, Examples
+from tiny.build.rules import SEED
 from tiny.build.saving import save_half
-from tiny.build.student import new_student, report, train_student
+from tiny.build.student import new_student, train_student
 from tiny.build.teachers import ask_teachers
 from tiny.build.tokenizer_training import encode, train_wordpiece
 from tiny.build.training import accuracy
@@ -15,18 +16,15 @@ from tiny.build.word_vectors import embeddings, polarities, word_vectors
 
 
 def learn_words(corpora, tokenizer):
-    """Word vectors, (V, 256), and polarities, (V,), of all pieces; prints the extreme ones."""
+    """Word vectors, (V, 256), and polarities, (V,), of all pieces."""
     texts = corpora.reviews + corpora.sentences
     pieces = [ids[1:-1] for ids in encode(tokenizer, texts, limit=None)]  # no [CLS], no [SEP]
     vectors = word_vectors(pieces, len(tokenizer), 256)
     ratings = [row["rating"] for row in corpora.rated]
-    polarity = polarities(pieces[: len(ratings)], ratings, len(tokenizer))
-    ranked = [tokenizer.convert_ids_to_tokens(i) for i in polarity.argsort().tolist()]
-    print("worst:", *ranked[:12], "best:", *ranked[-12:], flush=True)
-    return vectors, polarity
+    return vectors, polarities(pieces[: len(ratings)], ratings, len(tokenizer))
 
 
-def build_sentiment(corpus, out, segments, teachers, seed=0):
+def build_sentiment(corpus, out, segments, teachers):
     """Recurrent teachers learn SST-5 on word vectors from IMDb; a small BERT learns from them.
 
     After the 7,400 sentences of SST-5, a small BERT knows too few words, and longer training only
@@ -39,8 +37,9 @@ def build_sentiment(corpus, out, segments, teachers, seed=0):
         segments: number of segments of reviews that the teachers label.
         teachers: number of teachers; each is trained in a process of its own.
     """
-    torch.manual_seed(seed)
-    rng, started = random.Random(seed), time.time()
+    torch.manual_seed(SEED)
+    rng = random.Random(SEED)
+    started = time.time()
     corpora = Corpora(corpus)
     tokenizer = train_wordpiece(corpora.reviews[:30000] + corpora.sentences * 5)
     vectors, polarity = learn_words(corpora, tokenizer)
@@ -59,5 +58,4 @@ def build_sentiment(corpus, out, segments, teachers, seed=0):
     student = new_student(tokenizer, vectors, polarity)
     student = train_student(student, tokenizer, examples, probs, rng)
     save_half(student, tokenizer, out)
-    report(student, tokenizer)
     print(f"{time.time() - started:.0f} s")

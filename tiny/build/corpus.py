@@ -58,7 +58,8 @@ class Reviews:
         rows = read_corpus(corpus, "imdb-train") + read_corpus(corpus, "imdb-unsupervised")
         texts = list(dict.fromkeys(clean(row["text"]) for row in rows))  # no duplicates
         random.Random(0).shuffle(texts)
-        counts, reviews_with = collections.Counter(), collections.Counter()
+        counts = collections.Counter()
+        reviews_with = collections.Counter()
         for text in texts:
             words = [word.lower() for word in WORD.findall(text)]
             counts.update(words)
@@ -66,8 +67,9 @@ class Reviews:
         self.common = {word for word, _ in counts.most_common(COMMON_WORDS)}
         self.real_words = {word for word, n in reviews_with.items() if n >= 5}
         reviews = [split_sentences(text) for text in texts]
-        held_out = len(reviews) // 50
-        self.held_out, self.train = reviews[:held_out], reviews[held_out:]
+        border = len(reviews) // 50
+        self.held_out = reviews[:border]
+        self.train = reviews[border:]
 
     def is_simple(self, sentence):
         """Whether a sentence is whole, not too long, and made of common words only."""
@@ -88,7 +90,8 @@ class Reviews:
         Returns:
             Lists of at least `min_sentences` sentences each.
         """
-        documents, current = [], []
+        documents = []
+        current = []
         for review in reviews:
             current += [sentence for sentence in review if self.is_simple(sentence)]
             if len(current) >= min_sentences:

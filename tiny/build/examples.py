@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from tiny.build.corpus import clean, read_corpus
-from tiny.build.rules import idioms, negations
+from tiny.build.rules import NEGATIONS, idioms, negations
 from tiny.build.texts import detokenize, rated_windows, review_segments, without_dev
 from tiny.build.tokenizer_training import encode
 
@@ -45,7 +45,8 @@ class Examples:
 
     def __init__(self, corpora, tokenizer, segments, rng):
         """Make the examples, with at most `segments` segments of reviews."""
-        sst, negated = corpora.sst, negations(rng, 4000)
+        sst = corpora.sst
+        negated = negations(rng, NEGATIONS)
         texts = corpora.phrases + [text for text, _ in negated]
         self.ids = encode(tokenizer, texts + review_segments(corpora.reviews, segments, rng))
         self.dev_ids = encode(tokenizer, [detokenize(row["text"]) for row in corpora.dev])
@@ -67,7 +68,8 @@ class Examples:
             (ids, targets, order) as above; the targets are the star probabilities of all texts.
             Where a text has a label, the target is a mixture of the label and the teachers.
         """
-        labelled, made = len(self.labels), idioms(rng, 1500)
+        labelled = len(self.labels)
+        made = idioms(rng, 1500)
         targets = torch.cat([probs, torch.tensor([star_probs for _, star_probs in made])])
         targets[:labelled] = 0.3 * self.labels + 0.7 * probs[:labelled]
         ids = self.ids + encode(tokenizer, [text for text, _ in made])

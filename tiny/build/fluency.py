@@ -5,40 +5,42 @@ import math
 import torch
 
 from data import VALIDATION_PROMPTS
+from engine.model.scoring import compute_log_probs, pad
 from tiny.build.corpus import WORD
 from tiny.build.tokenizer_training import CONTEXT
 
+BATCH_SIZE = 64  # sentences
+TOKENS = 48  # in a sample
+
 
 @torch.no_grad()
-def bits_per_byte(model, tokenizer, sentences, batch_size=64):
+def bits_per_byte(model, tokenizer, sentences):
     """Bits per UTF-8 byte that the model needs for the sentences; lower is better.
 
     Each sentence stands alone after a start-of-text token and is scored from its first token.
     """
-    nll = size = 0.0
+    nll = 0.0
+    size = 0
     end = tokenizer.eos_token_id
-    for i in range(0, len(sentences), batch_size):
-        chunk = sentences[i : i + batch_size]
-        ids = [[end] + tokenizer(s)["input_ids"] for s in chunk]
-        width = min(max(map(len, ids)), CONTEXT)
-        x = torch.tensor([(row + [end] * width)[:width] for row in ids])
-        mask = torch.tensor([[t < len(row) for t in range(width)] for row in ids])[:, 1:]
-        logp = model(x).logits[:, :-1].float().log_softmax(-1)
-        nll -= (logp.gather(-1, x[:, 1:, None])[..., 0] * mask).sum().item()
+    for i in range(0, len(sentences), BATCH_SIZE):
+        chunk = sentences[i : i + BATCH_SIZE]
+        rows = [[end, *tokenizer(s)["input_ids"]][:CONTEXT] for s in chunk]
+        ids, mask = pad(rows, end, side="right")
+        nll -= compute_log_probs(model, ids, mask, ids.shape[1] - 1).sum().item()
         size += sum(len(s.encode()) for s in chunk)
     return nll / size / math.log(2)
 
 
 @torch.no_grad()
-def sample(model, tokenizer, prompts, tokens=48):
-    """One completion of at most `tokens` tokens per prompt, at temperature 1, nothing cut off."""
+def sample(model, tokenizer, prompts):
+    """One completion of at most TOKENS tokens per prompt, at temperature 1, nothing cut off."""
     texts = []
     for prompt in prompts:
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
+            max_new_tokens=TOKENS,
             do_sample=True,
             top_k=0,
             top_p=1.0,
@@ -73,7 +75,7 @@ def report(model, tokenizer, real_words, held_out):
     real, ended, texts = fluency(model, tokenizer, prompts, real_words)
     print(
         f"bits per byte {bits_per_byte(model, tokenizer, held_out):.4f}, "
-        f"real words {real:.2%} of samples, {ended:.1%} of the samples end within 48 tokens"
+        f"real words {real:.2%} of samples, {ended:.1%} of the samples end within {TOKENS} tokens"
     )
     for prompt, text in list(zip(prompts, texts))[:50]:
         print(f"  {prompt} |{text}")

@@ -21,12 +21,13 @@ LONG = 15  # tokens; from here on a segment shows whether it is text
 class Vocabulary:
     """The words and n-grams of a collection of texts that occur in enough of them."""
 
-    def __init__(self, texts, size=VOCABULARY):
+    def __init__(self, texts):
         """`texts`: list of lists of tokens."""
         counts = collections.Counter(token for text in texts for token in set(text))
         ranked = sorted(counts, key=lambda token: (-counts[token], token))
-        self.words = {token: number for number, token in enumerate(ranked[:size], 1)}
-        self.base, self.stop = len(self.words) + 1, self.words.get(STOP, 0)
+        self.words = {token: number for number, token in enumerate(ranked[:VOCABULARY], 1)}
+        self.base = len(self.words) + 1
+        self.stop = self.words.get(STOP, 0)
 
     def common_ngrams(self, texts, order, minimum, over_stops=True):
         """The n-grams that occur in at least `minimum` of the texts, sorted.
@@ -43,20 +44,22 @@ class Vocabulary:
 
     def matrix(self, texts, features):
         """Which features each text has: a sparse (texts, features) matrix with rows of length 1."""
-        rows, columns = [], []
+        rows = []
+        columns = []
         ids = encode(texts, self.words)
         for order in ORDERS:
             at, keys = ngrams(*ids, self.base, order)
-            places, found = find(keys, features)
+            positions, found = find(keys, features)
             rows.append(at[found])
-            columns.append(places[found])
-        rows, columns = np.concatenate(rows), np.concatenate(columns)
+            columns.append(positions[found])
+        rows = np.concatenate(rows)
+        columns = np.concatenate(columns)
         values = 1 / np.sqrt(np.maximum(np.bincount(rows, minlength=len(texts)), 1))
         shape = len(texts), len(features)
         return scipy.sparse.csr_matrix((values[rows].astype("f4"), (rows, columns)), shape)
 
 
-def fit_logistic(x, targets, penalty, steps=60):
+def fit_logistic(x, targets, penalty):
     """Weights of a logistic regression without intercept, (F,).
 
     Both sides get the same total weight. A feature is first multiplied by how much more often it
@@ -66,15 +69,15 @@ def fit_logistic(x, targets, penalty, steps=60):
         x: sparse (N, F).
         targets: (N,), probabilities of the positive side.
         penalty: of the squared weights.
-        steps: of L-BFGS.
     """
     share = targets.mean()
     weight = (targets * 0.5 / share + (1 - targets) * 0.5 / (1 - share)) / len(targets)
-    good, bad = x.T @ (weight * targets), x.T @ (weight * (1 - targets))
+    good = x.T @ (weight * targets)
+    bad = x.T @ (weight * (1 - targets))
     smooth = (good + bad).mean() / 10
-    scale = np.log(
-        ((good + smooth) / (good + smooth).sum()) / ((bad + smooth) / (bad + smooth).sum())
-    )
+    share_of_good = (good + smooth) / (good + smooth).sum()
+    share_of_bad = (bad + smooth) / (bad + smooth).sum()
+    scale = np.log(share_of_good / share_of_bad)
     scaled = (x @ scipy.sparse.diags(scale)).tocsr()
     transposed = scaled.T.tocsr()
 
@@ -84,13 +87,13 @@ def fit_logistic(x, targets, penalty, steps=60):
         slope = weight * (1 / (1 + np.exp(-logits)) - targets)
         return value + penalty / 2 * w @ w, transposed @ slope + penalty * w
 
-    start, options = np.zeros(x.shape[1]), {"maxiter": steps}
-    return (
-        scipy.optimize.minimize(loss, start, jac=True, options=options, method="L-BFGS-B").x * scale
+    found = scipy.optimize.minimize(
+        loss, np.zeros(x.shape[1]), jac=True, options={"maxiter": 60}, method="L-BFGS-B"
     )
+    return found.x * scale
 
 
-def soft_labels(x, ratings, penalty=3e-5):
+def soft_labels(x, ratings):
     """P(good review) of all reviews, (N,), learned from those that state their rating.
 
     Two halves judge each other, so that the probabilities are as sure as they deserve; a review
@@ -100,10 +103,13 @@ def soft_labels(x, ratings, penalty=3e-5):
         x: from `Vocabulary.matrix`, whole reviews.
         ratings: (N,) with NaN where nothing is stated.
     """
+    penalty = 3e-5
     clear = np.flatnonzero((ratings == 0) | (ratings == 1))
-    halves, logits = (clear[::2], clear[1::2]), np.zeros(len(ratings))
-    for half, other in (halves, halves[::-1]):
-        logits[other] = x[other] @ fit_logistic(x[half], ratings[half], penalty)
+    even = clear[::2]
+    odd = clear[1::2]
+    logits = np.zeros(len(ratings))
+    logits[odd] = x[odd] @ fit_logistic(x[even], ratings[even], penalty)
+    logits[even] = x[even] @ fit_logistic(x[odd], ratings[odd], penalty)
 
     def loss(stretch):
         return np.mean(np.logaddexp(0, -stretch * (2 * ratings[clear] - 1) * logits[clear]))
@@ -117,7 +123,8 @@ def soft_labels(x, ratings, penalty=3e-5):
 
 def segments_of(texts, labels, rng):
     """The texts cut into segments of random length, and the label of each one's text."""
-    pieces, values = [], []
+    pieces = []
+    values = []
     for text, label in zip(texts, labels):
         start = 0
         while start < len(text):
@@ -135,7 +142,8 @@ def made_up(text, polar, rng):
         text: list of tokens.
         polar: list of words that speak for or against a film.
     """
-    kind, length = rng.choice(["shuffled", "shuffled", "repeated", "list"]), len(text)
+    kind = rng.choice(["shuffled", "shuffled", "repeated", "list"])
+    length = len(text)
     if kind == "shuffled":
         result = [text[i] for i in rng.permutation(length)]
     elif kind == "repeated":
@@ -196,7 +204,7 @@ def save(out, vocabulary, features, weights, tables, text_check):
     print(f"{len(kept)} n-grams, {len(tables[0])} pairs, {len(tables[1])} triples; {size:.2f} MB")
 
 
-def build_judge(corpus, out, minimum=(20, 5, 8), labelled_segments=300_000, seed=0):
+def build_judge(corpus, out, minimum=(20, 5, 8), labelled_segments=300_000):
     """The judge from beginning to end.
 
     Args:
@@ -204,12 +212,13 @@ def build_judge(corpus, out, minimum=(20, 5, 8), labelled_segments=300_000, seed
         out: folder for the judge.
         minimum: reviews in which a feature, a known pair and a known triple must occur.
         labelled_segments: see `unseen_reviews`.
-        seed: of the segments and of what is made up.
 
     Raises:
         UserError: the corpus is too small.
     """
-    started, rng, out = time.time(), np.random.default_rng(seed), Path(out)
+    started = time.time()
+    rng = np.random.default_rng(0)
+    out = Path(out)
     texts, ratings = unseen_reviews(corpus, labelled_segments)
     texts = [tokens(text) for text in texts]
     ratings = np.array([np.nan if rating is None else rating for rating in ratings])

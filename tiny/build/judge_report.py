@@ -8,6 +8,7 @@ from engine.measuring.judge import NgramJudge
 from tiny.build.corpus import clean, read_corpus
 from tiny.build.texts import detokenize
 
+REVIEWS = 3000
 WORDS = 25  # about a completion of 32 tokens
 
 
@@ -32,25 +33,26 @@ def partial_correlation(a, b, given):
     return np.corrcoef(*left)[0, 1]
 
 
-def report_judge(corpus, folder, count=3000):
+def report_judge(corpus, folder):
     """Print how the judge, VADER and the reward model do on rated texts.
 
     Args:
         corpus: folder with the corpora.
         folder: of the judge.
-        count: rated reviews, of each of which 25 words are judged.
     """
     from engine.common import ROOT
     from sentiment import get_sentiment_scores, load_judge, load_sentiment_model
 
-    rng, judge = random.Random(1), NgramJudge(folder)
+    rng = random.Random(1)
+    judge = NgramJudge(folder)
     rows = read_corpus(corpus, "imdb-train")
-    rows = rng.sample(rows, min(count, len(rows)))
+    rows = rng.sample(rows, min(REVIEWS, len(rows)))
     ratings = np.array([row["rating"] for row in rows])
     texts = list(openings([clean(row["text"]) for row in rows], rng))
     sentences = [row for row in read_corpus(corpus, "sst5-dev") if row["sentence"]]
     stars = np.array([row["stars"] for row in sentences])
-    polar, sst = stars != 3, [detokenize(row["text"]) for row in sentences]
+    polar = stars != 3
+    sst = [detokenize(row["text"]) for row in sentences]
 
     load_sentiment_model(str(ROOT / "tiny" / "sentiment"))
     scorers = {"judge": judge, "VADER": load_judge("vader"), "reward model": get_sentiment_scores}

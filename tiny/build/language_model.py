@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,10 @@ from tiny.build.saving import save_half
 from tiny.build.tokenizer_training import CONTEXT, train_bpe
 from tiny.build.training import hidden_matrices, muon
 
+BATCH_SIZE = 32  # windows
+PEAK = 2e-3  # the highest learning rate
+WARMUP = 200  # steps
+
 
 class Windows:
     """Random training windows of token ids; each begins where a sentence begins."""
@@ -23,7 +28,9 @@ class Windows:
         flat = [sentence for document in documents for sentence in document]
         lasts = set(np.cumsum([len(document) for document in documents]) - 1)
         encodings = tokenizer.backend_tokenizer.encode_batch(flat, add_special_tokens=False)
-        ids, starts, prompt_like = [], [], []
+        ids = []
+        starts = []
+        prompt_like = []
         for i, (sentence, encoding) in enumerate(zip(flat, encodings)):
             starts.append(len(ids))
             if is_prompt_like(sentence):
@@ -74,18 +81,33 @@ def new_model(tokenizer):
     return GPT2LMHeadModel(config).eval()
 
 
-def new_optimizers(model, peak):
+def new_optimizers(model):
     """Muon for the matrices of the blocks, AdamW for everything else."""
     matrices, others = hidden_matrices(model)
-    adam = torch.optim.AdamW(others, lr=peak, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return [muon(matrices, peak), adam]
+    adam = torch.optim.AdamW(others, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    return [muon(matrices, PEAK), adam]
 
 
-def learning_rate(step, steps, peak, decay_from, warmup=200):
-    """Rise to `peak`, stay there, then fall linearly to zero from step `decay_from` on."""
-    if step < decay_from:
-        return peak * min(1.0, (step + 1) / warmup)
-    return peak * (steps - step) / (steps - decay_from)
+class Schedule(NamedTuple):
+    """Steps on whole reviews, and from `decay_from` on steps on simple sentences."""
+
+    decay_from: int
+    steps: int
+
+    def learning_rate(self, step):
+        """Rise to PEAK, stay there, then fall linearly to zero from step `decay_from` on."""
+        if step < self.decay_from:
+            return PEAK * min(1.0, (step + 1) / WARMUP)
+        return PEAK * (self.steps - step) / (self.steps - self.decay_from)
+
+    def batches(self, everything, finishing):
+        """One batch per step: from everything first, then from the simple sentences, where half of
+        the windows begin like a prompt."""
+        for step in range(self.steps):
+            if step < self.decay_from:
+                yield everything.batch(BATCH_SIZE)
+            else:
+                yield finishing.batch(BATCH_SIZE, prompt_like_share=0.5)
 
 
 def training_step(model, optimizers, batch, rate):
@@ -103,17 +125,7 @@ def training_step(model, optimizers, batch, rate):
     return loss.item()
 
 
-def training_batches(everything, finishing, decay_from, steps, batch_size):
-    """One batch per step: first from everything, from step `decay_from` on from the simple
-    sentences, where half of the windows begin like a prompt."""
-    for step in range(steps):
-        if step < decay_from:
-            yield everything.batch(batch_size)
-        else:
-            yield finishing.batch(batch_size, prompt_like_share=0.5)
-
-
-def train(model, batches, steps, decay_from, peak, evaluate, save):
+def train(model, batches, schedule, evaluate, save):
     """Train, evaluate every 500 steps and at the end, and save the best model.
 
     Towards the end the model begins to learn the simple sentences by heart: the last model need
@@ -124,16 +136,18 @@ def train(model, batches, steps, decay_from, peak, evaluate, save):
         evaluate: callable() -> bits per byte on held-out sentences.
         save: callable(), called after each evaluation that is the best so far.
     """
-    optimizers = new_optimizers(model, peak)
-    started, running, best = time.time(), 0.0, math.inf
+    optimizers = new_optimizers(model)
+    started = time.time()
+    running = 0.0
+    best = math.inf
     for step, batch in enumerate(batches):
-        loss = training_step(model, optimizers, batch, learning_rate(step, steps, peak, decay_from))
+        loss = training_step(model, optimizers, batch, schedule.learning_rate(step))
         running = loss if step == 0 else 0.98 * running + 0.02 * loss
-        if (step + 1) % 500 == 0 or step + 1 == steps:
+        if (step + 1) % 500 == 0 or step + 1 == schedule.steps:
             bpb = evaluate()
             print(
-                f"step {step + 1}/{steps} {time.time() - started:.0f} s loss {running:.3f} "
-                f"held-out prompt-like simple sentences {bpb:.3f} bits per byte",
+                f"step {step + 1}/{schedule.steps} {time.time() - started:.0f} s "
+                f"loss {running:.3f} held-out prompt-like simple sentences {bpb:.3f} bits per byte",
                 flush=True,
             )
             if bpb < best:
@@ -141,24 +155,23 @@ def train(model, batches, steps, decay_from, peak, evaluate, save):
                 save()
 
 
-def build_gpt2(corpus, out, tokens_all, tokens_simple, batch_size, peak, seed=0):
+def build_gpt2(corpus, out, tokens_all, tokens_simple):
     """Build the tokenizer and the language model, and save the best model in the folder `out`.
 
     Args:
         corpus: folder with the corpora.
         tokens_all: tokens to train on from whole reviews.
         tokens_simple: tokens to train on from simple sentences, after that.
-        batch_size: windows of CONTEXT tokens per step.
-        peak: highest learning rate.
     """
     from transformers import GPT2LMHeadModel
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     reviews = Reviews(corpus)
     simple = reviews.simple_documents(reviews.train)
     held_out = reviews.held_out_prompts()
     tokenizer = train_bpe([sentence for document in simple for sentence in document])
-    everything, finishing = Windows(reviews.train, tokenizer), Windows(simple, tokenizer)
+    everything = Windows(reviews.train, tokenizer)
+    finishing = Windows(simple, tokenizer)
     print(
         f"{len(reviews.train)} reviews, {len(everything) / 1e6:.1f} M tokens; simple: "
         f"{sum(map(len, simple))} sentences, {len(finishing) / 1e6:.1f} M tokens, "
@@ -166,14 +179,12 @@ def build_gpt2(corpus, out, tokens_all, tokens_simple, batch_size, peak, seed=0)
         flush=True,
     )
     model = new_model(tokenizer)
-    decay_from = tokens_all // (batch_size * CONTEXT)
-    steps = decay_from + tokens_simple // (batch_size * CONTEXT)
+    decay_from = tokens_all // (BATCH_SIZE * CONTEXT)
+    schedule = Schedule(decay_from, decay_from + tokens_simple // (BATCH_SIZE * CONTEXT))
     train(
         model,
-        training_batches(everything, finishing, decay_from, steps, batch_size),
-        steps,
-        decay_from,
-        peak,
+        schedule.batches(everything, finishing),
+        schedule,
         evaluate=lambda: bits_per_byte(model, tokenizer, held_out),
         save=lambda: save_half(model, tokenizer, out),
     )

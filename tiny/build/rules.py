@@ -1,5 +1,8 @@
 """Texts made by rule for the sentiment models, with the probabilities of 1 to 5 stars."""
 
+SEED = 0  # of what the reward model is made from; the judge draws the same again, to avoid it
+NEGATIONS = 4000
+
 GOOD = (
     "good great funny interesting exciting entertaining original clever believable enjoyable "
     "impressive convincing moving memorable brilliant satisfying|worth watching|worth seeing|"
@@ -45,7 +48,8 @@ def negations(rng, count):
     """
     rows = []
     for _ in range(count):
-        good, negated = rng.random() < 0.5, rng.random() < 0.75
+        good = rng.random() < 0.5
+        negated = rng.random() < 0.75
         words, *phrases = (GOOD if good else BAD).split("|")
         frame = rng.choice(NEGATED if negated else AFFIRMED)
         text = frame.format(s=rng.choice(SUBJECTS), a=rng.choice([*words.split(), *phrases]))
@@ -55,15 +59,19 @@ def negations(rng, count):
 
 def idioms(rng, count):
     """`count` (text, star probabilities) of phrases that mean the opposite of their words."""
-    like, hate = "like love enjoy recommend", "hate dislike regret"
-    good, bad = (0.0, 0.0, 0.05, 0.35, 0.6), (0.6, 0.35, 0.05, 0.0, 0.0)
-    not_liked, not_hated = (0.35, 0.55, 0.1, 0.0, 0.0), (0.0, 0.1, 0.45, 0.4, 0.05)
+    like = ("like", "love", "enjoy", "recommend")
+    hate = ("hate", "dislike", "regret")
+    good = (0.0, 0.0, 0.05, 0.35, 0.6)  # P(1 to 5 stars)
+    bad = (0.6, 0.35, 0.05, 0.0, 0.0)
+    not_liked = (0.35, 0.55, 0.1, 0.0, 0.0)
+    not_hated = (0.0, 0.1, 0.45, 0.4, 0.05)
     rows = []
     for _ in range(count):
         noun = rng.choice(("film", "movie", "story", "performance"))
         subject = rng.choice(("I have", "I've", "you will", "we have"))
         seen = rng.choice(("seen", "watched")) if "will" not in subject else "see"
-        verb, never = rng.choice(("did not", "didn't", "could not")), f"{subject} never {seen}"
+        never = f"{subject} never {seen}"
+        verb = rng.choice(("did not", "didn't", "could not"))
         object_ = rng.choice(("it", "this", "this movie", "the film")) + rng.choice(("", " at all"))
         text, probs = rng.choice(
             (
@@ -71,8 +79,8 @@ def idioms(rng, count):
                 (f"{never} a {rng.choice(('worse', 'duller', 'sillier'))} {noun}", bad),
                 (f"there is no {rng.choice(('better', 'finer'))} {noun}", good),
                 (f"there is not a single good {rng.choice(('scene', 'joke', 'line'))}", bad),
-                (f"I {verb} {rng.choice(like.split())} {object_}", not_liked),
-                (f"I {verb} {rng.choice(hate.split())} {object_}", not_hated),
+                (f"I {verb} {rng.choice(like)} {object_}", not_liked),
+                (f"I {verb} {rng.choice(hate)} {object_}", not_hated),
             )
         )
         rows.append((sometimes_sentence(text, rng), probs))

@@ -8,7 +8,7 @@ import random
 import re
 
 from tiny.build.corpus import SENTENCE_BREAK, clean, read_corpus
-from tiny.build.rules import negations
+from tiny.build.rules import NEGATIONS, SEED, negations
 from tiny.build.texts import placed_segments
 
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
@@ -55,7 +55,7 @@ def without_rating(text):
     return GIVE_IT.sub(" ", OUT_OF.sub(" ", text))
 
 
-def unseen_reviews(corpus, labelled_segments=300_000, seed=0):
+def unseen_reviews(corpus, labelled_segments=300_000):
     """The unrated reviews without the sentences that the reward model has learned from.
 
     The teachers labelled `labelled_segments` segments of all reviews. Which ones is drawn again
@@ -63,7 +63,7 @@ def unseen_reviews(corpus, labelled_segments=300_000, seed=0):
 
     Args:
         corpus: folder with the corpora.
-        labelled_segments, seed: those of the reward model.
+        labelled_segments: as many as the teachers labelled.
 
     Returns:
         (texts, ratings): lists of strings and of `stated_rating`; no text twice, none that is
@@ -71,15 +71,18 @@ def unseen_reviews(corpus, labelled_segments=300_000, seed=0):
     """
     rated = [clean(row["text"]) for row in read_corpus(corpus, "imdb-train")]
     reviews = rated + [clean(row["text"]) for row in read_corpus(corpus, "imdb-unsupervised")]
-    rng = random.Random(seed)
-    negations(rng, 4000)  # build_sentiment draws these first
-    seen = {place for _, place in placed_segments(reviews, labelled_segments, rng)}
-    known, texts, ratings = set(rated), [], []
+    rng = random.Random(SEED)
+    negations(rng, NEGATIONS)  # build_sentiment draws these first
+    labelled = placed_segments(reviews, labelled_segments, rng)
+    seen = {(segment.review, segment.sentence) for segment in labelled}
+    known = set(rated)
+    texts = []
+    ratings = []
     for index, review in enumerate(reviews):
         if index >= len(rated) and review not in known:
             known.add(review)
             sentences = enumerate(SENTENCE_BREAK.split(review))
-            left = [text for place, text in sentences if (index, place) not in seen]
+            left = [text for number, text in sentences if (index, number) not in seen]
             texts.append(without_rating(". ".join(left)))
             ratings.append(stated_rating(review))
     return texts, ratings

@@ -3,44 +3,19 @@
 import torch
 import torch.nn.functional as F
 
-from tiny.build.tokenizer_training import CONTEXT, encode
+from engine.model.scoring import pad
+from tiny.build.tokenizer_training import CONTEXT
 from tiny.build.training import (
+    Passes,
     accuracy,
     fit,
     hidden_matrices,
-    mean_score,
     muon,
-    pad_batch,
     predict,
 )
 from tiny.build.word_vectors import embeddings
 
 SPECIAL_TOKENS = 5  # their ids are 0 to 4
-EXAMPLES = (
-    "I loved this movie.",
-    "This was terrible.",
-    "The acting was superb and the story was compelling.",
-    "Boring and predictable. I almost fell asleep.",
-    "It was okay, nothing special but not bad either.",
-    "The film was released in 1994 and is set in Paris.",
-    "It is about a man who goes to the city to find his brother.",
-    "not good",
-    "not bad",
-    "The movie wasn't bad.",
-    "I did not like it at all.",
-    "There is not a single good scene in this film.",
-    "It is never boring.",
-    "I have never seen a better film.",
-    " a great film, and the acting is wonderful.",
-    " so boring that I walked out.",
-    " that I would not recommend it to anyone.",
-    " one of the best films I have ever seen.",
-    "I wanted to like this film, but it was a waste of time.",
-    "I expected nothing, and it was a delight.",
-    "wonderful excellent beautiful wonderful",
-    "the the the the",
-    "",
-)
 
 
 def new_student(tokenizer, vectors, polarity):
@@ -85,7 +60,7 @@ def star_logits(model, tokenizer, rows, hide=0.0):
     Args:
         hide: this share of the tokens is replaced by [MASK], so that no single word decides.
     """
-    x, mask = pad_batch(rows, tokenizer.pad_token_id)
+    x, mask = pad(rows, tokenizer.pad_token_id, side="right")
     hidden = (torch.rand(x.shape) < hide) & (x >= SPECIAL_TOKENS)
     with torch.autocast("cpu", torch.bfloat16):
         x = x.masked_fill(hidden, tokenizer.mask_token_id)
@@ -120,11 +95,5 @@ def train_student(student, tokenizer, examples, probs, rng):
 
     weights = sum(p.numel() for p in student.parameters())
     print(f"student, {weights / 1e6:.2f} M weights", flush=True)
-    return fit(student, loss_of, [ids[i] for i in order], 2, optimizers, 2048, rng, evaluate)
-
-
-def report(student, tokenizer):
-    """Print the score of each text in EXAMPLES, from 0 (bad) to 1 (good)."""
-    scores = mean_score(star_probs(student, tokenizer, encode(tokenizer, EXAMPLES)))
-    for score, text in zip(scores.tolist(), EXAMPLES):
-        print(f"  {score:.2f}  {text}")
+    passes = Passes([ids[i] for i in order], epochs=2, tokens_per_batch=2048, rng=rng)
+    return fit(student, loss_of, passes, optimizers, evaluate)

@@ -6,7 +6,8 @@ import tempfile
 import torch
 import torch.nn.functional as F
 
-from tiny.build.training import accuracy, fit, pad_batch, predict
+from engine.model.scoring import pad
+from tiny.build.training import Passes, accuracy, fit, predict
 
 
 class Teacher(torch.nn.Module):
@@ -36,7 +37,7 @@ class Teacher(torch.nn.Module):
 
     def logits(self, rows, chosen):
         """The six logits of the chosen rows of token ids, without their [CLS] and [SEP]."""
-        return self(*pad_batch([rows[i][1:-1] or [0] for i in chosen], 0))
+        return self(*pad([rows[i][1:-1] or [0] for i in chosen], 0, side="right"))
 
 
 def star_probs(model, rows):
@@ -54,18 +55,22 @@ def new_optimizer(model):
 
 def learn_ratings(model, data, rng):
     """Train a teacher in place on the ratings of reviews, from a few sentences each."""
-    ids, ratings = data["rated_ids"], torch.tensor(data["ratings"]) / 10
+    ids = data["rated_ids"]
+    ratings = torch.tensor(data["ratings"]) / 10
 
     def loss_of(model, batch):
         guess = model.logits(ids, batch)[:, 5]
         return F.binary_cross_entropy_with_logits(guess, ratings[batch])
 
-    fit(model, loss_of, ids, 1, [new_optimizer(model)], 2400, rng)
+    passes = Passes(ids, epochs=1, tokens_per_batch=2400, rng=rng)
+    fit(model, loss_of, passes, [new_optimizer(model)])
 
 
 def learn_stars(model, data, rng):
     """Train a teacher on the stars; returns a copy with averaged weights."""
-    ids, order, labels = data["ids"], data["order"], data["labels"]
+    ids = data["ids"]
+    order = data["order"]
+    labels = data["labels"]
 
     def loss_of(model, batch):
         chosen = [order[i] for i in batch]
@@ -74,8 +79,8 @@ def learn_stars(model, data, rng):
     def evaluate(model):
         return accuracy(star_probs(model, data["dev_ids"]), data["dev_stars"])
 
-    rows = [ids[i] for i in order]
-    return fit(model, loss_of, rows, 3, [new_optimizer(model)], 1400, rng, evaluate)
+    passes = Passes([ids[i] for i in order], epochs=3, tokens_per_batch=1400, rng=rng)
+    return fit(model, loss_of, passes, [new_optimizer(model)], evaluate)
 
 
 def teach(seed, file):
@@ -91,8 +96,9 @@ def teach(seed, file):
     """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    rng, data = random.Random(seed), torch.load(file)
-    cell, width = ((torch.nn.GRU, 256), (torch.nn.LSTM, 192))[seed % 2]
+    rng = random.Random(seed)
+    data = torch.load(file)
+    cell, width = (torch.nn.LSTM, 192) if seed % 2 else (torch.nn.GRU, 256)
     model = Teacher(data["table"], cell, width)
     print(f"teacher {seed}, {cell.__name__}: ratings", flush=True)
     learn_ratings(model, data, rng)
@@ -116,5 +122,5 @@ def ask_teachers(examples, table, count):
         # One process each: a recurrent net of this size cannot use more than one core.
         with torch.multiprocessing.get_context("spawn").Pool(count) as pool:
             answers = pool.starmap(teach, [(number, file.name) for number in range(count)])
-    probs, dev_probs = (torch.from_numpy(sum(parts) / count) for parts in zip(*answers))
-    return probs, dev_probs
+    of_texts, of_dev = zip(*answers)
+    return torch.from_numpy(sum(of_texts) / count), torch.from_numpy(sum(of_dev) / count)

@@ -1,6 +1,7 @@
 """Texts for the sentiment models: phrases of SST-5 and pieces of IMDb reviews."""
 
 import re
+from typing import NamedTuple
 
 from tiny.build.corpus import SENTENCE_BREAK, clean, split_sentences
 
@@ -41,27 +42,36 @@ def review_segments(texts, count, rng):
 
     The model will judge completions, and these break off in the middle of a sentence too.
     """
-    return [segment for segment, _ in placed_segments(texts, count, rng)]
+    return [segment.text for segment in placed_segments(texts, count, rng)]
+
+
+class Segment(NamedTuple):
+    """A piece of a review, and the numbers of the review and of the sentence that it is from."""
+
+    text: str
+    review: int
+    sentence: int
 
 
 def placed_segments(texts, count, rng):
-    """`review_segments` with their places: list of (segment, (review number, sentence number))."""
+    """`review_segments`, each a `Segment`."""
     segments = []
-    for number, text in enumerate(texts):
-        for place, sentence in enumerate(SENTENCE_BREAK.split(text)):
+    for review, text in enumerate(texts):
+        for number, sentence in enumerate(SENTENCE_BREAK.split(text)):
             words = sentence.split(" ")
             if 3 <= len(words) <= 60:
                 if rng.random() < 0.35:
                     start = rng.randrange(len(words) - 1)
                     words = words[start : start + rng.randint(3, 30)]
-                segments.append((" ".join(words[:40]), (number, place)))
+                segments.append(Segment(" ".join(words[:40]), review, number))
     rng.shuffle(segments)
     return segments[:count]
 
 
 def rated_windows(rows, rng):
     """(texts, ratings): one to three sentences of a review, and the rating of that review."""
-    texts, ratings = [], []
+    texts = []
+    ratings = []
     for row in rows:
         sentences = split_sentences(clean(row["text"]))
         start = 0

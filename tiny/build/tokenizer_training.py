@@ -27,8 +27,7 @@ def train_bpe(sentences):
     )
     bpe.train_from_iterator(sentences, trainer)
     model = json.loads(bpe.to_str())["model"]
-    # The library writes a merge as a list or, in older versions, as two words in one string.
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    merges = [tuple(merge) for merge in model["merges"]]
     return GPT2Tokenizer(
         vocab=model["vocab"], merges=merges, add_prefix_space=True, model_max_length=CONTEXT
     )

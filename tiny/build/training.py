@@ -2,6 +2,7 @@
 
 import random
 import time
+from typing import NamedTuple
 
 import torch
 
@@ -18,7 +19,8 @@ def length_batches(ids, tokens_per_batch, rng):
         Lists of indices into `ids`; together they hold each index once.
     """
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]) + rng.random() * 4)
-    batches, current = [], []
+    batches = []
+    current = []
     for i in order:
         current.append(i)
         if len(ids[i]) * len(current) >= tokens_per_batch:
@@ -27,14 +29,6 @@ def length_batches(ids, tokens_per_batch, rng):
     batches += [current] if current else []
     rng.shuffle(batches)
     return batches
-
-
-def pad_batch(rows, padding_id):
-    """Lists of token ids, filled up on the right: (ids, mask), each (B, L); mask 1 is a token."""
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [padding_id] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids, mask
 
 
 def hidden_matrices(model):
@@ -50,14 +44,23 @@ def muon(matrices, lr):
     return torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
 
 
-def fit(model, loss_of, lengths, epochs, optimizers, tokens_per_batch, rng, evaluate=None):
+class Passes(NamedTuple):
+    """How often to go through the examples, and in which batches."""
+
+    rows: list  # one list of token ids per example
+    epochs: int
+    tokens_per_batch: int
+    rng: random.Random
+
+
+def fit(model, loss_of, passes, optimizers, evaluate=None):
     """Train `model` in place.
 
     The learning rates of the optimizers rise over 200 steps and then fall linearly to zero.
 
     Args:
         loss_of: callable(model, indices) -> loss of these examples.
-        lengths: one list of tokens per example, to make batches of similar length.
+        passes: a `Passes`.
         evaluate: callable(model) -> (five-class accuracy, binary accuracy), or None.
 
     Returns:
@@ -67,11 +70,13 @@ def fit(model, loss_of, lengths, epochs, optimizers, tokens_per_batch, rng, eval
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
     )
     peaks = [[group["lr"] for group in o.param_groups] for o in optimizers]
-    steps = epochs * len(length_batches(lengths, tokens_per_batch, random.Random(0)))
-    step, started = 0, time.time()
+    rows, epochs, tokens_per_batch, rng = passes
+    steps = epochs * len(length_batches(rows, tokens_per_batch, random.Random(0)))
+    step = 0
+    started = time.time()
     for epoch in range(epochs):
         model.train()
-        for batch in length_batches(lengths, tokens_per_batch, rng):
+        for batch in length_batches(rows, tokens_per_batch, rng):
             share = min((step + 1) / 200, 1, 1.02 - step / steps)
             for optimizer, peak in zip(optimizers, peaks):
                 for group, lr in zip(optimizer.param_groups, peak):
@@ -97,7 +102,7 @@ def fit(model, loss_of, lengths, epochs, optimizers, tokens_per_batch, rng, eval
 
 
 @torch.no_grad()
-def predict(forward, ids, tokens_per_batch=6000):
+def predict(forward, ids):
     """The probabilities of 1 to 5 stars of N texts, (N, 5).
 
     Args:
@@ -105,7 +110,7 @@ def predict(forward, ids, tokens_per_batch=6000):
         ids: one list of token ids per text.
     """
     probs = torch.empty(len(ids), 5)
-    for batch in length_batches(ids, tokens_per_batch, random.Random(0)):
+    for batch in length_batches(ids, 6000, random.Random(0)):
         probs[batch] = forward(batch).float().softmax(-1)
     return probs
 
@@ -123,10 +128,6 @@ def accuracy(probs, stars):
         (five-class accuracy, binary accuracy), each from 0 to 1.
     """
     five = (probs.argmax(1) + 1 == stars).float().mean().item()
+    score = probs @ torch.arange(5.0) / 4  # (N,), the expected stars, from 0 to 1
     polar = stars != 3
-    return five, ((mean_score(probs) > 0.5) == (stars > 3))[polar].float().mean().item()
-
-
-def mean_score(probs):
-    """The expected stars as a score from 0 (one star) to 1 (five stars): (N, 5) -> (N,)."""
-    return probs @ torch.arange(5.0) / 4
+    return five, ((score > 0.5) == (stars > 3))[polar].float().mean().item()
