@@ -1,11 +1,23 @@
 """Sample completions from a language model: for training, evaluation and the notebook."""
 
+from dataclasses import dataclass
+
 import torch
 
 from engine.common import UserError
 from engine.model.gpt2 import GPT2Decoder
 from engine.model.loading import context_length, has_fast_rollout, is_plain_gpt2
 from engine.model.scoring import compute_log_probs, evaluation_mode, pad
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are sampled."""
+
+    max_new_tokens: int = 48
+    temperature: float = 1.0
+    seed: int | None = 0
+    batch_size: int = 64
 
 
 @torch.no_grad()
@@ -136,33 +148,24 @@ def _until_end(ids, eos_token_id):
     return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]
 
 
-def generate_batches(
-    model,
-    tokenizer,
-    prompts,
-    max_new_tokens,
-    temperature,
-    seed,
-    batch_size,
-    tick=lambda: None,
-    rows=None,
-):
+def generate_batches(model, tokenizer, prompts, sampling, rows=None, tick=lambda: None):
     """Token ids of one completion for each prompt, sampled in batches with a seed for each.
 
     Args:
         prompts: list of N strings.
-        tick: callable() after each batch.
+        sampling: a Sampling.
         rows: the range of prompts to sample for; all by default.
+        tick: callable() after each batch.
 
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
     prompt_ids = tokenizer(list(prompts))["input_ids"]
-    require_room(model, prompts, prompt_ids, max_new_tokens)
+    require_room(model, prompts, prompt_ids, sampling.max_new_tokens)
     rows = range(len(prompts)) if rows is None else rows
     completion_ids = []
-    for start in range(0, len(prompts), batch_size):
-        batch = range(start, min(start + batch_size, len(prompts)))
+    for start in range(0, len(prompts), sampling.batch_size):
+        batch = range(start, min(start + sampling.batch_size, len(prompts)))
         first, stop = max(rows.start, batch.start), min(rows.stop, batch.stop)
         if first >= stop:
             continue  # another process samples these
@@ -170,9 +173,9 @@ def generate_batches(
             model,
             tokenizer,
             prompt_ids[first:stop],
-            max_new_tokens,
-            temperature,
-            seed=seed * 100_003 + start,
+            sampling.max_new_tokens,
+            sampling.temperature,
+            seed=sampling.seed * 100_003 + start,
             place=(first - start, len(batch)),
         )[0]
         tick()

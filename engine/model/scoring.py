@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from typing import Any, NamedTuple
 
 import torch
 
@@ -125,14 +126,29 @@ def reference_model(policy, ref_model=None):
             yield policy
 
 
+class Models(NamedTuple):
+    """A policy, its frozen reference (None for a LoRA policy) and what both need."""
+
+    policy: Any
+    ref: Any
+    tokenizer: Any
+    amp_dtype: Any = None
+
+
+class LogProbs(NamedTuple):
+    """Per-token log-probabilities and their mask, each (B, T)."""
+
+    policy: torch.Tensor
+    ref: torch.Tensor
+    mask: torch.Tensor
+
+
 def policy_and_ref_log_probs(
-    policy,
-    ref_model,
-    tokenizer,
+    models,
     prompt_ids,
     completion_ids,
     temperature=1.0,
-    amp_dtype=None,
+    *,
     ref_prompt_ids=None,
     sampled_log_probs=None,
 ):
@@ -144,17 +160,16 @@ def policy_and_ref_log_probs(
     a completion and more, so both models are asked there.
 
     Args:
-        policy: the model that sampled.
-        ref_model: the frozen reference; None for a LoRA policy, whose adapter is switched off.
+        models: a Models.
         prompt_ids, completion_ids: lists of B lists of token ids.
         temperature: of the sampling.
-        amp_dtype: autocast type of the training run, or None.
         ref_prompt_ids: what the reference reads in place of `prompt_ids`, if it is not the same.
         sampled_log_probs: lists of B lists, the policy's, as `sampling.generate` returns them.
 
     Returns:
-        (policy log-probs, reference log-probs, mask), each (B, T).
+        LogProbs
     """
+    policy, ref_model, tokenizer, amp_dtype = models
     padding, device = tokenizer.pad_token_id, policy.device
     completions, completion_mask = pad(completion_ids, padding, "right", device)
 
@@ -175,7 +190,7 @@ def policy_and_ref_log_probs(
             )
         with reference_model(policy, ref_model) as reference:
             ref_log_probs = score(reference, ref_prompt_ids or prompt_ids)
-    return policy_log_probs, ref_log_probs, completion_mask.bool()
+    return LogProbs(policy_log_probs, ref_log_probs, completion_mask.bool())
 
 
 def kl_values(policy_log_probs, ref_log_probs, mask):

@@ -116,7 +116,7 @@ def test_the_same_bytes_again(corpus, tmp_path, monkeypatch, capsys):
         building.build_judge(corpus, tmp_path / name, minimum=(5, 5, 5), labelled_segments=1500)
     first, second = ((tmp_path / name / FILE).read_bytes() for name in ("first", "second"))
     assert first == second
-    positive, _ = NgramJudge(tmp_path / "first").parts([LIKES, HATES])
+    positive, _ = NgramJudge(tmp_path / "first").answers([LIKES, HATES])
     assert positive[0] > 0.8 and positive[1] < 0.2
     assert [path.name for path in (tmp_path / "first").iterdir()] == [FILE]
     assert "of the other half" in capsys.readouterr().out
