@@ -2,7 +2,7 @@
 
 import html
 
-from engine.measuring.metrics import METRICS
+from engine.measuring.metrics import METRICS, Sample
 from engine.pages.token_view import TOKEN_STYLE, legend_html, tokens_html
 
 STYLE = (
@@ -17,16 +17,15 @@ STYLE = (
 .stars { letter-spacing: .1em; }
 .prompt, .small { opacity: .75; }
 .small { font-size: .85rem; font-variant-numeric: tabular-nums; }
-.policies summary { cursor: pointer; }
 """
 )
 
 
-def page_of(results, seed):
+def page_of(results: dict[str, list[Sample]], seed: int) -> str:
     """What `play.write` returns as HTML, one column for each policy."""
     columns = (
-        f"<section><h2>{html.escape(title)}</h2>{''.join(map(sample_html, groups))}</section>"
-        for title, groups in results.items()
+        f"<section><h2>{html.escape(title)}</h2>{''.join(map(sample_html, samples))}</section>"
+        for title, samples in results.items()
     )
     return (
         f'{legend_html()}<div class="policies">{"".join(columns)}</div>'
@@ -35,21 +34,14 @@ def page_of(results, seed):
     )
 
 
-def sample_html(group):
-    """The best sample of a group, its tokens tinted; the others are folded away."""
-    best, *others = group
-    text = f'<span class="prompt">{html.escape(best["prompt"])}</span>{tokens_html(best["tokens"])}'
-    shown = f'{figures_html(best)}<p class="text">{text}</p>'
-    if others:
-        rest = "".join(
-            f"{figures_html(row)}<p>{html.escape(row['prompt'] + row['completion'])}</p>"
-            for row in others
-        )
-        shown += f"<details><summary>the other {len(others)}</summary>{rest}</details>"
-    return f'<div class="sample">{shown}</div>'
+def sample_html(sample: Sample) -> str:
+    """A sample with its figures, its tokens tinted."""
+    prompt = f'<span class="prompt">{html.escape(sample["prompt"])}</span>'
+    text = f'<p class="text">{prompt}{tokens_html(sample["tokens"])}</p>'
+    return f'<div class="sample">{figures_html(sample)}{text}</div>'
 
 
-def figures_html(sample):
+def figures_html(sample: Sample) -> str:
     """Stars and what is behind them.
 
     >>> sample = {"stars": [0, 0, 0.1, 0.4, 0.5], "sentiment": 0.85, "kl": 1.5}

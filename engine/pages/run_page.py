@@ -100,7 +100,7 @@ def run_data(run: Run, judge: NgramJudge) -> dict:
     """What the page shows of one run."""
     manifest = {k: v for k, v in run["manifest"].items() if k not in ("before", "after")}
     samples = [{key: row.get(key) for key in SAMPLE} for row in run["completions"]]
-    for sample, score in zip(samples, judge([row["completion"] for row in samples])):
+    for sample, score in zip(samples, judge([row["completion"] for row in run["completions"]])):
         sample["judge"] = score
     figures = ("step", *PANELS)
     return {
