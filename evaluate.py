@@ -24,7 +24,15 @@ from typing import Any
 from data import VALIDATION_PROMPTS, read_prompts
 from engine.common import MANIFEST, UserError, make_console, progress, quiet_libraries, write_json
 from engine.measuring import tables
-from engine.measuring.optimum import Optimum, find_optimum, settings_of
+from engine.measuring.optimum import (
+    OPTIMUM,
+    SAMPLES,
+    Optimum,
+    known_optimum,
+    local_name,
+    sample_optimum,
+    settings_of,
+)
 from engine.measuring.runs import base_name, base_of, model_of, read_run, run_settings
 from engine.measuring.tables import print_metrics, print_prefixes
 from engine.model.loading import load_model, tune_cpu
@@ -259,16 +267,22 @@ def optimum_of(base, prompts=None, folders=(), samples=None) -> Optimum:
     Args:
         base: of `engine.measuring.optimum.settings_of`.
         prompts: list of strings; VALIDATION_PROMPTS by default.
-        folders: of runs that started from the base; a new sample is kept in the first.
+        folders: of runs that started from the base; a new sample is kept in the first, unless it is
+            smaller than SAMPLES.
         samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
     """
     from sentiment import get_sentiment_scores, load_sentiment_model
 
-    def load_score(name):
-        load_sentiment_model(name)
-        return get_sentiment_scores
-
-    return find_optimum(base, prompts or VALIDATION_PROMPTS, load_score, folders, samples)
+    prompts = list(dict.fromkeys(prompts or VALIDATION_PROMPTS))
+    if samples is None and (known := known_optimum(base, prompts, folders)):
+        return known
+    samples = samples or SAMPLES
+    model, tokenizer = load_model(local_name(base.model_name))
+    load_sentiment_model(local_name(base.sentiment_model))
+    sampled = sample_optimum(model, tokenizer, base, prompts, get_sentiment_scores, samples)
+    if folders and samples >= SAMPLES:
+        sampled.save(Path(folders[0]) / OPTIMUM)
+    return sampled
 
 
 def _evaluate(args):

@@ -134,7 +134,6 @@ def build(names: list[str], settings: dict[str, Any]):
 
 def launch(page, port: int | None, no_browser: bool) -> None:
     """Serve the page to this machine alone until Ctrl+C."""
-    import gradio as gr
     from gradio.themes import Default
 
     from engine.pages.play_page import STYLE

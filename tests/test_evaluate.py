@@ -130,19 +130,6 @@ def few(tmp_path):
     return f"--prompts={tmp_path / 'few.txt'}"
 
 
-def test_compare_prints_both_models(capsys, tmp_path, monkeypatch, few):
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    name = TINY["model_name"]
-    plot = tmp_path / "plots" / "plot.png"
-    plot.parent.mkdir()
-    sizes = [few, "--num_samples=2", "--max_new_tokens=4", "--optimum=3"]
-    evaluate.main(["compare", name, name, *sizes, f"--plot={plot}"])
-    assert plot.read_bytes().startswith(b"\x89PNG") and list(plot.parent.iterdir()) == [plot]
-    shown = capsys.readouterr().out
-    assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
-    assert "overpayment" in shown
-
-
 def test_compare_tells_what_was_overpaid(capsys, tmp_path, policy):
     """Against the known optimum beside the run: nothing is sampled anew, and the JSON has it."""
     model, tokenizer = policy
@@ -254,7 +241,6 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, few):
     "arguments, message",
     [
         (["--num_samples", "0"], "--num_samples: 0 is not 1 or more"),
-        (["--max_new_tokens", "0"], "--max_new_tokens: 0 is not 1 or more"),
         (["--temperature", "nan"], "--temperature: nan is not 0.01 or more"),
         (["--num_samples", "many"], "invalid int value: 'many'"),
         (["--seed", "-1"], "--seed: -1 is not 0 or more"),
@@ -275,19 +261,26 @@ def test_what_does_not_fit_into_the_context_is_one_line(few):
     assert "\n" not in error.value.code
 
 
-def test_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, classifier):
+def test_compare_of_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
     (tmp_path / "p.txt").write_text("It was\n")
-    name, file = TINY["model_name"], tmp_path / "estimates.json"
-    arguments = ["compare", name, name, "--num_samples", "2", "--max_new_tokens", "4"]
-    evaluate.main([*arguments, "--prompts", str(tmp_path / "p.txt"), "--json", str(file)])
+    out = tmp_path / "out"
+    out.mkdir()
+    name = TINY["model_name"]
+    sizes = ["--num_samples=2", "--max_new_tokens=4", "--optimum=3"]
+    files = [f"--plot={out / 'plot.png'}", f"--json={out / 'estimates.json'}"]
+    evaluate.main(["compare", name, name, *sizes, f"--prompts={tmp_path / 'p.txt'}", *files])
     shown = capsys.readouterr().out
+    assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
     assert "one prompt only" in shown and "One prompt is too little for a verdict" in shown
-    assert "nan" not in shown and "rose" not in shown
+    assert "nan" not in shown and "rose by" not in shown and "overpayment" in shown
+    assert sorted(file.name for file in out.iterdir()) == ["estimates.json", "plot.png"]
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    estimates = json.loads(file.read_text(), parse_constant=refuse)
+    estimates = json.loads((out / "estimates.json").read_text(), parse_constant=refuse)
     assert estimates["difference"]["sentiment"] == {"mean": 0.0, "low": None, "high": None}
 
 

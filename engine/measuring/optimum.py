@@ -253,42 +253,27 @@ def known_optimum(base: Base, prompts, folders=()) -> Optimum | None:
     return None
 
 
-def find_optimum(base: Base, prompts, load_score, folders=(), samples=None) -> Optimum:
-    """The known optimum; or a new one, sampled under a progress bar and kept in the first folder.
+def local_name(name: str) -> str:
+    """A name of `settings_of` as one that a model can be loaded by, in whatever folder."""
+    return str(ROOT / name) if (ROOT / name).exists() else name
+
+
+def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -> Optimum:
+    """Sample an untrained model under a progress bar, and keep the reward of every sample.
 
     Args:
-        base: of `settings_of`.
-        prompts: list of strings.
-        load_score: callable(name of the sentiment model) -> callable(texts) -> list of rewards.
-        folders: of runs that started from the base model.
-        samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
-            Fewer than SAMPLES are not kept.
+        model, tokenizer: those of the base.
+        prompts: list of P different strings.
+        score: callable(texts) -> list of rewards in [0, 1].
+        samples: N, completions of each prompt.
 
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    prompts = list(dict.fromkeys(prompts))
-    if samples is None and (known := known_optimum(base, prompts, folders)):
-        return known
-    samples = samples or SAMPLES
-    made = _sample_optimum(base, prompts, load_score, samples)
-    if folders and samples >= SAMPLES:  # a small sample is for today only
-        made.save(Path(folders[0]) / OPTIMUM)
-    return made
-
-
-def _sample_optimum(base, prompts, load_score, samples):
-    """Sample the base model, and keep the reward of every sample."""
-    from engine.model.loading import load_model
     from engine.model.sampling import generate, require_room
 
-    def found(name):  # a short name of `settings_of` is one from this repository
-        return str(ROOT / name) if (ROOT / name).exists() else name
-
-    model, tokenizer = load_model(found(base.model_name))
-    score = load_score(found(base.sentiment_model))
-    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"]))
     length = base.max_completion_length
+    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"]))
     require_room(model, prompts, list(prompt_ids.values()), length)
     scores = {prompt: [] for prompt in prompts}
     largest = -math.inf
