@@ -222,10 +222,11 @@ def point(rung, seeds):
 
 def draw(seeds, path):
     """Sentiment against KL: where every rung ends, and the path of the plain run."""
+    from engine.measuring.runs import read_run
     from engine.pages import report
     from evaluate import optimum_of
 
-    paths = [report.read_run(folder("early", seed)) for seed in finished("early", seeds)]
+    paths = [read_run(folder("early", seed)) for seed in finished("early", seeds)]
     tiny = PRESETS["tiny"]
     best = optimum_of(settings_of(*(tiny[name] for name in SETTINGS[:3]), 1.0))
     picture = report.plot_frontier([], [("", best)])

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 
 from engine.common import ROOT, UserError, quiet_libraries  # noqa: E402
+from engine.measuring.runs import read_run  # noqa: E402
 from engine.options import OneLineParser  # noqa: E402
 from engine.pages import report  # noqa: E402
 
@@ -188,7 +189,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     quiet_libraries()
     try:
-        runs = [report.read_run(folder) for folder in args.runs or default_runs()]
+        runs = [read_run(folder) for folder in args.runs or default_runs()]
         from sentiment import load_judge  # loads torch: not for --help
 
         kinds = points_of(runs, load_judge(args.judge))
