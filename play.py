@@ -59,15 +59,13 @@ def write(policies: Policies, prompt: str, samples: int, **settings) -> dict[str
         settings: `max_new_tokens`, `temperature` and `seed` of `evaluate_model`.
 
     Returns:
-        {title: samples of `evaluate_model`}. Each also has `stars`, its five star probabilities,
-        and `tokens`, of `describe_tokens`.
+        {title: samples of `evaluate_model`}. Each also has `tokens`, of `describe_tokens`.
 
     Raises:
         UserError: the prompt is empty or too long.
     """
     from engine.pages.token_view import describe_tokens
     from evaluate import evaluate_model
-    from sentiment import get_star_probs
 
     if not prompt.strip():
         raise UserError("The prompt is empty. Type the beginning of a text.")
@@ -78,11 +76,7 @@ def write(policies: Policies, prompt: str, samples: int, **settings) -> dict[str
         rows = evaluate_model(model, tokenizer, [prompt], ref, samples, **settings)["samples"]
         ids = [row["ids"] for row in rows]
         tokens = describe_tokens(model, ref, tokenizer, prompt_ids, ids, settings["temperature"])
-        stars = get_star_probs([row["completion"] for row in rows]).tolist()
-        results[title] = [
-            row | {"stars": shares, "tokens": described}
-            for row, shares, described in zip(rows, stars, tokens)
-        ]
+        results[title] = [row | {"tokens": each} for row, each in zip(rows, tokens)]
     return results
 
 

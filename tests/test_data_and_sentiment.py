@@ -68,22 +68,6 @@ def test_batching_keeps_order_and_values(classifier):
 
 
 @pytest.mark.parametrize(
-    "better, worse",
-    [
-        ("The acting was superb.", "The acting was awful."),
-        ("I would recommend it to anyone.", "I would not recommend it to anyone."),
-        ("It is a good film.", "It is not a good film."),
-        ("I liked the ending.", "I did not like the ending."),
-        ("It was released in 1994.", "It was a waste of time."),
-        ("One of the best films I have ever seen.", "It is about a man and his brother."),
-    ],
-)
-def test_the_bundled_classifier_makes_sense(classifier, better, worse):
-    high, low = sentiment.get_sentiment_scores([better, worse])
-    assert high > low + 0.1
-
-
-@pytest.mark.parametrize(
     "text, low, high",
     [
         ("I loved this movie.", 0.8, 1.0),
@@ -92,6 +76,7 @@ def test_the_bundled_classifier_makes_sense(classifier, better, worse):
         ("The film was released in 1994 and is set in Paris.", 0.4, 0.6),
         ("It was okay, nothing special but not bad either.", 0.25, 0.6),
         ("not good", 0.0, 0.42),
+        ("not bad", 0.5, 0.8),
         ("It is never boring.", 0.5, 0.9),
         ("", 0.4, 0.6),
     ],

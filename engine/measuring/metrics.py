@@ -47,23 +47,12 @@ class Ratio:
             base, trained: a list of samples for each prompt.
         """
 
-        def value(top, bottom):
-            return self.transform(top.sum() / bottom.sum())
+        return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
 
-        def change(base_top, base_bottom, top, bottom):
-            return value(top, bottom) - value(base_top, base_bottom)
-
-        base_sums, trained_sums = self._sums(base), self._sums(trained)
-        return Comparison(
-            bootstrap(value, base_sums),
-            bootstrap(value, trained_sums),
-            bootstrap(change, (*base_sums, *trained_sums)),
-        )
-
-    def _sums(self, groups):
-        """Numerator and denominator, each (P,), summed over each prompt's samples."""
+    def _of_prompts(self, groups):
         sums = [np.sum([self.fraction(s) for s in samples], axis=0) for samples in groups]
-        return tuple(np.array(sums, dtype=float).T)
+        top, bottom = np.array(sums, dtype=float).T  # each (P,)
+        return lambda prompts: self.transform(top[prompts].sum() / bottom[prompts].sum())
 
 
 @dataclass
@@ -77,17 +66,11 @@ class Median:
 
     def compare(self, base, trained) -> Comparison:
         """As for Ratio."""
-        a, b = ([[*map(self.item, samples)] for samples in side] for side in (base, trained))
+        return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
 
-        def median(values, prompts):
-            return float(np.median(np.concatenate([values[i] for i in prompts])))
-
-        prompts = (np.arange(len(a)),)
-        return Comparison(
-            bootstrap(lambda i: median(a, i), prompts),
-            bootstrap(lambda i: median(b, i), prompts),
-            bootstrap(lambda i: median(b, i) - median(a, i), prompts),
-        )
+    def _of_prompts(self, groups):
+        values = [[self.item(sample) for sample in samples] for samples in groups]
+        return lambda prompts: float(np.median(np.concatenate([values[i] for i in prompts])))
 
 
 @dataclass
@@ -118,11 +101,13 @@ class WinRate:
         def win(base_score, trained_score):
             return (trained_score > base_score) + 0.5 * (trained_score == base_score)
 
-        wins = [
-            np.mean([win(b["judge"], t["judge"]) for b, t in zip(*samples)])
-            for samples in zip(base, trained)
-        ]
-        rate = bootstrap(lambda x: float(np.mean(x)), (np.array(wins),))
+        wins = np.array(
+            [
+                np.mean([win(b["judge"], t["judge"]) for b, t in zip(*samples)])
+                for samples in zip(base, trained)
+            ]
+        )
+        rate = bootstrap(lambda prompts: float(wins[prompts].mean()), len(wins))
         difference = {k: None if v is None else v - 0.5 for k, v in rate.items()}
         return Comparison(_estimate(0.5, 0.5, 0.5), rate, difference)
 
@@ -131,10 +116,10 @@ class Metric(NamedTuple):
     """One figure: how it is called, how it is written, what it means, how it is computed."""
 
     title: str  # of a table's row
-    form: str  # how a value is written
-    better: int  # +1 higher, −1 lower, 0 neither
     meaning: str
     kind: Ratio | Median | Variety | WinRate
+    form: str = "{:.3f}"  # how a value is written
+    better: int = 0  # +1 higher, −1 lower, 0 neither
     short: str = ""  # title of a narrow column; the title itself by default
 
     @property
@@ -164,14 +149,12 @@ def exponential(nats):
 METRICS = {
     "sentiment": Metric(
         title="sentiment",
-        form="{:.3f}",
         better=1,
         meaning="mean score of the reward model, 0 to 1",
         kind=mean_of("sentiment"),
     ),
     "judge": Metric(
         title="judge",
-        form="{:.3f}",
         better=1,
         meaning="mean score of an independent judge, 0 to 1",
         kind=mean_of("judge", needs="judge"),
@@ -186,7 +169,6 @@ METRICS = {
     "positive_words": Metric(
         title="positive words",
         form="{:.1%}",
-        better=0,
         meaning="share of words that --hackable_reward counts",
         kind=mean_of("positive_words"),
         short="pos. words",
@@ -201,7 +183,6 @@ METRICS = {
     ),
     "kl_per_token": Metric(
         title="KL / token",
-        form="{:.3f}",
         better=-1,
         meaning="the same per sampled token",
         kind=mean_per_token("kl"),
@@ -239,7 +220,6 @@ METRICS = {
     **{
         f"distinct_{n}": Metric(
             title=f"distinct {n}-grams",
-            form="{:.3f}",
             better=1,
             meaning="share of the sample's that differ",
             kind=distinct(n),
@@ -248,7 +228,6 @@ METRICS = {
     },
     "self_bleu_4": Metric(
         title="self-BLEU-4",
-        form="{:.3f}",
         better=-1,
         meaning="likeness of a completion to others of the sample, 0 to 1",
         kind=mean_of("self_bleu_4", needs="self_bleu_4"),
@@ -263,7 +242,6 @@ METRICS = {
     "length": Metric(
         title="length (tokens)",
         form="{:.1f}",
-        better=0,
         meaning="mean, an end-of-text token included",
         kind=mean_of("length"),
         short="length",
@@ -271,7 +249,6 @@ METRICS = {
     "finished": Metric(
         title="finished",
         form="{:.1%}",
-        better=0,
         meaning="share of completions that end by themselves, with an end-of-text token",
         kind=mean_of("finished"),
     ),
@@ -367,23 +344,36 @@ def jackknife(value: float, without: np.ndarray) -> Estimate:
     return _estimate(value, value - 1.96 * error, value + 1.96 * error)
 
 
-def bootstrap(statistic: Callable[..., float], columns: tuple[np.ndarray, ...]) -> Estimate:
-    """95 % percentile interval of `statistic(*columns)`, the rows (prompts) resampled together."""
+def bootstrap(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
+    """95 % percentile interval of `statistic(prompts)`, over `count` prompts drawn anew.
+
+    Args:
+        statistic: of the prompts with these numbers, an int64 array.
+    """
     from scipy.stats import bootstrap
 
-    value = statistic(*columns)
-    if len(columns[0]) < 2:
+    prompts = np.arange(count)
+    value = statistic(prompts)
+    if count < 2:
         return _estimate(value)
     result = bootstrap(
-        columns,
+        (prompts,),
         statistic,
-        paired=True,
         vectorized=False,
         n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(0),
     )
     return _estimate(value, *result.confidence_interval)
+
+
+def over_prompts(base, trained, count: int) -> Comparison:
+    """Estimates of two statistics, as for `bootstrap`, and of their difference."""
+    return Comparison(
+        bootstrap(base, count),
+        bootstrap(trained, count),
+        bootstrap(lambda prompts: trained(prompts) - base(prompts), count),
+    )
 
 
 def _estimate(mean, low=None, high=None) -> Estimate:

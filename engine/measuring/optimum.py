@@ -180,11 +180,10 @@ class Optimum:
             return float(reached["kl"][prompts].mean() / needed)
 
         needed = self.optimal_kl(reached["sentiment"].mean())
-        prompts = np.arange(len(self.scores))
-        if math.isnan(factor(prompts)):
+        if math.isnan(factor(np.arange(len(self.scores)))):
             nothing = {"mean": None, "low": None, "high": None}
             return nothing | {"optimal_kl": needed if needed < math.inf else None}
-        estimate = bootstrap(factor, (prompts,))
+        estimate = bootstrap(factor, len(self.scores))
         ends = {k: v if v is None or math.isfinite(v) else None for k, v in estimate.items()}
         return ends | {"optimal_kl": needed}
 

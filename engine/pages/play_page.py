@@ -14,7 +14,6 @@ STYLE = (
 .sample { border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent);
   padding: .75rem 0; }
 .sample p { margin: 0 0 .3rem; }
-.stars { letter-spacing: .1em; }
 .prompt, .small { opacity: .75; }
 .small { font-size: .85rem; font-variant-numeric: tabular-nums; }
 """
@@ -36,31 +35,10 @@ def page_of(results: dict[str, list[Sample]], seed: int) -> str:
 
 def sample_html(sample: Sample) -> str:
     """A sample with its figures, its tokens tinted."""
-    prompt = f'<span class="prompt">{html.escape(sample["prompt"])}</span>'
-    text = f'<p class="text">{prompt}{tokens_html(sample["tokens"])}</p>'
-    return f'<div class="sample">{figures_html(sample)}{text}</div>'
-
-
-def figures_html(sample: Sample) -> str:
-    """Stars and what is behind them.
-
-    >>> sample = {"stars": [0, 0, 0.1, 0.4, 0.5], "sentiment": 0.85, "kl": 1.5}
-    >>> print(figures_html(sample))
-    <p><span class="stars" role="img" aria-label="4.4 of 5 stars">★★★★☆</span> 4.4
-    <span class="small">1★ 0% · 2★ 0% · 3★ 10% · 4★ 40% · 5★ 50%</span><br>
-    <span class="small">sentiment 0.850 · KL nats 1.50</span></p>
-    """
-    mean = sum(number * share for number, share in enumerate(sample["stars"], 1))
-    drawn = "★" * round(mean) + "☆" * (5 - round(mean))
-    shares = " · ".join(
-        f"{number}★\u00a0{share:.0%}" for number, share in enumerate(sample["stars"], 1)
-    )
     figures = " · ".join(
         f"{METRICS[name].column} {METRICS[name].form.format(sample[name])}"
         for name in ("sentiment", "kl")
     )
-    return (
-        f'<p><span class="stars" role="img" aria-label="{mean:.1f} of 5 stars">{drawn}</span> '
-        f'{mean:.1f}\n<span class="small">{shares}</span><br>\n'
-        f'<span class="small">{figures}</span></p>'
-    )
+    prompt = f'<span class="prompt">{html.escape(sample["prompt"])}</span>'
+    text = f'<p class="text">{prompt}{tokens_html(sample["tokens"])}</p>'
+    return f'<div class="sample"><p class="small">{figures}</p>{text}</div>'
