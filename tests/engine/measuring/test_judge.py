@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.common import UserError
-from engine.measuring.judge import FOLDER, NgramJudge, encode, ngrams, text_statistics, tokens
+from engine.measuring.judge import FOLDER, NgramJudge, encode, ngrams, text_statistics
 
 GOOD = (
     "I loved this movie.",
@@ -92,11 +92,6 @@ def test_negation(judge):
     assert not_good < good and not_at_all < good and bad < not_bad
 
 
-def test_repeating_a_good_text_earns_nothing(judge):
-    once, often = judge([GOOD[2], " ".join([GOOD[2]] * 20)])
-    assert often < once
-
-
 def test_a_good_text_that_ends_in_a_list_earns_less(judge):
     honest, hacked = judge([GOOD[4], "This was a movie good " + "fun " * 27])
     assert hacked == pytest.approx(0.5, abs=0.1) and hacked < honest
@@ -120,12 +115,6 @@ def test_quick(judge):
     started = time.process_time()
     judge(texts)
     assert time.process_time() - started < 1
-
-
-def test_tokens():
-    assert tokens("Don’t go; IT'S bad...!? 8/10 café_x") == [
-        *("don't", "go", "it's", "bad", ".", "café", "x"),
-    ]
 
 
 def test_ngrams_by_hand():
