@@ -70,16 +70,9 @@ def evaluate_model(
         prompts: list of P strings.
         ref_model: the frozen reference; None for a LoRA policy, whose adapter is switched off.
         samples_per_prompt: S completions for each prompt.
-        settings: of `engine.measuring.samples.Measuring`:
-            max_new_tokens (48), temperature (1.0), seed (0), batch_size (64): of the sampling.
-            amp_dtype: autocast type for the log-probabilities, or None.
-            prefix: text that the policy reads before each prompt, and the reference does not: the
-                KL is then what the prefix (and any training) changed.
-            judge: callable(completions) -> list of floats, a second opinion; see
-                `sentiment.load_judge`.
-            tick: callable() for a progress bar, called twice for each batch.
-            process: (index, count) where several processes measure together: each samples and
-                scores its part of the rows, and all get the result of all.
+        settings: `max_new_tokens` (48), `temperature` (1.0), `seed` (0) and `batch_size` (64) of
+            the sampling; `amp_dtype`, `prefix`, `judge`, `tick` and `process`, which
+            `engine.measuring.samples.Measuring` explains.
 
     Returns:
         dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
@@ -182,7 +175,14 @@ def compare_models(
     trained = load_trained(trained_model, tokenizer, base_model)
     results = {}
     for name, model in (("base", base), ("trained", trained)):
-        results[name] = evaluate_model(model, tokenizer, prompts, base, num_samples, **settings)
+        results[name] = evaluate_model(
+            model,
+            tokenizer,
+            prompts,
+            ref_model=base,
+            samples_per_prompt=num_samples,
+            **settings,
+        )
         add_self_bleu(results[name]["samples"], tick=settings.get("tick", lambda: None))
     results["estimates"] = compare_samples(
         results["base"]["samples"], results["trained"]["samples"]
@@ -213,7 +213,12 @@ def compare_prefixes(
     for title, model in models.items():
         for prefix in ("", *prefixes):
             result = evaluate_model(
-                model, tokenizer, prompts or VALIDATION_PROMPTS, base, prefix=prefix, **settings
+                model,
+                tokenizer,
+                prompts or VALIDATION_PROMPTS,
+                ref_model=base,
+                prefix=prefix,
+                **settings,
             )
             if score is not None:
                 rewards = score([s["completion"] for s in result["samples"]])
@@ -279,7 +284,9 @@ def optimum_of(base, prompts=None, folders=(), samples=None) -> Optimum:
     samples = samples or SAMPLES
     model, tokenizer = load_model(local_name(base.model_name))
     load_sentiment_model(local_name(base.sentiment_model))
-    sampled = sample_optimum(model, tokenizer, base, prompts, get_sentiment_scores, samples)
+    sampled = sample_optimum(
+        model, tokenizer, base, prompts=prompts, score=get_sentiment_scores, samples=samples
+    )
     if folders and samples >= SAMPLES:
         sampled.save(Path(folders[0]) / OPTIMUM)
     return sampled
@@ -291,7 +298,14 @@ def _evaluate(args):
     _load_sentiment_model(settings)
     model, tokenizer = load_model(args.model)
     with _bar(len(prompts) * args.num_samples) as settings["tick"]:
-        result = evaluate_model(model, tokenizer, prompts, model, args.num_samples, **settings)
+        result = evaluate_model(
+            model,
+            tokenizer,
+            prompts,
+            ref_model=model,
+            samples_per_prompt=args.num_samples,
+            **settings,
+        )
     print_metrics({args.model: result["metrics"]})
 
 
@@ -305,13 +319,15 @@ def _compare(args):
     settings["judge"] = load_judge(args.judge)
     # Two policies, and half as many ticks for self-BLEU.
     with _bar(len(prompts) * args.num_samples, policies=3) as settings["tick"]:
-        comparison = compare_models(args.base, args.trained, prompts, args.num_samples, **settings)
+        comparison = compare_models(
+            args.base, args.trained, prompts, num_samples=args.num_samples, **settings
+        )
     estimates = comparison["estimates"]
     tables.print_estimates(estimates)
     if args.optimum != 0:
         run = Path(args.trained).parent
         folders = [run] if (run / MANIFEST).exists() else []
-        best = optimum_of(base, prompts, folders, args.optimum)
+        best = optimum_of(base, prompts, folders, samples=args.optimum)
         estimates["overpayment"] = best.overpayment(comparison["trained"]["samples"])
         tables.print_overpayment(estimates, best)
     print_comparison_samples(comparison)
@@ -346,7 +362,9 @@ def _prompting(args):
     settings["samples_per_prompt"] = args.num_samples
     policies = len(models) * (1 + len(prefixes))
     with _bar(len(prompts) * args.num_samples, policies) as settings["tick"]:
-        results = compare_prefixes(models, tokenizer, prefixes, prompts, score, **settings)
+        results = compare_prefixes(
+            models, tokenizer, prefixes, prompts=prompts, score=score, **settings
+        )
     print_prefixes(results)
     _print_verdict(tables.prompting_verdict(results))
 
@@ -363,7 +381,12 @@ def _try(args):
     _load_sentiment_model(settings)
     with _bar(args.num_samples) as settings["tick"]:
         result = evaluate_model(
-            model, tokenizer, [args.prompt], base or model, args.num_samples, **settings
+            model,
+            tokenizer,
+            [args.prompt],
+            ref_model=base or model,
+            samples_per_prompt=args.num_samples,
+            **settings,
         )
     print_samples(result["samples"], with_kl=base is not None)
 

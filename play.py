@@ -73,9 +73,18 @@ def write(policies: Policies, prompt: str, samples: int, **settings) -> dict[str
     prompt_ids = tokenizer([prompt] * samples)["input_ids"]
     results = {}
     for title, model in policies.models.items():
-        rows = evaluate_model(model, tokenizer, [prompt], ref, samples, **settings)["samples"]
-        ids = [row["ids"] for row in rows]
-        tokens = describe_tokens(model, ref, tokenizer, prompt_ids, ids, settings["temperature"])
+        result = evaluate_model(
+            model, tokenizer, [prompt], ref_model=ref, samples_per_prompt=samples, **settings
+        )
+        rows = result["samples"]
+        tokens = describe_tokens(
+            model,
+            ref,
+            tokenizer,
+            prompt_ids=prompt_ids,
+            completion_ids=[row["ids"] for row in rows],
+            temperature=settings["temperature"],
+        )
         results[title] = [row | {"tokens": each} for row, each in zip(rows, tokens)]
     return results
 

@@ -20,10 +20,14 @@ class Measuring(Sampling):
     """How `evaluate.evaluate_model` samples from a policy, and what it asks about the samples."""
 
     amp_dtype: torch.dtype | None = None  # autocast type for the log-probabilities
-    prefix: str = ""  # text that the policy reads before each prompt, and the reference does not
-    judge: Callable[[list[str]], list[float]] | None = None
-    tick: Callable[[], object] = lambda: None  # called twice for each batch
-    process: tuple[int, int] = (0, 1)  # index and count of processes that measure together
+    # What the policy reads before each prompt, and the reference does not: the KL is then what the
+    # prefix (and any training) changed.
+    prefix: str = ""
+    judge: Callable[[list[str]], list[float]] | None = None  # of `sentiment.load_judge`
+    tick: Callable[[], object] = lambda: None  # for a progress bar, called twice for each batch
+    # (index, count) where several processes measure together: each samples and scores its part of
+    # the rows, and all get the result of all.
+    process: tuple[int, int] = (0, 1)
 
 
 def describe_samples(prompts: list[str], ids: list[list[int]], tokenizer) -> list[Sample]:
