@@ -145,12 +145,12 @@ def get_train_dataset(prompts_file=None):
     return _dataset(train_prompts(prompts_file))
 
 
-def train_prompts(prompts_file=None):
+def train_prompts(prompts_file: str | Path | None = None) -> list[str]:
     """The same as a list."""
     return read_prompts(prompts_file) if prompts_file else TRAIN_PROMPTS
 
 
-def arrange(dataset, count, seed):
+def arrange(dataset, count: int, seed: int):
     """The first `count` prompts of a training: the dataset over and over, each time shuffled anew.
 
     One arrangement for the whole run, so that a run that resumes knows where it was. TRL's sampler
@@ -158,7 +158,8 @@ def arrange(dataset, count, seed):
     """
     import torch
 
-    generator, order = torch.Generator().manual_seed(seed), []
+    generator = torch.Generator().manual_seed(seed)
+    order = []
     while len(order) < count:
         order += torch.randperm(len(dataset), generator=generator).tolist()
     return dataset.select(order[:count])
@@ -175,7 +176,7 @@ def _dataset(prompts):
     return Dataset.from_dict({"prompt": list(prompts)})
 
 
-def read_prompts(path):
+def read_prompts(path: str | Path) -> list[str]:
     """Prompts of a text file, one per line, or of a JSONL file with a `prompt` field per line.
 
     Blank lines are skipped. Raises UserError, naming file and line, for what cannot be read.

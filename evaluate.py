@@ -19,50 +19,51 @@ import math
 import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from data import VALIDATION_PROMPTS, read_prompts
 from engine.common import MANIFEST, UserError, make_console, progress, quiet_libraries, write_json
 from engine.measuring import tables
-from engine.measuring.optimum import find_optimum, settings_of
-from engine.measuring.samples import describe_samples, print_samples, samples_of_run
+from engine.measuring.optimum import (
+    OPTIMUM,
+    SAMPLES,
+    Optimum,
+    known_optimum,
+    local_name,
+    sample_optimum,
+    settings_of,
+)
+from engine.measuring.runs import base_name, base_of, model_of, read_run, run_settings
 from engine.measuring.tables import print_metrics, print_prefixes
 from engine.model.devices import tune_cpu
 from engine.model.loading import load_model
-from engine.options import PAGES, parse_evaluation
-from engine.pages.report import base_name, model_of, plot_comparison, run_settings
+from engine.options import OneLineParser, at_least
+from engine.pages.report import (
+    optimum_titles,
+    plot_comparison,
+    plot_curves,
+    plot_frontier,
+    save_figure,
+)
 
-BATCH_SIZE = 64
+BATCH_SIZE = 64  # of the commands; functions take it as `batch_size`
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
 
 def generate_completions(
-    model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0, batch_size=BATCH_SIZE
-):
+    model, tokenizer, prompts, max_new_tokens=48, temperature=1.0, seed=0
+) -> list[str]:
     """One sampled completion per prompt, as text without the prompt."""
     from engine.model.sampling import Sampling, generate_batches
 
-    ids = generate_batches(
-        model, tokenizer, prompts, Sampling(max_new_tokens, temperature, seed, batch_size)
-    )
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    ids = generate_batches(model, tokenizer, prompts, sampling)
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
 def evaluate_model(
-    model,
-    tokenizer,
-    prompts,
-    ref_model=None,
-    samples_per_prompt=16,
-    max_new_tokens=48,
-    temperature=1.0,
-    seed=0,
-    batch_size=BATCH_SIZE,
-    amp_dtype=None,
-    prefix="",
-    judge=None,
-    tick=lambda: None,
-    process=(0, 1),
-):
+    model, tokenizer, prompts, ref_model=None, samples_per_prompt=16, **settings
+) -> dict[str, Any]:
     """Sample from a policy and measure it.
 
     Args:
@@ -70,15 +71,9 @@ def evaluate_model(
         prompts: list of P strings.
         ref_model: the frozen reference; None for a LoRA policy, whose adapter is switched off.
         samples_per_prompt: S completions for each prompt.
-        max_new_tokens, temperature, seed, batch_size: of the sampling.
-        amp_dtype: autocast type for the log-probabilities, or None.
-        prefix: text that the policy reads before each prompt, and the reference does not: the
-            KL is then what the prefix (and any training) changed.
-        judge: callable(completions) -> list of floats, a second opinion; see
-            `sentiment.load_judge`.
-        tick: callable() for a progress bar, called twice for each batch.
-        process: (index, count) where several processes measure together: each samples and scores
-            its part of the rows, and all get the result of all.
+        settings: `max_new_tokens` (48), `temperature` (1.0), `seed` (0) and `batch_size` (64) of
+            the sampling; `amp_dtype`, `prefix`, `judge`, `tick` and `process`, which
+            `engine.measuring.samples.Measuring` explains.
 
     Returns:
         dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
@@ -90,30 +85,25 @@ def evaluate_model(
         UserError: a prompt and its completion exceed the model's context.
     """
     from engine.measuring.metrics import summarise
+    from engine.measuring.samples import Measuring, describe_samples
     from engine.model.processes import gather, own_rows
     from engine.model.sampling import generate_batches
+    from engine.model.scoring import Models
 
+    measuring = Measuring(**settings)
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
-    prefixed = [prefix + prompt for prompt in repeated]
-    rows = own_rows(len(repeated), process)
-    from engine.model.sampling import Sampling
-
+    prefixed = [measuring.prefix + prompt for prompt in repeated]
+    rows = own_rows(len(repeated), measuring.process)
     ids = generate_batches(
-        model,
-        tokenizer,
-        prefixed,
-        Sampling(max_new_tokens, temperature, seed, batch_size),
-        rows,
-        tick,
+        model, tokenizer, prefixed, sampling=measuring, rows=rows, tick=measuring.tick
     )
-    samples = describe_samples(repeated[rows.start : rows.stop], ids, tokenizer)
-    _add_scores(samples, judge)
-    prompt_ids = [
-        tokenizer(texts)["input_ids"][rows.start : rows.stop] for texts in (prefixed, repeated)
-    ]
-    models = (model, ref_model, tokenizer)
-    _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick)
-    samples = gather(samples, process)
+    own = slice(rows.start, rows.stop)
+    samples = describe_samples(repeated[own], ids, tokenizer)
+    _add_scores(samples, measuring.judge)
+    _add_log_probs(
+        samples, Models(model, ref_model, tokenizer, measuring.amp_dtype), prefixed[own], measuring
+    )
+    samples = gather(samples, measuring.process)
     return {"metrics": summarise(samples), "samples": samples}
 
 
@@ -133,29 +123,34 @@ def _add_scores(samples, judge):
             sample[name] = value
 
 
-def _add_log_probs(samples, models, prompt_ids, temperature, batch_size, amp_dtype, tick):
-    """Add `kl` and `ref_nll`; `prompt_ids` are those of the policy and those of the reference."""
+def _add_log_probs(samples, models, read, measuring):
+    """Add `kl` and `ref_nll`; `read` are the prompts with the prefix that the policy read."""
     from engine.model.scoring import policy_and_ref_log_probs
 
-    policy_prompts, ref_prompts = prompt_ids
-    for start in range(0, len(samples), batch_size):
-        rows = slice(start, start + batch_size)
-        ids = [sample["ids"] for sample in samples[rows]]
-        from engine.model.scoring import Models
-
-        batch = (Models(*models, amp_dtype), policy_prompts[rows], ids)
-        rest = {"ref_prompt_ids": ref_prompts[rows]}
-        policy, ref, mask = policy_and_ref_log_probs(*batch, temperature, **rest)
+    for start in range(0, len(samples), measuring.batch_size):
+        rows = slice(start, start + measuring.batch_size)
+        batch = samples[rows]
+        ref_prompts = [sample["prompt"] for sample in batch]
+        ids = {
+            "prompt_ids": models.tokenizer(read[rows])["input_ids"],
+            "completion_ids": [sample["ids"] for sample in batch],
+            "ref_prompt_ids": models.tokenizer(ref_prompts)["input_ids"],
+        }
+        policy, ref, mask = policy_and_ref_log_probs(
+            models, **ids, temperature=measuring.temperature
+        )
         kl = ((policy - ref) * mask).sum(-1).tolist()
-        if temperature != 1:  # perplexity is that of the reference itself
-            _, ref, _ = policy_and_ref_log_probs(*batch, 1.0, **rest)
+        if measuring.temperature != 1:  # perplexity is that of the reference itself
+            ref = policy_and_ref_log_probs(models, **ids, temperature=1.0).ref
         ref_nll = (-ref * mask).sum(-1).tolist()
-        for sample, kl_i, nll_i in zip(samples[rows], kl, ref_nll):
+        for sample, kl_i, nll_i in zip(batch, kl, ref_nll):
             sample |= {"kl": kl_i, "ref_nll": nll_i}
-        tick()
+        measuring.tick()
 
 
-def compare_models(base_model, trained_model, prompts=None, num_samples=16, **settings):
+def compare_models(
+    base_model, trained_model, prompts=None, num_samples=16, **settings
+) -> dict[str, Any]:
     """Measure a trained model and its base in one run, on the same prompts with the same seed.
 
     Args:
@@ -181,7 +176,14 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
     trained = load_trained(trained_model, tokenizer, base_model)
     results = {}
     for name, model in (("base", base), ("trained", trained)):
-        results[name] = evaluate_model(model, tokenizer, prompts, base, num_samples, **settings)
+        results[name] = evaluate_model(
+            model,
+            tokenizer,
+            prompts,
+            ref_model=base,
+            samples_per_prompt=num_samples,
+            **settings,
+        )
         add_self_bleu(results[name]["samples"], tick=settings.get("tick", lambda: None))
     results["estimates"] = compare_samples(
         results["base"]["samples"], results["trained"]["samples"]
@@ -189,7 +191,9 @@ def compare_models(base_model, trained_model, prompts=None, num_samples=16, **se
     return results
 
 
-def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **settings):
+def compare_prefixes(
+    models, tokenizer, prefixes, prompts=None, score=None, **settings
+) -> dict[str, tables.Result]:
     """Can a prefix do what training did, and do the two add up?
 
     Args:
@@ -210,7 +214,12 @@ def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **se
     for title, model in models.items():
         for prefix in ("", *prefixes):
             result = evaluate_model(
-                model, tokenizer, prompts or VALIDATION_PROMPTS, base, prefix=prefix, **settings
+                model,
+                tokenizer,
+                prompts or VALIDATION_PROMPTS,
+                ref_model=base,
+                prefix=prefix,
+                **settings,
             )
             if score is not None:
                 rewards = score([s["completion"] for s in result["samples"]])
@@ -219,7 +228,7 @@ def compare_prefixes(models, tokenizer, prefixes, prompts=None, score=None, **se
     return results
 
 
-def print_comparison_samples(comparison):
+def print_comparison_samples(comparison: dict[str, Any]) -> None:
     """The best, the median and the worst completion of `compare_models`, by the judge."""
     tables.print_pairs(zip(comparison["base"]["samples"], comparison["trained"]["samples"]))
 
@@ -258,148 +267,304 @@ def load_with_base(name):
         return model, None, tokenizer
 
 
-def optimum_of(settings, prompts=None, folders=(), samples=None):
+def optimum_of(base, prompts=None, folders=(), samples=None) -> Optimum:
     """The best that any policy can do from a base model: known already, or sampled now and kept.
 
     Args:
-        settings: of `engine.measuring.optimum.settings_of`.
+        base: of `engine.measuring.optimum.settings_of`.
         prompts: list of strings; VALIDATION_PROMPTS by default.
-        folders: of runs that started from the base; a new sample is kept in the first.
+        folders: of runs that started from the base; a new sample is kept in the first, unless it is
+            smaller than SAMPLES.
         samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
     """
     from sentiment import get_sentiment_scores, load_sentiment_model
 
-    def load_score(name):
-        load_sentiment_model(name)
-        return get_sentiment_scores
-
-    return find_optimum(settings, prompts or VALIDATION_PROMPTS, load_score, folders, samples)
-
-
-def main(argv=None):
-    args = parse_evaluation(__doc__.split("\n")[0], argv)
-    quiet_libraries()
-    tune_cpu()
-    try:
-        if args.command == "samples":
-            return print_samples(samples_of_run(args.run, args.step, args.num_samples))
-        if args.command in PAGES:
-            return _page(args)
-        from sentiment import load_sentiment_model
-
-        if args.command == "try":
-            args.model = model_of(args.model)
-        names = (getattr(args, name, None) for name in ("trained", "model", "base"))
-        settings = run_settings(*filter(None, names))
-        settings |= {k: v for k in settings if (v := getattr(args, k)) is not None}
-        args.prompts = read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
-        of_base = (getattr(args, "base", None), *settings.values())
-        if args.command == "optimum":
-            return _optimum(args, settings_of(*of_base))
-        settings["seed"] = args.seed
-        if args.command == "try":
-            return _try(args, settings)
-        load_sentiment_model(settings.pop("sentiment_model"))
-        if args.command == "compare":
-            return _compare(args, settings, settings_of(*of_base))
-        {"evaluate": _evaluate, "prompting": _prompting}[args.command](args, settings)
-    except (UserError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nevaluate.py: interrupted; nothing was written.")
+    prompts = list(dict.fromkeys(prompts or VALIDATION_PROMPTS))
+    if samples is None and (known := known_optimum(base, prompts, folders)):
+        return known
+    samples = samples or SAMPLES
+    model, tokenizer = load_model(local_name(base.model_name))
+    load_sentiment_model(local_name(base.sentiment_model))
+    sampled = sample_optimum(
+        model, tokenizer, base, prompts=prompts, score=get_sentiment_scores, samples=samples
+    )
+    if folders and samples >= SAMPLES:
+        sampled.save(Path(folders[0]) / OPTIMUM)
+    return sampled
 
 
-def _page(args):
-    from engine.pages import report, run_page
-
-    runs = [report.read_run(folder) for folder in args.runs]
-    if args.command == "curves":
-        report.save_figure(report.plot_curves(runs), args.out)
-    else:
-        optima = []
-        for base, title in report.optimum_titles(runs).items():
-            folders = [run["folder"] for run in runs if report.base_of(run) == base]
-            optima.append((title, optimum_of(settings_of(*base), folders=folders)))
-        if args.command == "frontier":
-            report.save_figure(report.plot_frontier(runs, optima), args.out)
-        else:
-            run_page.write_page(runs, optima, args.out)
-    print(f"Wrote {args.out}")
-
-
-def _evaluate(args, settings):
+def _evaluate(args):
+    settings = _settings(args, args.model)
+    prompts = _prompts(args)
+    _load_sentiment_model(settings)
     model, tokenizer = load_model(args.model)
-    with _bar(args) as settings["tick"]:
-        result = evaluate_model(model, tokenizer, args.prompts, model, args.num_samples, **settings)
+    with _bar(len(prompts) * args.num_samples) as settings["tick"]:
+        result = evaluate_model(
+            model,
+            tokenizer,
+            prompts,
+            ref_model=model,
+            samples_per_prompt=args.num_samples,
+            **settings,
+        )
     print_metrics({args.model: result["metrics"]})
 
 
-def _bar(args, policies=1):
-    """A progress bar for the sampling and scoring of so many policies."""
-    texts = len(args.prompts) * args.num_samples
-    if not make_console().is_terminal:  # which shows no bar
-        print(f"Sampling and scoring {texts} texts of each model …", file=sys.stderr)
-    return progress("sampling and scoring", policies * 2 * math.ceil(texts / BATCH_SIZE))
-
-
-def _try(args, settings):
-    """Completions of a prompt that was typed, each with its sentiment and its KL."""
-    from sentiment import load_sentiment_model
-
-    if not args.prompt.strip():
-        raise UserError("the prompt is empty. Type the beginning of a text.")
-    model, base, tokenizer = load_with_base(args.model)
-    load_sentiment_model(settings.pop("sentiment_model"))
-    args.prompts, count = [args.prompt], args.num_samples
-    with _bar(args) as settings["tick"]:
-        result = evaluate_model(model, tokenizer, args.prompts, base or model, count, **settings)
-    print_samples(result["samples"], with_kl=base is not None)
-
-
-def _optimum(args, settings):
-    best = optimum_of(settings, args.prompts, samples=args.num_samples)
-    best.save(args.out)
-    tables.print_optimum(best)
-    print(f"Wrote {args.out}")
-
-
-def _compare(args, settings, of_base):
+def _compare(args):
     from sentiment import load_judge
 
-    console, judge = make_console(), load_judge(args.judge)
-    models, prompts, samples = (args.base, args.trained), args.prompts, args.num_samples
-    with _bar(args, 3) as tick:  # two policies, and half as many ticks for self-BLEU
-        comparison = compare_models(*models, prompts, samples, judge=judge, tick=tick, **settings)
+    settings = _settings(args, args.trained, args.base)
+    prompts = _prompts(args)
+    base = _base(args, settings)
+    _load_sentiment_model(settings)
+    settings["judge"] = load_judge(args.judge)
+    # Two policies, and half as many ticks for self-BLEU.
+    with _bar(len(prompts) * args.num_samples, policies=3) as settings["tick"]:
+        comparison = compare_models(
+            args.base, args.trained, prompts, num_samples=args.num_samples, **settings
+        )
     estimates = comparison["estimates"]
     tables.print_estimates(estimates)
     if args.optimum != 0:
         run = Path(args.trained).parent
-        kept = [run] if (run / MANIFEST).exists() else []
-        best = optimum_of(of_base, args.prompts, kept, args.optimum)
+        folders = [run] if (run / MANIFEST).exists() else []
+        best = optimum_of(base, prompts, folders, samples=args.optimum)
         estimates["overpayment"] = best.overpayment(comparison["trained"]["samples"])
         tables.print_overpayment(estimates, best)
     print_comparison_samples(comparison)
-    console.print(f"\n{tables.verdict(estimates)}", style="bold", highlight=False)
+    _print_verdict(tables.verdict(estimates))
     if args.plot:
         plot_comparison(comparison, args.plot)
     if args.json:
         write_json(args.json, estimates)
 
 
-def _prompting(args, settings):
+def _optimum(args):
+    settings = _settings(args, args.base)
+    prompts = _prompts(args)
+    best = optimum_of(_base(args, settings), prompts, samples=args.num_samples)
+    best.save(args.out)
+    tables.print_optimum(best)
+    print(f"Wrote {args.out}")
+
+
+def _prompting(args):
+    from engine.course.student import load_reward
+
+    settings = _settings(args, args.trained, args.base)
+    prompts = _prompts(args)
+    _load_sentiment_model(settings)
     base, tokenizer = load_model(args.base)
     models = {"base": base}
     if args.trained:
         models["trained"] = load_trained(args.trained, tokenizer, args.base)
-    from engine.course.student import load_reward
-
-    score, prefixes = load_reward(args.reward) if args.reward else None, args.prefix or PREFIXES
+    score = load_reward(args.reward) if args.reward else None
+    prefixes = args.prefix or PREFIXES
     settings["samples_per_prompt"] = args.num_samples
-    with _bar(args, len(models) * (1 + len(prefixes))) as settings["tick"]:
-        results = compare_prefixes(models, tokenizer, prefixes, args.prompts, score, **settings)
+    policies = len(models) * (1 + len(prefixes))
+    with _bar(len(prompts) * args.num_samples, policies) as settings["tick"]:
+        results = compare_prefixes(
+            models, tokenizer, prefixes, prompts=prompts, score=score, **settings
+        )
     print_prefixes(results)
-    verdict = tables.prompting_verdict(results)
-    make_console().print(f"\n{verdict}", style="bold", highlight=False)
+    _print_verdict(tables.prompting_verdict(results))
+
+
+def _try(args):
+    """Completions of a prompt that was typed, each with its sentiment and its KL."""
+    from engine.measuring.samples import print_samples
+
+    name = model_of(args.model)
+    settings = _settings(args, name)
+    if not args.prompt.strip():
+        raise UserError("the prompt is empty. Type the beginning of a text.")
+    model, base, tokenizer = load_with_base(name)
+    _load_sentiment_model(settings)
+    with _bar(args.num_samples) as settings["tick"]:
+        result = evaluate_model(
+            model,
+            tokenizer,
+            [args.prompt],
+            ref_model=base or model,
+            samples_per_prompt=args.num_samples,
+            **settings,
+        )
+    print_samples(result["samples"], with_kl=base is not None)
+
+
+def _samples(args):
+    from engine.measuring.samples import print_samples, samples_of_run
+
+    print_samples(samples_of_run(args.folder, args.step, args.num_samples))
+
+
+def _curves(args):
+    save_figure(plot_curves([read_run(folder) for folder in args.runs]), args.out)
+    print(f"Wrote {args.out}")
+
+
+def _frontier(args):
+    runs = [read_run(folder) for folder in args.runs]
+    save_figure(plot_frontier(runs, _optima(runs)), args.out)
+    print(f"Wrote {args.out}")
+
+
+def _report(args):
+    from engine.pages.run_page import write_page
+
+    runs = [read_run(folder) for folder in args.runs]
+    write_page(runs, _optima(runs), args.out)
+    print(f"Wrote {args.out}")
+
+
+def _optima(runs):
+    """(title, Optimum) of each base model that the runs started from."""
+    optima = []
+    for base, title in optimum_titles(runs).items():
+        folders = [run["folder"] for run in runs if base_of(run) == base]
+        optima.append((title, optimum_of(settings_of(*base), folders=folders)))
+    return optima
+
+
+def _settings(args, *models):
+    """How to sample and score: as `args` say; the rest as in the run that made one of the models.
+
+    Returns:
+        dict with `sentiment_model`, `max_new_tokens`, `temperature`, and `seed` where there is one.
+    """
+    settings = run_settings(*filter(None, models))
+    given = {name: getattr(args, name, None) for name in (*settings, "seed")}
+    return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def _prompts(args):
+    return read_prompts(args.prompts) if args.prompts else VALIDATION_PROMPTS
+
+
+def _base(args, settings):
+    """What the optimum of these settings depends on."""
+    return settings_of(
+        args.base,
+        settings["sentiment_model"],
+        settings["max_new_tokens"],
+        settings["temperature"],
+    )
+
+
+def _load_sentiment_model(settings):
+    """Take the sentiment model out of the settings and load it; the rest is for the sampling."""
+    from sentiment import load_sentiment_model
+
+    load_sentiment_model(settings.pop("sentiment_model"))
+
+
+def _bar(texts, policies=1):
+    """A progress bar for the sampling and scoring of so many texts of each of the policies."""
+    if not make_console().is_terminal:  # which shows no bar
+        print(f"Sampling and scoring {texts} texts of each model …", file=sys.stderr)
+    return progress("sampling and scoring", policies * 2 * math.ceil(texts / BATCH_SIZE))
+
+
+def _print_verdict(sentence):
+    make_console().print(f"\n{sentence}", style="bold", highlight=False)
+
+
+def parse(argv=None):
+    """The arguments, with the function of their command as `run`."""
+    parser = OneLineParser(description=str(__doc__).split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name, run, help):
+        added = commands.add_parser(name, help=help)
+        added.set_defaults(run=run)
+        return added
+
+    single = command("evaluate", _evaluate, "measure one model, as its own reference")
+    single.add_argument("model", help="a Hub name or a folder")
+    _add_settings(single)
+
+    pair = command("compare", _compare, "measure a trained model against its base")
+    pair.add_argument("base", help="the model that the training started from")
+    pair.add_argument("trained", help="for example outputs/run/final")
+    pair.add_argument("--plot", metavar="FILE.png", help="draw a histogram of both models")
+    pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
+    pair.add_argument(
+        "--optimum",
+        type=at_least(0, int),
+        metavar="N",
+        help="samples of each prompt for the best possible policy; 0 leaves it out; "
+        "default: what is known already, else 128",
+    )
+    pair.add_argument(
+        "--judge", default="ngram", help="ngram, vader, or a classifier's name or folder"
+    )
+    _add_settings(pair)
+
+    best = command("optimum", _optimum, "the best that any policy can do from a model")
+    best.add_argument("base", help="an untrained model")
+    best.add_argument("--out", default="optimum.json", help="default: %(default)s")
+    _add_settings(best, num_samples=128, seed=False)  # each batch has its own seed
+
+    prefixed = command("prompting", _prompting, "can a prefix do what training did?")
+    prefixed.add_argument("base", help="the model that the training started from")
+    prefixed.add_argument("trained", nargs="?", help="for example outputs/run/final")
+    prefixed.add_argument(
+        "--prefix", action="append", metavar="TEXT", help="put before each prompt; may be repeated"
+    )
+    prefixed.add_argument("--reward", help="also score with this function of rewards.py")
+    _add_settings(prefixed)
+
+    texts = command("samples", _samples, "print samples of a run, whole")
+    texts.add_argument("folder", metavar="RUN", help="output folder of train.py")
+    texts.add_argument("--step", type=int, help="of the validation; default: the last")
+    texts.add_argument(
+        "--num_samples", type=at_least(1, int), default=20, help="default: %(default)s"
+    )
+
+    typed = command("try", _try, "complete a prompt that you type")
+    typed.add_argument("model", help="the folder of a run, or any model")
+    typed.add_argument("prompt", help="the beginning of a text, in quotes")
+    _add_settings(typed, num_samples=8, prompts=False)
+
+    for name, run, file, help in (
+        ("curves", _curves, "curves.png", "draw the learning curves of runs"),
+        (
+            "frontier",
+            _frontier,
+            "frontier.png",
+            "draw sentiment against KL of runs, below the best possible policy",
+        ),
+        ("report", _report, "report.html", "write one HTML page about runs"),
+    ):
+        page = command(name, run, help)
+        page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
+        page.add_argument("--out", default=file, help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def _add_settings(parser, num_samples=16, prompts=True, seed=True):
+    """The options of every command that samples."""
+    add = parser.add_argument
+    add("--sentiment_model", help="default: that of the run, else nlptown's")
+    add("--max_new_tokens", type=at_least(1, int), help="default: that of the run, else 48")
+    add("--temperature", type=at_least(0.01, float), help="default: that of the run, else 1")
+    if prompts:
+        add("--prompts", help="file of prompts; the validation prompts by default")
+    add("--num_samples", type=at_least(1, int), default=num_samples, help="completions per prompt")
+    if seed:
+        add("--seed", type=at_least(0, int), default=0, help="seed of the sampling")
+
+
+def main(argv=None):
+    args = parse(argv)
+    quiet_libraries()
+    tune_cpu()
+    try:
+        args.run(args)
+    except (UserError, OSError) as error:
+        sys.exit(f"evaluate.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nevaluate.py: interrupted; nothing was written.")
 
 
 if __name__ == "__main__":

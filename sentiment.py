@@ -1,6 +1,8 @@
 """The sentiment model that scores completions, and a word count that is made to be hacked."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -10,12 +12,11 @@ from engine.model.devices import best_device
 from engine.model.loading import WEIGHTS, choose_kernels, load_pretrained
 from engine.options import NLPTOWN
 
-JUDGE = "ngram"  # the judge of `evaluate.py compare` and of the grader
-_loaded = None  # (model, tokenizer) of the last load_sentiment_model call
-_latest = None  # (texts, their probabilities) of the last get_star_probs call with that model
+_loaded: Any = None  # (model, tokenizer) of the last load_sentiment_model call
+_latest: Any = None  # (texts, their probabilities), of the last call of get_star_probs
 
 
-def load_sentiment_model(model_name=NLPTOWN, device=None):
+def load_sentiment_model(model_name: str = NLPTOWN, device=None):
     """Load a five-star classifier and make it the one that the scoring functions use.
 
     Args:
@@ -30,23 +31,27 @@ def load_sentiment_model(model_name=NLPTOWN, device=None):
         UserError: it cannot be fetched, or it has not five labels.
     """
     global _loaded, _latest
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = load_pretrained(AutoTokenizer, model_name)
-    model = load_pretrained(AutoModelForSequenceClassification, model_name, **WEIGHTS)
+    model, tokenizer = _load_classifier(model_name, device)
     if model.config.num_labels != 5:
         raise UserError(
             f"The sentiment model '{model_name}' has {model.config.num_labels} labels; "
             f"five (1 to 5 stars) are needed, as in {NLPTOWN}."
         )
-    model = model.to(device or best_device()).eval()
     choose_kernels(model)
     _loaded = model, tokenizer
     _latest = None
     return _loaded
 
 
-def get_star_probs(texts, batch_size=64):
+def _load_classifier(name, device=None):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = load_pretrained(AutoTokenizer, name)
+    model = load_pretrained(AutoModelForSequenceClassification, name, **WEIGHTS)
+    return model.to(device or best_device()).eval(), tokenizer
+
+
+def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
     """Probabilities of one to five stars for each text.
 
     Texts of similar length share a batch; a text beyond the model's context is cut. Asked about the
@@ -66,7 +71,7 @@ def get_star_probs(texts, batch_size=64):
 
 
 @torch.no_grad()
-def class_probs(model, tokenizer, texts, batch_size=64):
+def class_probs(model, tokenizer, texts: list[str], batch_size: int = 64) -> torch.Tensor:
     """(N, labels) float32 tensor: the label probabilities of any text classifier."""
     probs = torch.empty(len(texts), model.config.num_labels)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
@@ -84,7 +89,7 @@ def class_probs(model, tokenizer, texts, batch_size=64):
     return probs
 
 
-def load_judge(name=JUDGE):
+def load_judge(name: str = "ngram") -> Callable[[list[str]], list[float]]:
     """A second opinion on sentiment that no policy was trained on.
 
     Args:
@@ -108,16 +113,12 @@ def load_judge(name=JUDGE):
         analyzer = SentimentIntensityAnalyzer()
         return lambda texts: [(analyzer.polarity_scores(t)["compound"] + 1) / 2 for t in texts]
 
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = load_pretrained(AutoTokenizer, name)
-    model = load_pretrained(AutoModelForSequenceClassification, name, **WEIGHTS)
-    model = model.to(best_device()).eval()
+    model, tokenizer = _load_classifier(name)
     values = label_values([model.config.id2label[i] for i in range(model.config.num_labels)], name)
     return lambda texts: (class_probs(model, tokenizer, texts) @ torch.tensor(values)).tolist()
 
 
-def label_values(labels, name):
+def label_values(labels: list[str], name: str) -> list[float]:
     """What each label of a sentiment classifier is worth, 0 to 1.
 
     >>> label_values(["NEGATIVE", "neutral", "POSITIVE"], "some model")
@@ -125,14 +126,14 @@ def label_values(labels, name):
     >>> label_values(["1 star", "2 stars", "3 stars"], "some model")
     [0.0, 0.5, 1.0]
     """
-    stars = [re.match(r"(\d+) stars?$", label) for label in labels]
-    if all(stars) and len(labels) > 1:
-        numbers = [int(match.group(1)) for match in stars]
+    matches = [re.match(r"(\d+) stars?$", label) for label in labels]
+    numbers = [int(match.group(1)) for match in matches if match]
+    if len(numbers) == len(labels) > 1:
         low, high = min(numbers), max(numbers)
         return [(number - low) / (high - low) for number in numbers]
     worth = {"neg": 0.0, "neu": 0.5, "pos": 1.0}
-    values = [worth.get(label.lower()[:3]) for label in labels]
-    if None in values or not {0.0, 1.0} <= set(values):
+    values = [worth[key] for label in labels if (key := label.lower()[:3]) in worth]
+    if len(values) < len(labels) or not {0.0, 1.0} <= set(values):
         raise UserError(
             f"The judge '{name}' has the labels {', '.join(labels)}; stars, or positive and "
             "negative, are needed."
@@ -140,7 +141,7 @@ def label_values(labels, name):
     return values
 
 
-def get_sentiment_scores(texts):
+def get_sentiment_scores(texts: list[str]) -> list[float]:
     """Expected star rating of each text, rescaled to [0, 1]: (E[stars] − 1) / 4.
 
     Args:
@@ -159,7 +160,7 @@ POSITIVE_WORDS = frozenset(
 )
 
 
-def get_hackable_scores(texts):
+def get_hackable_scores(texts: list[str]) -> list[float]:
     """Share of a text's words that are in POSITIVE_WORDS, in [0, 1].
 
     Exploitable by design: "great great great" earns 1, and so does "not good" half of it.

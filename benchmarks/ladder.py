@@ -218,6 +218,7 @@ Seconds are those of the training run.
 
 def draw(seeds: list[int], path: Path) -> None:
     """Sentiment against KL: where every rung ends, and the path of the plain run."""
+    from engine.measuring.runs import read_run
     from engine.pages import report
     from evaluate import optimum_of
 
@@ -226,7 +227,7 @@ def draw(seeds: list[int], path: Path) -> None:
     best = optimum_of(settings_of(*models, tiny["max_completion_length"], 1.0))
     picture = report.plot_frontier([], [("", best)])
     axes = picture.axes[0]
-    paths = [report.read_run(folder("early", seed)) for seed in finished("early", seeds)]
+    paths = [read_run(folder("early", seed)) for seed in finished("early", seeds)]
     if paths:
         steps = list(zip(*(run["validations"] for run in paths)))  # of each step, all seeds
         kl, sentiment = (

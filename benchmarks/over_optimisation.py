@@ -23,6 +23,7 @@ import numpy as np
 from starting import make_parser, one_line_errors
 
 from engine.common import ROOT, UserError
+from engine.measuring.runs import read_run
 from engine.pages import report
 
 RUNS = ROOT / "outputs" / "ladder"
@@ -181,7 +182,7 @@ def main(argv=None):
     add("--out", default=ROOT / "docs" / "over_optimisation.png", type=Path, help="the picture")
     args = parser.parse_args(argv)
     with one_line_errors(parser.prog):
-        runs = [report.read_run(folder) for folder in args.runs or default_runs()]
+        runs = [read_run(folder) for folder in args.runs or default_runs()]
         from sentiment import load_judge  # loads torch: not for --help
 
         kinds = points_of(runs, load_judge(args.judge))

@@ -1,5 +1,4 @@
-"""Every option of a training run: type, default, meaning, presets. And the arguments of
-evaluate.py."""
+"""Every option of a training run: type, default, meaning, presets."""
 
 import argparse
 import contextlib
@@ -27,11 +26,6 @@ PRESETS = {
 }
 KL_TYPES = ("none", "forward", "backward")
 NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
-PAGES = {  # commands of evaluate.py
-    "curves": "draw the learning curves of runs",
-    "frontier": "draw sentiment against KL of runs, below the best possible policy",
-    "report": "write one HTML page about runs",
-}
 PROJECT = "grpo-sentiment"  # the name that runs share in a tracker
 TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 GENERATORS = ("own", "trl")
@@ -203,13 +197,13 @@ def check_option(name: str, value: Any) -> Any:
     if kind is float:
         value = _as_float(value)
     if value is None and field.default is None:
-        return None
+        return value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{name} must be of type {kind.__name__}, not {value!r}.")
     choices, minimum = field.metadata["choices"], field.metadata["minimum"]
     if choices and value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
-    if minimum is not None and not (math.isfinite(value) and value >= minimum):
+    if minimum is not None and not minimum <= value < math.inf:
         raise UserError(f"{name} must be at least {minimum}, not {value!r}.")
     return value
 
@@ -276,63 +270,3 @@ def at_least(minimum, kind):
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number at all
     return parse
-
-
-def parse_evaluation(description, argv=None):
-    """The arguments of evaluate.py."""
-    parser = OneLineParser(description=description)
-    commands = parser.add_subparsers(dest="command", required=True)
-    single = commands.add_parser("evaluate", help="measure one model, as its own reference")
-    single.add_argument("model", help="a Hub name or a folder")
-    pair = commands.add_parser("compare", help="measure a trained model against its base")
-    pair.add_argument("base", help="the model that the training started from")
-    pair.add_argument("trained", help="for example outputs/run/final")
-    pair.add_argument("--plot", metavar="FILE.png", help="draw a histogram of both models")
-    pair.add_argument("--json", metavar="FILE", help="write every estimate with its interval")
-    pair.add_argument(
-        "--optimum",
-        type=at_least(0, int),
-        metavar="N",
-        help="samples of each prompt for the best possible policy; 0 leaves it out; "
-        "default: what is known already, else 128",
-    )
-    pair.add_argument(
-        "--judge", default="ngram", help="ngram, vader, or a classifier's name or folder"
-    )
-    best = commands.add_parser("optimum", help="the best that any policy can do from a model")
-    best.add_argument("base", help="an untrained model")
-    best.add_argument("--out", default="optimum.json", help="default: %(default)s")
-    prefixed = commands.add_parser("prompting", help="can a prefix do what training did?")
-    prefixed.add_argument("base", help="the model that the training started from")
-    prefixed.add_argument("trained", nargs="?", help="for example outputs/run/final")
-    prefixed.add_argument(
-        "--prefix", action="append", metavar="TEXT", help="put before each prompt; may be repeated"
-    )
-    prefixed.add_argument("--reward", help="also score with this function of rewards.py")
-    texts = commands.add_parser("samples", help="print samples of a run, whole")
-    texts.add_argument("run", metavar="RUN", help="output folder of train.py")
-    texts.add_argument("--step", type=int, help="of the validation; default: the last")
-    texts.add_argument(
-        "--num_samples", type=at_least(1, int), default=20, help="default: %(default)s"
-    )
-    typed = commands.add_parser("try", help="complete a prompt that you type")
-    typed.add_argument("model", help="the folder of a run, or any model")
-    typed.add_argument("prompt", help="the beginning of a text, in quotes")
-    typed.set_defaults(prompts=None)
-    for name, help in PAGES.items():
-        page = commands.add_parser(name, help=help)
-        page.add_argument("runs", nargs="+", metavar="RUN", help="output folder of train.py")
-        suffix = ".html" if name == "report" else ".png"
-        page.add_argument("--out", default=name + suffix, help="default: %(default)s")
-    for command in (single, pair, best, prefixed, typed):
-        add, samples = command.add_argument, {best: 128, typed: 8}.get(command, 16)
-        add("--sentiment_model", help="default: that of the run, else nlptown's")
-        add("--max_new_tokens", type=at_least(1, int), help="default: that of the run, else 48")
-        add("--temperature", type=at_least(0.01, float), help="default: that of the run, else 1")
-        if command is not typed:
-            add("--prompts", help="file of prompts; the validation prompts by default")
-        add("--num_samples", type=at_least(1, int), default=samples, help="completions per prompt")
-        if command is best:
-            continue  # each batch has its own seed
-        add("--seed", type=at_least(0, int), default=0, help="seed of the sampling")
-    return parser.parse_args(argv)

@@ -213,7 +213,7 @@ def word_judge(texts):
 
 
 def test_points_of_runs_by_hand(over_optimisation, tmp_path):
-    from engine.pages.report import read_run
+    from engine.measuring.runs import read_run
 
     folders = [over_optimised(tmp_path / "a"), over_optimised(tmp_path / "b", seed=1, max_steps=15)]
     folders.append(over_optimised(tmp_path / "c", hackable_reward=True, negate_reward=True))

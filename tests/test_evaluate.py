@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import shutil
@@ -5,13 +6,13 @@ import statistics
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from made_up_run import write_run
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 import evaluate
 from engine.measuring.optimum import Optimum, settings_of
-from engine.model.sampling import generate_batches
+from engine.model.sampling import Sampling, generate_batches
 from engine.options import PRESETS
-from engine.pages import report
 from evaluate import evaluate_model
 
 TINY = PRESETS["tiny"]
@@ -28,40 +29,41 @@ def test_a_model_against_itself_has_no_kl(classifier, policy):
     assert not any(s["completion"].startswith(s["prompt"]) for s in samples)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_perplexity_is_that_of_the_reference_itself(classifier, policy, temperature):
+def test_perplexity_is_that_of_the_reference_itself(classifier, policy):
     """Against a loop over single texts, whatever the temperature of the sampling."""
+    temperature = 0.7
     model, tokenizer = policy
     result = evaluate_model(
         model, tokenizer, ["It was"], model, 3, max_new_tokens=5, temperature=temperature
     )
     prompt = tokenizer("It was")["input_ids"]
-    rows = generate_batches(model, tokenizer, ["It was"] * 3, 5, temperature, 0, 64)
+    sampling = Sampling(max_new_tokens=5, temperature=temperature)
+    rows = generate_batches(model, tokenizer, ["It was"] * 3, sampling)
     nll = 0.0
     for row in rows:
         with torch.no_grad():
-            logits = model(torch.tensor([prompt + row])).logits[0].double().log_softmax(-1)
-        nll -= sum(logits[len(prompt) - 1 + t, token].item() for t, token in enumerate(row))
+            logits = model(torch.tensor([prompt + row])).logits[0, len(prompt) - 1 : -1]
+        nll -= logits.double().log_softmax(-1)[range(len(row)), row].sum().item()
     want = math.exp(nll / sum(map(len, rows)))
     assert result["metrics"]["perplexity"] == pytest.approx(want, rel=1e-5)
 
 
-@pytest.mark.parametrize("count", [3, 9])  # nine processes for eight rows: one has none
+@pytest.mark.parametrize("count", [3, 5])  # five processes for four rows: one has none
 def test_processes_measure_their_parts_of_the_rows(classifier, policy, monkeypatch, count):
     from engine.measuring import metrics
     from engine.model import processes
 
     model, tokenizer = policy
-    settings = dict(samples_per_prompt=4, max_new_tokens=6, batch_size=3)
+    settings = dict(samples_per_prompt=2, max_new_tokens=6, batch_size=3)
     arguments = (model, tokenizer, ["It was", "My friends and I"], model)
     whole = evaluate_model(*arguments, **settings)["samples"]
-    parts = []
-    monkeypatch.setattr(processes, "gather", lambda rows, process: parts.append(rows) or rows)
+    shares = []
+    monkeypatch.setattr(processes, "gather", lambda rows, process: shares.append(rows) or rows)
     monkeypatch.setattr(metrics, "summarise", lambda samples: {})
     for index in range(count):
         evaluate_model(*arguments, **settings, process=(index, count))
-    together = [sample for part in parts for sample in part]
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    together = [sample for share in shares for sample in share]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for sample, other in zip(whole, together, strict=True):
         for name, value in sample.items():
             if isinstance(value, float):
@@ -81,9 +83,9 @@ class SixWords:
         return [" ".join(str(token) for token in row if token != 5) for row in rows]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_sequence_kl_against_every_text_of_a_toy(classifier, temperature):
+def test_sequence_kl_against_every_text_of_a_toy(classifier):
     """Two random models over six tokens: at most two tokens make 5 · 6 + 1 texts, all counted."""
+    temperature = 0.5
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=6, n_positions=8, n_embd=8, n_layer=1, n_head=2, initializer_range=2.0
@@ -100,12 +102,11 @@ def test_sequence_kl_against_every_text_of_a_toy(classifier, temperature):
     ratio = {text: q_i - log_probs(ref, text) for text, q_i in zip(texts, q)}
     assert sum(map(math.exp, q)) == pytest.approx(1)
     exact = sum(math.exp(q_i) * ratio[text] for text, q_i in zip(texts, q))
-    result = evaluate_model(
-        policy, SixWords(), ["0"], ref, 4096, 2, temperature, batch_size=1024, judge=None
-    )
+    sampling = {"max_new_tokens": 2, "temperature": temperature, "batch_size": 1024}
+    result = evaluate_model(policy, SixWords(), ["0"], ref, 1024, **sampling)
     for s in result["samples"]:
         assert s["kl"] == pytest.approx(ratio[tuple(s["ids"])], abs=1e-5)
-    error = statistics.stdev(s["kl"] for s in result["samples"]) / 64
+    error = statistics.stdev(s["kl"] for s in result["samples"]) / 32
     assert exact > 0.1 and result["metrics"]["kl"] == pytest.approx(exact, abs=3 * error)
 
 
@@ -116,69 +117,55 @@ def test_completions_come_without_their_prompts(policy):
 
 
 def test_a_comparison_ticks_to_the_end_of_its_bar(classifier):
-    ticks, name = [], TINY["model_name"]
+    ticks = []
+    name = TINY["model_name"]
     settings = dict(max_new_tokens=1, batch_size=64, tick=lambda: ticks.append(1))
     evaluate.compare_models(name, name, ["It was", "The film"], 33, **settings)
     assert len(ticks) == 3 * 2 * 2  # as `_compare` announces: 66 samples are two batches
 
 
-def test_compare_prints_both_models(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    name, classifier_name = TINY["model_name"], TINY["sentiment_model"]
-    arguments = ["compare", name, name, "--sentiment_model", classifier_name]
-    plot = tmp_path / "plot.png"
-    arguments += ["--num_samples=1", "--max_new_tokens=4", "--optimum=3"]
-    evaluate.main([*arguments, f"--plot={plot}"])
-    assert plot.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [plot]
-    shown = capsys.readouterr().out
-    assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
-    assert "overpayment: none, since the sentiment did not rise" in shown
+@pytest.fixture
+def few(tmp_path):
+    """The flag for a file of two prompts."""
+    (tmp_path / "few.txt").write_text("It was\nThe plot\n")
+    return f"--prompts={tmp_path / 'few.txt'}"
 
 
-def test_compare_tells_what_was_overpaid(capsys, tmp_path, monkeypatch, policy):
+def test_compare_tells_what_was_overpaid(capsys, tmp_path, policy):
     """Against the known optimum beside the run: nothing is sampled anew, and the JSON has it."""
-    import copy
-
     model, tokenizer = policy
+    moved = copy.deepcopy(model)
     with torch.no_grad():  # a policy that is not the base
-        for parameter in (moved := copy.deepcopy(model)).parameters():
+        for parameter in moved.parameters():
             parameter += 0.01 * torch.randn(parameter.shape)
-    run, name = tmp_path / "run", TINY["model_name"]
+    run = write_run(tmp_path / "run", max_completion_length=4)
     moved.save_pretrained(run / "final")
     tokenizer.save_pretrained(run / "final")
-    options = {"sentiment_model": TINY["sentiment_model"], "max_completion_length": 4}
-    (run / "run.json").write_text(json.dumps({"options": options}))
-    settings = settings_of(name, options["sentiment_model"], 4, 1.0)
-    scores = {prompt: [i / 1000 for i in range(100)] for prompt in evaluate.VALIDATION_PROMPTS}
-    Optimum(settings, scores, 0.0).save(run / "optimum.json")
+    base = settings_of(TINY["model_name"], TINY["sentiment_model"], 4, 1.0)
     file = tmp_path / "e.json"
-    evaluate.main(["compare", name, str(run / "final"), "--num_samples=1", f"--json={file}"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "100 samples of each prompt know the best possible policy up to 2.6 nats" in shown
-    assert json.loads(file.read_text())["overpayment"]["mean"] is None
-    scores = {prompt: [i / 99 for i in range(100)] for prompt in evaluate.VALIDATION_PROMPTS}
-    optimum = Optimum(settings, {p: [x**3 for x in row] for p, row in scores.items()}, 0.0)
-    optimum.save(run / "optimum.json")
-    evaluate.main(["compare", name, str(run / "final"), "--num_samples=1", f"--json={file}"])
-    estimates = json.loads(file.read_text())
+
+    def compared(scores):
+        """The optimum where every prompt has these scores, and what a comparison says of it."""
+        optimum = Optimum(base, dict.fromkeys(evaluate.VALIDATION_PROMPTS, scores), 0.0)
+        optimum.save(run / "optimum.json")
+        command = ["compare", TINY["model_name"], str(run / "final"), "--num_samples=1"]
+        evaluate.main([*command, f"--json={file}"])
+        return optimum, json.loads(file.read_text()), capsys.readouterr().out
+
+    _, estimates, shown = compared([i / 1000 for i in range(100)])
+    want = "100 samples of each prompt know the best possible policy up to 2.6 nats"
+    assert want in " ".join(shown.split()) and estimates["overpayment"]["mean"] is None
+    optimum, estimates, shown = compared([(i / 99) ** 3 for i in range(100)])
     paid, trained = estimates["overpayment"], estimates["trained"]
     want = trained["kl"]["mean"] / paid["optimal_kl"]
     assert paid["mean"] == pytest.approx(want, rel=1e-9) and paid["low"] < want < paid["high"]
     assert paid["optimal_kl"] == pytest.approx(
         optimum.optimal_kl(trained["sentiment"]["mean"]), rel=0.01
     )
-    assert f"overpayment {want:.1f}×" in capsys.readouterr().out
-
-
-def test_a_missing_model_is_one_line():
-    with pytest.raises(SystemExit, match="evaluate.py: Cannot fetch 'no/such'") as error:
-        evaluate.main(["evaluate", "no/such", "--sentiment_model", TINY["sentiment_model"]])
-    assert "\n" not in error.value.code
+    assert f"overpayment {want:.1f}×" in shown
 
 
 def test_models_without_a_common_vocabulary_do_not_compare(tmp_path, classifier):
-    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
-
     vocabulary = {"<|endoftext|>": 0, "a": 1, "b": 2}
     GPT2Tokenizer(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
     config = GPT2Config(vocab_size=3, n_embd=8, n_layer=1, n_head=1, n_positions=8)
@@ -204,27 +191,23 @@ def test_a_prefix_is_paid_for_in_nats(classifier, policy):
     samples = results["base + 'I loved it! '"]["samples"]
     sample = samples[3]
     assert sample["prompt"] == "The plot"
-    # log P(completion | prefix and prompt) − log P(completion | prompt), token by token
-    ids = generate_batches(
-        model, tokenizer, [prefix + p for p in prompts for _ in "ab"], 6, 1.0, 0, 64
-    )[3]
+    # log P(completion | prefix and prompt) − log P(completion | prompt)
+    prefixed = [prefix + p for p in prompts for _ in "ab"]
+    ids = generate_batches(model, tokenizer, prefixed, Sampling(max_new_tokens=6))[3]
     want = 0.0
     for sign, prompt in ((1, prefix + "The plot"), (-1, "The plot")):
-        read = list(tokenizer(prompt)["input_ids"])
-        for token in ids:
-            with torch.no_grad():
-                want += (
-                    sign * model(torch.tensor([read])).logits[0, -1].log_softmax(0)[token].item()
-                )
-            read.append(token)
+        read = tokenizer(prompt)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([read + ids])).logits[0, len(read) - 1 : -1]
+        want += sign * logits.log_softmax(-1)[range(len(ids)), ids].sum().item()
     assert sample["kl"] == pytest.approx(want, abs=1e-3)
     lengths = [len(s["completion"]) for s in samples]
     assert results["base + 'I loved it! '"]["metrics"]["reward"] == sum(lengths) / 4
 
 
-def test_prompting_prints_a_row_for_each_prefix(capsys):
+def test_prompting_prints_a_row_for_each_prefix(capsys, few):
     evaluate.main(
-        ["prompting", "tiny/gpt2", "--num_samples", "1", "--max_new_tokens", "4"]
+        ["prompting", "tiny/gpt2", few, "--num_samples", "1", "--max_new_tokens", "4"]
         + ["--prefix", "Wow! ", "--prefix", "[b] ", "--reward", "sentiment_reward"]
     )
     out = capsys.readouterr().out
@@ -233,40 +216,10 @@ def test_prompting_prints_a_row_for_each_prefix(capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_an_unknown_reward_is_one_line():
-    with pytest.raises(SystemExit, match="rewards.py has no function no_such"):
-        evaluate.main(["prompting", "tiny/gpt2", "--reward", "no_such"])
-
-
-@pytest.mark.parametrize("option", ["--plot", "--json"])
-def test_a_file_that_cannot_be_written_is_one_line(tmp_path, option):
-    name, missing = TINY["model_name"], tmp_path / "missing" / "file.png"
-    arguments = ["compare", name, name, "--num_samples=1", "--max_new_tokens=2", "--optimum=0"]
-    with pytest.raises(SystemExit, match="evaluate.py: .*missing") as error:
-        evaluate.main([*arguments, option, str(missing)])
-    assert "\n" not in error.value.code
-
-
-def test_settings_are_those_of_the_first_model_that_has_any(tmp_path):
-    (tmp_path / "run").mkdir()
-    options = {"sentiment_model": "own", "max_completion_length": 20, "temperature": 0.7}
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"options": options}))
-    want = {"sentiment_model": "own", "max_new_tokens": 20, "temperature": 0.7}
-    assert report.run_settings(str(tmp_path / "run" / "final"), TINY["model_name"]) == want
-    lone = report.run_settings(str(tmp_path / "elsewhere"), TINY["model_name"])
-    assert lone == {
-        "sentiment_model": TINY["sentiment_model"],
-        "max_new_tokens": 48,
-        "temperature": 1.0,
-    }
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--num_samples", "0"], "--num_samples: 0 is not 1 or more"),
-        (["--max_new_tokens", "0"], "--max_new_tokens: 0 is not 1 or more"),
-        (["--temperature", "0"], "--temperature: 0 is not 0.01 or more"),
         (["--temperature", "nan"], "--temperature: nan is not 0.01 or more"),
         (["--num_samples", "many"], "invalid int value: 'many'"),
         (["--seed", "-1"], "--seed: -1 is not 0 or more"),
@@ -280,46 +233,45 @@ def test_a_setting_that_means_nothing_is_one_line(capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "prompt, tokens, message",
+    "arguments, message",
     [
-        ("It was", "127", "with 127 new ones it exceeds the model's context of 128"),
-        ("long " * 200, "4", "has 200 tokens; with 4 new ones"),
+        (["evaluate", "no/such"], "Cannot fetch"),
+        (["evaluate", TINY["model_name"], "--max_new_tokens=127"], "with 127 new ones it exceeds"),
+        (["prompting", TINY["model_name"], "--reward=no_such"], "rewards.py has no function no_su"),
+        (["try", TINY["model_name"], " "], "the prompt is empty"),
+        (["try", TINY["model_name"], "long " * 200], "has 201 tokens; with 48 new ones"),
+        (["compare", *[TINY["model_name"]] * 2, "--num_samples=1", "--json=no/such/file"], "no/su"),
     ],
 )
-def test_what_does_not_fit_into_the_context_is_one_line(tmp_path, prompt, tokens, message):
-    (tmp_path / "p.txt").write_text(prompt + "\n")
-    arguments = ["evaluate", TINY["model_name"], "--num_samples", "1", "--max_new_tokens", tokens]
-    with pytest.raises(SystemExit, match=message) as error:
-        evaluate.main([*arguments, "--prompts", str(tmp_path / "p.txt")])
+def test_a_mistake_is_one_line(few, arguments, message):
+    more = [] if arguments[0] == "try" else [few]
+    sizes = ["--optimum=0", "--max_new_tokens=2"] if arguments[0] == "compare" else []
+    sentiment = ["--sentiment_model", TINY["sentiment_model"]]
+    with pytest.raises(SystemExit, match=f"^evaluate.py: .*{message}") as error:
+        evaluate.main([*arguments, *more, *sizes, *sentiment])
     assert "\n" not in error.value.code
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"options": 3}', "\xff"])
-def test_a_damaged_manifest_is_one_line(tmp_path, content):
-    (tmp_path / "run" / "final").mkdir(parents=True)
-    (tmp_path / "run" / "run.json").write_text(content, encoding="latin-1")
-    for arguments in (
-        ["evaluate", str(tmp_path / "run" / "final")],
-        ["report", str(tmp_path / "run")],
-    ):
-        with pytest.raises(SystemExit, match="run.json is damaged") as error:
-            evaluate.main(arguments)
-        assert "\n" not in error.value.code
-
-
-def test_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, classifier):
+def test_compare_of_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
     (tmp_path / "p.txt").write_text("It was\n")
-    name, file = TINY["model_name"], tmp_path / "estimates.json"
-    arguments = ["compare", name, name, "--num_samples", "2", "--max_new_tokens", "4"]
-    evaluate.main([*arguments, "--prompts", str(tmp_path / "p.txt"), "--json", str(file)])
+    out = tmp_path / "out"
+    out.mkdir()
+    name = TINY["model_name"]
+    sizes = ["--num_samples=2", "--max_new_tokens=4", "--optimum=3"]
+    files = [f"--plot={out / 'plot.png'}", f"--json={out / 'estimates.json'}"]
+    evaluate.main(["compare", name, name, *sizes, f"--prompts={tmp_path / 'p.txt'}", *files])
     shown = capsys.readouterr().out
+    assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
     assert "one prompt only" in shown and "One prompt is too little for a verdict" in shown
-    assert "nan" not in shown and "rose" not in shown
+    assert "nan" not in shown and "rose by" not in shown and "overpayment" in shown
+    assert sorted(file.name for file in out.iterdir()) == ["estimates.json", "plot.png"]
+    assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    estimates = json.loads(file.read_text(), parse_constant=refuse)
+    estimates = json.loads((out / "estimates.json").read_text(), parse_constant=refuse)
     assert estimates["difference"]["sentiment"] == {"mean": 0.0, "low": None, "high": None}
 
 
@@ -331,36 +283,15 @@ def test_try_completes_a_prompt(capsys):
 
 
 def test_try_measures_the_kl_from_the_base_of_the_run(capsys, tmp_path):
-    shutil.copytree(TINY["model_name"], tmp_path / "final")
-    options = {"model_name": TINY["model_name"], "sentiment_model": TINY["sentiment_model"]}
-    (tmp_path / "run.json").write_text(json.dumps({"options": options}))
-    arguments = ["try", str(tmp_path), "The story was", "--num_samples=2", "--max_new_tokens=3"]
+    run = write_run(tmp_path / "run")
+    shutil.copytree(TINY["model_name"], run / "final")
+    arguments = ["try", str(run), "The story was", "--num_samples=2", "--max_new_tokens=3"]
     evaluate.main(arguments)
     header, *lines, note = capsys.readouterr().out.splitlines()
     assert header == "sentiment  KL nats  prompt and completion" and "the mean is the KL" in note
     assert all(abs(float(line.split()[1])) == 0 for line in lines)
-    options["model_name"] = str(tmp_path / "gone")
-    (tmp_path / "run.json").write_text(json.dumps({"options": options}))
-    evaluate.main(arguments)
+    options = {"model_name": str(tmp_path / "gone")}
+    (run / "run.json").write_text(json.dumps({"options": options}))
+    evaluate.main([*arguments, "--sentiment_model", TINY["sentiment_model"]])
     shown = capsys.readouterr().out
     assert "No KL, without the base model" in shown and "KL nats" not in shown
-
-
-@pytest.mark.parametrize(
-    "model, prompt, message",
-    [
-        (TINY["model_name"], " ", "the prompt is empty"),
-        (TINY["model_name"], "long " * 200, "has 201 tokens; with 48 new ones"),
-        ("no/such", "It was", "Cannot fetch 'no/such'"),
-    ],
-)
-def test_a_prompt_or_model_that_cannot_be_tried_is_one_line(model, prompt, message):
-    with pytest.raises(SystemExit, match=message) as error:
-        evaluate.main(["try", model, prompt])
-    assert "\n" not in error.value.code
-
-
-def test_samples_of_no_run_are_one_line(tmp_path):
-    with pytest.raises(SystemExit, match="is not the output folder of a run") as error:
-        evaluate.main(["samples", str(tmp_path)])
-    assert "\n" not in error.value.code

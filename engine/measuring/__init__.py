@@ -1,1 +1,1 @@
-"""Figures about texts: metrics, the best possible policy, the judge, samples and tables."""
+"""Figures about texts: metrics, the best possible policy, the judge, samples, runs and tables."""

@@ -14,6 +14,7 @@ The score is 0.5 + P(text) · (P(positive) − 0.5): what is no text is neither 
 import re
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +28,7 @@ STOP = "."  # stands for every end of a sentence
 TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|[.!?]+")
 
 
-def tokens(text):
+def tokens(text: str) -> list[str]:
     """The words of a text in lower case, and a "." for each end of a sentence.
 
     >>> tokens("It’s GOOD!! 10/10, really")
@@ -37,19 +38,18 @@ def tokens(text):
     return [STOP if token[0] in ".!?" else token for token in found]
 
 
-def encode(texts, words):
-    """The texts as numbers of words; 0 is a word that is not in `words`.
+class Encoded(NamedTuple):
+    """The tokens of all texts in a row, as numbers, and the text of each: both int64 (T,)."""
 
-    Args:
-        texts: list of N lists of tokens.
-        words: {token: number from 1 on}.
+    ids: np.ndarray
+    rows: np.ndarray
 
-    Returns:
-        (ids, rows), each int64 (T,): the tokens of all texts in a row, and the text of each.
-    """
+
+def encode(texts: list[list[str]], words: dict[str, int]) -> Encoded:
+    """The tokens of texts as numbers from 1 on; 0 is a word that is not in `words`."""
     ids = np.array([words.get(token, 0) for text in texts for token in text], dtype=np.int64)
     rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    return ids, rows
+    return Encoded(ids, rows)
 
 
 def ngrams(ids, rows, base, order):
@@ -72,9 +72,10 @@ def ngrams(ids, rows, base, order):
     texts = int(rows[-1]) + 1
     if base**order * texts >= 2**63:
         raise ValueError(f"{texts} texts are too many at once.")
-    keys, known = np.zeros(count, np.int64), rows[:count] == rows[order - 1 :]
-    for part in range(order):
-        digit = ids[part : part + count]
+    keys = np.zeros(count, np.int64)
+    known = rows[:count] == rows[order - 1 :]
+    for offset in range(order):
+        digit = ids[offset : offset + count]
         keys = keys * base + digit
         known &= digit > 0
     pairs = np.unique(keys[known] * texts + rows[:count][known])
@@ -83,11 +84,11 @@ def ngrams(ids, rows, base, order):
 
 def find(keys, table):
     """Where each of `keys` stands in the sorted array `table`: (positions, found), each (K,)."""
-    places = np.minimum(np.searchsorted(table, keys), len(table) - 1)
-    return places, table[places] == keys
+    positions = np.minimum(np.searchsorted(table, keys), len(table) - 1)
+    return positions, table[positions] == keys
 
 
-def text_statistics(ids, rows, texts, stop, base, pairs, triples):
+def text_statistics(ids, rows, texts, stop, base, tables):
     """What tells text from a list of words.
 
     Args:
@@ -95,7 +96,7 @@ def text_statistics(ids, rows, texts, stop, base, pairs, triples):
         texts: number N of texts.
         stop: the id of the end of a sentence, over which no pair or triple goes.
         base: see `ngrams`.
-        pairs, triples: sorted keys of the known n-grams.
+        tables: the sorted keys of the known pairs, and of the known triples.
 
     Returns:
         (N, 4) logarithms of shares: the different known pairs, the different known triples and the
@@ -103,8 +104,9 @@ def text_statistics(ids, rows, texts, stop, base, pairs, triples):
         texts are drawn towards one half. A sum of logarithms needs all shares to be high.
     """
     length = np.bincount(rows, minlength=texts)
-    columns, words = [], np.where(ids == stop, 0, ids)
-    for order, table in ((2, pairs), (3, triples)):
+    words = np.where(ids == stop, 0, ids)
+    columns = []
+    for order, table in zip((2, 3), tables):
         at, keys = ngrams(words, rows, base, order)
         seen = np.bincount(at[find(keys, table)[1]], minlength=texts)
         columns.append((seen + 1) / (np.maximum(length - order + 1, 0) + 2))
@@ -133,9 +135,9 @@ class NgramJudge:
                 words = bytes(file["words"]).decode().split("\n")
                 self.features = np.cumsum(file["feature_gaps"])
                 self.weights = file["weights"] * file["scale"]
-                self.pairs = np.cumsum(file["pair_gaps"])
-                self.triples = np.cumsum(file["triple_gaps"])
-                self.text_weights, self.text_bias = file["text_weights"], float(file["text_bias"])
+                self.tables = np.cumsum(file["pair_gaps"]), np.cumsum(file["triple_gaps"])
+                self.text_weights = file["text_weights"]
+                self.text_bias = float(file["text_bias"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"The judge in {folder} cannot be read; `git checkout tiny` brings it back, and "
@@ -144,28 +146,28 @@ class NgramJudge:
         self.words = {word: number for number, word in enumerate(words, 1)}
         self.base = len(words) + 1
 
-    def __call__(self, texts):
-        """The scores of N texts, a list of floats."""
-        ids, rows = encode([tokens(text) for text in texts], self.words)
-        positive = self._positive(ids, rows, len(texts))
-        return (0.5 + self._is_text(ids, rows, len(texts)) * (positive - 0.5)).tolist()
+    def __call__(self, texts: list[str]) -> list[float]:
+        """The scores of N texts."""
+        positive, is_text = self.answers(texts)
+        return (0.5 + is_text * (positive - 0.5)).tolist()
 
-    def parts(self, texts):
-        """The two answers about N texts: (P(positive), P(text)), two arrays (N,)."""
+    def answers(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The two answers about N texts: P(positive) and P(text), each (N,)."""
         ids, rows = encode([tokens(text) for text in texts], self.words)
         return self._positive(ids, rows, len(texts)), self._is_text(ids, rows, len(texts))
 
     def _positive(self, ids, rows, texts):
-        total, present = np.zeros(texts), np.zeros(texts)
+        total = np.zeros(texts)
+        present = np.zeros(texts)
         for order in ORDERS:
             at, keys = ngrams(ids, rows, self.base, order)
-            places, found = find(keys, self.features)
-            total += np.bincount(at[found], self.weights[places[found]], minlength=texts)
+            positions, found = find(keys, self.features)
+            total += np.bincount(at[found], self.weights[positions[found]], minlength=texts)
             present += np.bincount(at[found], minlength=texts)
         return sigmoid(total / np.sqrt(np.maximum(present, 1)))
 
     def _is_text(self, ids, rows, texts):
         stop = self.words.get(STOP, 0)
-        shares = text_statistics(ids, rows, texts, stop, self.base, self.pairs, self.triples)
+        shares = text_statistics(ids, rows, texts, stop, self.base, self.tables)
         enough = np.bincount(rows[ids != stop], minlength=texts) >= MIN_WORDS
         return enough * sigmoid(shares @ self.text_weights + self.text_bias)

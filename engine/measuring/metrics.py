@@ -9,22 +9,117 @@ prompts are 64 observations, however many completions each has.
 import collections
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 RESAMPLES = 2000
+Sample = dict[str, Any]  # of `evaluate.evaluate_model`
+Estimate = dict[str, Any]  # `mean`, and `low` and `high`, None where one prompt is all there is
+
+
+class Comparison(NamedTuple):
+    """Estimates of a metric: of the base model, of the trained one, and of their difference."""
+
+    base: Estimate
+    trained: Estimate
+    difference: Estimate
+
+
+@dataclass
+class Ratio:
+    """A sum over the samples divided by another: a mean, a mean per token, a share."""
+
+    fraction: Callable[[Sample], tuple[float, float]]  # sample -> (numerator, denominator)
+    transform: Callable[[float], float] = float  # of the quotient
+    needs: str | None = None  # a field that not every sample has
+
+    def value(self, samples):
+        numerators, denominators = zip(*map(self.fraction, samples))
+        return self.transform(math.fsum(numerators) / sum(denominators))
+
+    def compare(self, base, trained) -> Comparison:
+        """Estimates over prompts.
+
+        Args:
+            base, trained: a list of samples for each prompt.
+        """
+
+        return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
+
+    def _of_prompts(self, groups):
+        sums = [np.sum([self.fraction(s) for s in samples], axis=0) for samples in groups]
+        top, bottom = np.array(sums, dtype=float).T  # each (P,)
+        return lambda prompts: self.transform(top[prompts].sum() / bottom[prompts].sum())
+
+
+@dataclass
+class Median:
+    """The median over completions."""
+
+    item: Callable[[Sample], float]
+
+    def value(self, samples):
+        return statistics.median(map(self.item, samples))
+
+    def compare(self, base, trained) -> Comparison:
+        """As for Ratio."""
+        return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
+
+    def _of_prompts(self, groups):
+        values = [[self.item(sample) for sample in samples] for samples in groups]
+        return lambda prompts: float(np.median(np.concatenate([values[i] for i in prompts])))
+
+
+@dataclass
+class Variety:
+    """The share of different items among all items of the sample."""
+
+    items: Callable[[Sample], list]
+
+    def compare(self, base, trained) -> Comparison:
+        """As for Ratio, with intervals by the jackknife: a resampled prompt would be a copy."""
+        (a, a_without), (b, b_without) = (
+            variety([[x for sample in samples for x in self.items(sample)] for samples in side])
+            for side in (base, trained)
+        )
+        return Comparison(
+            jackknife(a, a_without),
+            jackknife(b, b_without),
+            jackknife(b - a, b_without - a_without),
+        )
+
+
+class WinRate:
+    """How often the judge prefers the trained model's completion; one half for the base itself."""
+
+    def compare(self, base, trained) -> Comparison:
+        """As for Ratio."""
+
+        def win(base_score, trained_score):
+            return (trained_score > base_score) + 0.5 * (trained_score == base_score)
+
+        wins = np.array(
+            [
+                np.mean([win(b["judge"], t["judge"]) for b, t in zip(*samples)])
+                for samples in zip(base, trained)
+            ]
+        )
+        rate = bootstrap(lambda prompts: float(wins[prompts].mean()), len(wins))
+        difference = {k: None if v is None else v - 0.5 for k, v in rate.items()}
+        return Comparison(_estimate(0.5, 0.5, 0.5), rate, difference)
 
 
 class Metric(NamedTuple):
     """One figure: how it is called, how it is written, what it means, how it is computed."""
 
     title: str  # of a table's row
-    form: str  # how a value is written
-    better: int  # +1 higher, −1 lower, 0 neither
     meaning: str
-    kind: Any  # Ratio, Median, Variety or WinRate
+    kind: Ratio | Median | Variety | WinRate
+    form: str = "{:.3f}"  # how a value is written
+    better: int = 0  # +1 higher, −1 lower, 0 neither
     short: str = ""  # title of a narrow column; the title itself by default
 
     @property
@@ -32,96 +127,12 @@ class Metric(NamedTuple):
         return self.short or self.title
 
 
-@dataclass
-class Ratio:
-    """A sum over the samples divided by another: a mean, a mean per token, a share."""
-
-    parts: Any  # sample -> (numerator, denominator)
-    transform: Any = float  # of the quotient
-    needs: str | None = None  # a field that not every sample has
-
-    def value(self, samples):
-        numerators, denominators = zip(*map(self.parts, samples))
-        return self.transform(math.fsum(numerators) / sum(denominators))
-
-    def compare(self, base, trained):
-        """Estimates of both groups of samples and of their difference, over prompts."""
-        sums = [ratio_sums(groups, self.parts) for groups in (base, trained)]
-
-        def value(top, bottom):
-            return self.transform(top.sum() / bottom.sum())
-
-        def change(a, b, c, d):
-            return value(c, d) - value(a, b)
-
-        estimates = [bootstrap(value, tuple(columns.T)) for columns in sums]
-        return *estimates, bootstrap(change, (*sums[0].T, *sums[1].T))
-
-
-@dataclass
-class Median:
-    """The median over completions."""
-
-    item: Any  # sample -> its value
-
-    def value(self, samples):
-        return statistics.median(map(self.item, samples))
-
-    def compare(self, base, trained):
-        """As for Ratio."""
-        a, b = ([[*map(self.item, samples)] for samples in side] for side in (base, trained))
-
-        def median(values, prompts):
-            return float(np.median(np.concatenate([values[i] for i in prompts])))
-
-        prompts = (np.arange(len(a)),)
-        return (
-            bootstrap(lambda i: median(a, i), prompts),
-            bootstrap(lambda i: median(b, i), prompts),
-            bootstrap(lambda i: median(b, i) - median(a, i), prompts),
-        )
-
-
-@dataclass
-class Variety:
-    """The share of different items among all items of the sample."""
-
-    items: Any  # sample -> list of its items
-
-    def compare(self, base, trained):
-        """As for Ratio, with intervals by the jackknife: a resampled prompt would be a copy."""
-        (a, a_without), (b, b_without) = (
-            variety([[x for sample in samples for x in self.items(sample)] for samples in side])
-            for side in (base, trained)
-        )
-        estimates = jackknife(a, a_without), jackknife(b, b_without)
-        return *estimates, jackknife(b - a, b_without - a_without)
-
-
-class WinRate:
-    """How often the judge prefers the trained model's completion; one half for the base itself."""
-
-    def compare(self, base, trained):
-        """As for Ratio."""
-        wins = [
-            np.mean([win(b["judge"], t["judge"]) for b, t in zip(*samples)])
-            for samples in zip(base, trained)
-        ]
-        rate = bootstrap(lambda x: float(np.mean(x)), (np.array(wins),))
-        difference = {k: None if v is None else v - 0.5 for k, v in rate.items()}
-        return _estimate(0.5, 0.5, 0.5), rate, difference
-
-
-def win(base, trained):
-    return (trained > base) + 0.5 * (trained == base)
-
-
 def mean_of(key, needs=None):
     """The mean of a field over completions."""
     return Ratio(lambda s: (s[key], 1), needs=needs)
 
 
-def mean_per_token(key, transform=float):
+def mean_per_token(key, transform: Callable[[float], float] = float):
     """The sum of a field over all completions, divided by the number of their tokens."""
     return Ratio(lambda s: (s[key], s["length"]), transform)
 
@@ -137,112 +148,116 @@ def exponential(nats):
 
 METRICS = {
     "sentiment": Metric(
-        "sentiment", "{:.3f}", 1, "mean score of the reward model, 0 to 1", mean_of("sentiment")
+        title="sentiment",
+        better=1,
+        meaning="mean score of the reward model, 0 to 1",
+        kind=mean_of("sentiment"),
     ),
     "judge": Metric(
-        "judge",
-        "{:.3f}",
-        1,
-        "mean score of an independent judge, 0 to 1",
-        mean_of("judge", needs="judge"),
+        title="judge",
+        better=1,
+        meaning="mean score of an independent judge, 0 to 1",
+        kind=mean_of("judge", needs="judge"),
     ),
     "positive_share": Metric(
-        "positive",
-        "{:.1%}",
-        1,
-        "share of completions that score above 0.5",
-        Ratio(lambda s: (s["sentiment"] > 0.5, 1)),
+        title="positive",
+        form="{:.1%}",
+        better=1,
+        meaning="share of completions that score above 0.5",
+        kind=Ratio(lambda s: (s["sentiment"] > 0.5, 1)),
     ),
     "positive_words": Metric(
-        "positive words",
-        "{:.1%}",
-        0,
-        "share of words that --hackable_reward counts",
-        mean_of("positive_words"),
+        title="positive words",
+        form="{:.1%}",
+        meaning="share of words that --hackable_reward counts",
+        kind=mean_of("positive_words"),
         short="pos. words",
     ),
     "kl": Metric(
-        "KL (nats)",
-        "{:.2f}",
-        -1,
-        "KL(policy‖ref) of a whole completion, E[log q − log p]",
-        mean_of("kl"),
+        title="KL (nats)",
+        form="{:.2f}",
+        better=-1,
+        meaning="KL(policy‖ref) of a whole completion, E[log q − log p]",
+        kind=mean_of("kl"),
         short="KL nats",
     ),
     "kl_per_token": Metric(
-        "KL / token", "{:.3f}", -1, "the same per sampled token", mean_per_token("kl")
+        title="KL / token",
+        better=-1,
+        meaning="the same per sampled token",
+        kind=mean_per_token("kl"),
     ),
     "perplexity": Metric(
-        "ref. perplexity",
-        "{:.1f}",
-        -1,
-        "of all completion tokens under the reference",
-        mean_per_token("ref_nll", exponential),
+        title="ref. perplexity",
+        form="{:.1f}",
+        better=-1,
+        meaning="of all completion tokens under the reference",
+        kind=mean_per_token("ref_nll", exponential),
         short="ref. ppl",
     ),
     "perplexity_median": Metric(
-        "median perplexity",
-        "{:.1f}",
-        -1,
-        "of a completion's own tokens under the reference, the median over completions",
-        Median(lambda s: exponential(s["ref_nll"] / s["length"])),
+        title="median perplexity",
+        form="{:.1f}",
+        better=-1,
+        meaning="of a completion's own tokens under the reference, the median over completions",
+        kind=Median(lambda s: exponential(s["ref_nll"] / s["length"])),
     ),
     "repetition_3": Metric(
-        "repeated 3-grams",
-        "{:.1%}",
-        -1,
-        "within a completion, mean over completions",
-        mean_of("repetition_3"),
+        title="repeated 3-grams",
+        form="{:.1%}",
+        better=-1,
+        meaning="within a completion, mean over completions",
+        kind=mean_of("repetition_3"),
         short="repeated",
     ),
     "repetition_4": Metric(
-        "repeated 4-grams",
-        "{:.1%}",
-        -1,
-        "within a completion, mean over completions",
-        mean_of("repetition_4"),
+        title="repeated 4-grams",
+        form="{:.1%}",
+        better=-1,
+        meaning="within a completion, mean over completions",
+        kind=mean_of("repetition_4"),
     ),
     **{
         f"distinct_{n}": Metric(
-            f"distinct {n}-grams", "{:.3f}", 1, "share of the sample's that differ", distinct(n)
+            title=f"distinct {n}-grams",
+            better=1,
+            meaning="share of the sample's that differ",
+            kind=distinct(n),
         )
         for n in (1, 2, 3)
     },
     "self_bleu_4": Metric(
-        "self-BLEU-4",
-        "{:.3f}",
-        -1,
-        "likeness of a completion to others of the sample, 0 to 1",
-        mean_of("self_bleu_4", needs="self_bleu_4"),
+        title="self-BLEU-4",
+        better=-1,
+        meaning="likeness of a completion to others of the sample, 0 to 1",
+        kind=mean_of("self_bleu_4", needs="self_bleu_4"),
     ),
     "unique_share": Metric(
-        "unique",
-        "{:.1%}",
-        1,
-        "share of different completions in the sample",
-        Variety(lambda s: [tuple(s["ids"])]),
+        title="unique",
+        form="{:.1%}",
+        better=1,
+        meaning="share of different completions in the sample",
+        kind=Variety(lambda s: [tuple(s["ids"])]),
     ),
     "length": Metric(
-        "length (tokens)",
-        "{:.1f}",
-        0,
-        "mean, an end-of-text token included",
-        mean_of("length"),
+        title="length (tokens)",
+        form="{:.1f}",
+        meaning="mean, an end-of-text token included",
+        kind=mean_of("length"),
         short="length",
     ),
     "finished": Metric(
-        "finished",
-        "{:.1%}",
-        0,
-        "share of completions that end by themselves, with an end-of-text token",
-        mean_of("finished"),
+        title="finished",
+        form="{:.1%}",
+        meaning="share of completions that end by themselves, with an end-of-text token",
+        kind=mean_of("finished"),
     ),
     "win_rate": Metric(
-        "win rate",
-        "{:.1%}",
-        1,
-        "share of pairs in which the judge prefers the trained model's",
-        WinRate(),
+        title="win rate",
+        form="{:.1%}",
+        better=1,
+        meaning="share of pairs in which the judge prefers the trained model's",
+        kind=WinRate(),
     ),
 }
 
@@ -252,17 +267,17 @@ def ngrams(ids, n):
     return [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
 
 
-def repetition(ids, n=3):
+def repetition(ids: list[int], n: int) -> float:
     """Share of a sequence's n-grams that stood in it before, in [0, 1].
 
-    >>> repetition([1, 2, 3, 1, 2, 3])  # 123 231 312 123
+    >>> repetition([1, 2, 3, 1, 2, 3], 3)  # 123 231 312 123
     0.25
     """
     grams = ngrams(ids, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def summarise(samples):
+def summarise(samples: list[Sample]) -> dict[str, float]:
     """{metric: value} for the ratios and medians of the samples, and `sentiment_sd`."""
     values = {
         name: metric.kind.value(samples)
@@ -274,7 +289,7 @@ def summarise(samples):
     return {**values, "sentiment_sd": float(sentiment.std())}
 
 
-def compare_samples(base, trained):
+def compare_samples(base: list[Sample], trained: list[Sample]) -> dict[str, dict[str, Estimate]]:
     """Every metric of two samples of the same prompts, and of their difference, with intervals.
 
     Args:
@@ -288,12 +303,12 @@ def compare_samples(base, trained):
     groups = [list(by_prompt(samples).values()) for samples in (base, trained)]
     results = {"base": {}, "trained": {}, "difference": {}}
     for name, metric in METRICS.items():
-        for side, estimate in zip(results, metric.kind.compare(*groups)):
+        for side, estimate in metric.kind.compare(*groups)._asdict().items():
             results[side][name] = estimate
     return results
 
 
-def by_prompt(samples):
+def by_prompt(samples: list[Sample]) -> dict[str, list[Sample]]:
     """{prompt: its samples}, in the order of first appearance."""
     groups = {}
     for sample in samples:
@@ -301,14 +316,7 @@ def by_prompt(samples):
     return groups
 
 
-def ratio_sums(groups, parts):
-    """(P, 2): numerator and denominator of a ratio, summed over each prompt's samples."""
-    return np.array(
-        [np.sum([parts(s) for s in samples], axis=0) for samples in groups], dtype=float
-    )
-
-
-def variety(items_by_prompt):
+def variety(items_by_prompt: list[list]) -> tuple[float, np.ndarray]:
     """Share of different items among all, and the same with each prompt left out in turn.
 
     >>> share, without = variety([["a", "a"], ["a", "b"]])
@@ -327,7 +335,7 @@ def variety(items_by_prompt):
     return len(total) / max(size, 1), np.array(without)
 
 
-def jackknife(value, without):
+def jackknife(value: float, without: np.ndarray) -> Estimate:
     """95 % interval of a statistic from its values with each prompt left out (Efron 1981)."""
     n = len(without)
     if n < 2:
@@ -336,44 +344,62 @@ def jackknife(value, without):
     return _estimate(value, value - 1.96 * error, value + 1.96 * error)
 
 
-def bootstrap(statistic, columns, seed=0):
-    """95 % percentile interval of `statistic(*columns)`, the rows (prompts) resampled together."""
+def bootstrap(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
+    """95 % percentile interval of `statistic(prompts)`, over `count` prompts drawn anew.
+
+    Args:
+        statistic: of the prompts with these numbers, an int64 array.
+    """
     from scipy.stats import bootstrap
 
-    value = statistic(*columns)
-    if len(columns[0]) < 2:
+    prompts = np.arange(count)
+    value = statistic(prompts)
+    if count < 2:
         return _estimate(value)
     result = bootstrap(
-        columns,
+        (prompts,),
         statistic,
-        paired=True,
         vectorized=False,
         n_resamples=RESAMPLES,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     return _estimate(value, *result.confidence_interval)
 
 
-def _estimate(mean, low=None, high=None):
+def over_prompts(base, trained, count: int) -> Comparison:
+    """Estimates of two statistics, as for `bootstrap`, and of their difference."""
+    return Comparison(
+        bootstrap(base, count),
+        bootstrap(trained, count),
+        bootstrap(lambda prompts: trained(prompts) - base(prompts), count),
+    )
+
+
+def _estimate(mean, low=None, high=None) -> Estimate:
     """An estimate; without `low` and `high`, one that one prompt alone cannot give."""
-    ends = (None, None) if low is None else (float(low), float(high))
-    return {"mean": float(mean), "low": ends[0], "high": ends[1]}
+    return {
+        "mean": float(mean),
+        "low": None if low is None else float(low),
+        "high": None if high is None else float(high),
+    }
 
 
-def is_clear(estimate):
+def is_clear(estimate: Estimate) -> bool:
     """Whether the interval is known and does not contain 0."""
     return estimate["low"] is not None and not estimate["low"] <= 0 <= estimate["high"]
 
 
-def add_self_bleu(samples, references=64, tick=lambda: None):
+def add_self_bleu(
+    samples: list[Sample], references: int = 64, tick: Callable[[], object] = lambda: None
+) -> None:
     """Add `self_bleu_4` to each sample: BLEU-4 of its tokens against others of the sample.
 
     The references are `references` completions spread evenly over the sample, the completion
     itself left out: a fixed number, because BLEU grows with it (Zhu et al. 2018, Texygen).
     `tick()` is called for every 64 samples.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     bleu = BLEU(tokenize="none", effective_order=True)
     texts = [" ".join(map(str, s["ids"])) for s in samples]

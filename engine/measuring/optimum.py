@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,12 +27,23 @@ from engine.common import ROOT, UserError, progress, write_whole
 from engine.measuring.metrics import bootstrap, by_prompt
 
 OPTIMUM = "optimum.json"  # in tiny/ that of the bundled models, in a run's folder that of its base
-SETTINGS = ("model_name", "sentiment_model", "max_completion_length", "temperature")
 SAMPLES = 128  # of each prompt, where nobody says how many
 BATCH_SIZE = 64
 MARGIN = 2.0  # nats below log N up to which the estimate is trusted
 # 1/β per unit of reward, from the reference itself to (nearly) its best sample.
 STRENGTHS = np.concatenate([[0.0], np.geomspace(0.02, 1000.0, 100)])
+
+
+class Base(NamedTuple):
+    """What an optimum depends on, besides the prompts: options of a run, by their names."""
+
+    model_name: str
+    sentiment_model: str
+    max_completion_length: int
+    temperature: float
+
+
+SETTINGS = Base._fields
 
 
 def tilt(scores, strengths=STRENGTHS):
@@ -55,7 +67,8 @@ def tilt(scores, strengths=STRENGTHS):
         weights /= weights.sum(axis=1, keepdims=True)
         # 0 · log 0 is 0: the smallest positive number stands in for a weight of 0.
         logs = np.log(np.maximum(weights * scores.shape[1], np.finfo(float).tiny))
-        reward[i], kl[i] = (weights * scores).sum(axis=1), (weights * logs).sum(axis=1)
+        reward[i] = (weights * scores).sum(axis=1)
+        kl[i] = (weights * logs).sum(axis=1)
     return reward, kl
 
 
@@ -63,8 +76,8 @@ def tilt(scores, strengths=STRENGTHS):
 class Optimum:
     """Rewards of samples of an untrained model, and what follows from them."""
 
-    settings: dict  # of `settings_of`: what was sampled, how, and what scored it
-    scores: dict  # prompt -> list of N rewards in [0, 1]
+    base: Base  # of `settings_of`: what was sampled, how, and what scored it
+    scores: dict[str, list[float]]  # prompt -> N rewards in [0, 1]
     largest_probability: float | None = None  # of a whole text, among the samples
 
     @cached_property
@@ -132,8 +145,9 @@ class Optimum:
         >>> [p["sentiment"] for p in Optimum({}, {"a": [0.0, 0.6]}).best_of_n(counts=(1, 2))]
         [0.3, 0.6]
         """
-        ordered, points = np.sort(self.table, axis=1), []
+        ordered = np.sort(self.table, axis=1)
         size = ordered.shape[1]
+        points = []
         for n in counts:
             if n > size:
                 break
@@ -166,13 +180,12 @@ class Optimum:
             return float(reached["kl"][prompts].mean() / needed)
 
         needed = self.optimal_kl(reached["sentiment"].mean())
-        everything = (np.arange(len(self.scores)),)
-        unknown = {"mean": None, "low": None, "high": None, "optimal_kl": needed}
-        if math.isnan(factor(*everything)):
-            return unknown | {"optimal_kl": needed if needed < math.inf else None}
-        estimate = bootstrap(factor, everything)
+        if math.isnan(factor(np.arange(len(self.scores)))):
+            nothing = {"mean": None, "low": None, "high": None}
+            return nothing | {"optimal_kl": needed if needed < math.inf else None}
+        estimate = bootstrap(factor, len(self.scores))
         ends = {k: v if v is None or math.isfinite(v) else None for k, v in estimate.items()}
-        return unknown | ends
+        return ends | {"optimal_kl": needed}
 
     def save(self, path):
         """Write it as JSON, three decimals of each score, one prompt a line."""
@@ -181,7 +194,7 @@ class Optimum:
             + json.dumps([round(1000 * score) for score in scores], separators=(",", ":"))
             for prompt, scores in self.scores.items()
         )
-        head = {**self.settings, "largest_probability": self.largest_probability}
+        head = {**self.base._asdict(), "largest_probability": self.largest_probability}
         lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
         body = ",\n".join([*lines, f' "thousandths": {{\n{rows}\n }}'])
         write_whole(path, f"{{\n{body}\n}}\n")
@@ -196,10 +209,10 @@ def read_optimum(path):
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
         scores = {p: [s / 1000 for s in row] for p, row in values["thousandths"].items()}
-        settings = {name: values[name] for name in SETTINGS}
+        base = Base(*(values[name] for name in SETTINGS))
         if len({len(row) for row in scores.values()}) != 1:
             raise ValueError("rows of different lengths")
-        return Optimum(settings, scores, values["largest_probability"])
+        return Optimum(base, scores, values["largest_probability"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read as an optimum ({type(error).__name__}). Remove it, and it is "
@@ -207,8 +220,8 @@ def read_optimum(path):
         ) from error
 
 
-def settings_of(model_name, sentiment_model, max_completion_length, temperature):
-    """What an optimum depends on, besides the prompts; folders of this repository by short name."""
+def settings_of(model_name, sentiment_model, max_completion_length, temperature) -> Base:
+    """The base of an optimum; folders of this repository by short name."""
 
     def name_of(model):
         path = Path(model)
@@ -217,12 +230,16 @@ def settings_of(model_name, sentiment_model, max_completion_length, temperature)
         path = path.resolve()
         return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
-    names = (name_of(model_name), name_of(sentiment_model))
-    return dict(zip(SETTINGS, (*names, int(max_completion_length), float(temperature))))
+    return Base(
+        name_of(model_name),
+        name_of(sentiment_model),
+        int(max_completion_length),
+        float(temperature),
+    )
 
 
-def known_optimum(settings, prompts, folders=()):
-    """The optimum with these settings and prompts in `tiny/` or in one of the folders, or None.
+def known_optimum(base: Base, prompts, folders=()) -> Optimum | None:
+    """The optimum of this base and these prompts in `tiny/` or in one of the folders, or None.
 
     Raises:
         UserError: a file is damaged.
@@ -230,70 +247,46 @@ def known_optimum(settings, prompts, folders=()):
     for folder in (ROOT / "tiny", *folders):
         if (path := Path(folder) / OPTIMUM).exists():
             optimum = read_optimum(path)
-            if optimum.settings == settings and set(optimum.scores) == set(prompts):
+            if optimum.base == base and set(optimum.scores) == set(prompts):
                 return optimum
     return None
 
 
-def find_optimum(settings, prompts, load_score, folders=(), samples=None):
-    """The known optimum; or a new one, sampled under a progress bar and kept in the first folder.
+def local_name(name: str) -> str:
+    """A name of `settings_of` as one that a model can be loaded by, in whatever folder."""
+    return str(ROOT / name) if (ROOT / name).exists() else name
+
+
+def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -> Optimum:
+    """Sample an untrained model under a progress bar, and keep the reward of every sample.
 
     Args:
-        settings: of `settings_of`.
-        prompts: list of strings.
-        load_score: callable(name of the sentiment model) -> callable(texts) -> list of rewards.
-        folders: of runs that started from the base model.
-        samples: completions of each prompt, sampled anew; None takes what is known, if anything is.
-            Fewer than SAMPLES are not kept.
-    """
-    from engine.model.loading import load_model
-
-    prompts = list(dict.fromkeys(prompts))
-    if samples is None and (known := known_optimum(settings, prompts, folders)):
-        return known
-    samples = samples or SAMPLES
-    names = {name: settings[name] for name in SETTINGS[:2]}
-    names = {k: str(ROOT / v) if (ROOT / v).exists() else v for k, v in names.items()}
-    base, tokenizer = load_model(names["model_name"])
-    score, batches = load_score(names["sentiment_model"]), len(prompts) * samples / BATCH_SIZE
-    with progress("sampling the base model, to know the best possible", math.ceil(batches)) as tick:
-        made = sample_optimum(base, tokenizer, prompts, score, settings, samples, tick)
-    if folders and samples >= SAMPLES:  # a small sample is for today only
-        made.save(Path(folders[0]) / OPTIMUM)
-    return made
-
-
-def sample_optimum(model, tokenizer, prompts, score, settings, samples, tick=lambda: None):
-    """Sample an untrained model, and keep the reward of every sample.
-
-    Args:
-        model, tokenizer: the untrained model.
+        model, tokenizer: those of the base.
         prompts: list of P different strings.
         score: callable(texts) -> list of rewards in [0, 1].
-        settings: of `settings_of`; length and temperature are those of the sampling.
         samples: N, completions of each prompt.
-        tick: callable() for a progress bar, called once for each batch.
-
-    Returns:
-        Optimum
 
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    from engine.model.sampling import generate, require_room
+    from engine.model.loading import tokenize_prompts
+    from engine.model.sampling import Sampling, generate
 
-    length, temperature = settings["max_completion_length"], settings["temperature"]
-    prompt_ids = dict(zip(prompts, tokenizer(prompts)["input_ids"]))
-    require_room(model, prompts, [*prompt_ids.values()], length)
-    scores, largest = {prompt: [] for prompt in prompts}, -math.inf
+    length = base.max_completion_length
+    prompt_ids = dict(zip(prompts, tokenize_prompts(prompts, tokenizer, model, length)))
+    scores = {prompt: [] for prompt in prompts}
+    largest = -math.inf
     repeated = [prompt for prompt in prompts for _ in range(samples)]
-    for start in range(0, len(repeated), BATCH_SIZE):
-        batch = repeated[start : start + BATCH_SIZE]
-        rows = [prompt_ids[prompt] for prompt in batch]
-        ids, log_probs = generate(model, tokenizer, rows, length, temperature, seed=start)
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        for prompt, value in zip(batch, score(texts)):
-            scores[prompt].append(float(value))
-        largest = max(largest, *map(math.fsum, log_probs))
-        tick()
-    return Optimum(settings, scores, math.exp(largest))
+    batches = math.ceil(len(repeated) / BATCH_SIZE)
+    with progress("sampling the base model, to know the best possible", batches) as tick:
+        for start in range(0, len(repeated), BATCH_SIZE):
+            batch = repeated[start : start + BATCH_SIZE]
+            rows = [prompt_ids[prompt] for prompt in batch]
+            sampling = Sampling(length, base.temperature, seed=start)
+            ids, log_probs = generate(model, tokenizer, rows, sampling)
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for prompt, value in zip(batch, score(texts)):
+                scores[prompt].append(float(value))
+            largest = max(largest, *map(math.fsum, log_probs))
+            tick()
+    return Optimum(base, scores, math.exp(largest))

@@ -1,17 +1,37 @@
 """A sample of a policy as a dict, and how it is shown in a terminal."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from rich.text import Text
 
 from engine.common import UserError, make_console, short_path
-from engine.measuring.metrics import METRICS, repetition
-from engine.pages.report import read_run
+from engine.measuring.metrics import METRICS, Sample, repetition
+from engine.measuring.runs import read_run
+from engine.model.processes import Process
+from engine.model.sampling import Sampling
 
 COLUMNS = {"sentiment": 9, "kl": 9}  # in front of a text, and their widths
 
 
-def describe_samples(prompts, ids, tokenizer):
+@dataclass(frozen=True)
+class Measuring(Sampling):
+    """How `evaluate.evaluate_model` samples from a policy, and what it asks about the samples."""
+
+    amp_dtype: torch.dtype | None = None  # autocast type for the log-probabilities
+    # What the policy reads before each prompt, and the reference does not: the KL is then what the
+    # prefix (and any training) changed.
+    prefix: str = ""
+    judge: Callable[[list[str]], list[float]] | None = None  # of `sentiment.load_judge`
+    tick: Callable[[], object] = lambda: None  # for a progress bar, called twice for each batch
+    # Where several processes measure together: each samples and scores its part of the rows, and
+    # all get the result of all.
+    process: Process = Process()
+
+
+def describe_samples(prompts: list[str], ids: list[list[int]], tokenizer) -> list[Sample]:
     """Samples as dicts, with what their token ids tell.
 
     Args:
@@ -41,16 +61,15 @@ def print_sample(console, front, prompt, completion):
         front: text of any width, without line ends.
         prompt, completion: line ends and control characters in them are shown as spaces.
     """
-    prompt, whole = plain(prompt), plain(prompt + completion)
-    text = Text(whole)
-    text.stylize("dim", 0, len(prompt))
+    text = Text(plain(prompt + completion))
+    text.stylize("dim", 0, len(plain(prompt)))
     for line in text.wrap(console, max(console.width - len(front), 20)):
         line.rstrip()
         console.print(Text(front) + line, soft_wrap=True, highlight=False)
         front = " " * len(front)
 
 
-def plain(text):
+def plain(text: str) -> str:
     """A text in one line, without what a terminal would obey.
 
     >>> plain("good.\\n\\n A\\x1b[2J film ")
@@ -78,7 +97,7 @@ def print_samples(samples, with_kl=True):
         console.print(note, style="dim", highlight=False)
 
 
-def samples_of_run(folder, step=None, count=20):
+def samples_of_run(folder, step: int | None = None, count: int = 20) -> list[Sample]:
     """Samples of one validation of a run, spread evenly over its prompts.
 
     Args:

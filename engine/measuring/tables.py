@@ -1,11 +1,18 @@
 """What the programs print: tables of figures, the verdict of a comparison, a run in short."""
 
+from collections.abc import Iterable
+from typing import Any
+
 from rich.markup import escape
 from rich.table import Table
 
 from engine.common import make_console, short_path
-from engine.measuring.metrics import METRICS, by_prompt, is_clear
+from engine.measuring.metrics import METRICS, Estimate, Sample, by_prompt, is_clear
+from engine.measuring.optimum import Optimum
 from engine.model.architecture import has_fast_rollout
+
+Result = dict[str, Any]  # of `evaluate.evaluate_model`
+Estimates = dict[str, dict[str, Estimate]]  # of `metrics.compare_samples`
 
 # Columns of the validation table in the terminal: 80 characters. Their titles and forms are
 # those of METRICS.
@@ -22,13 +29,13 @@ VALIDATION = {
 TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
 
 
-def validation_header():
+def validation_header() -> str:
     """The titles over `validation_row`."""
     titles = (METRICS[name].column.rjust(width) for name, width in VALIDATION.items())
     return " step    sentiment" + "".join(titles)
 
 
-def validation_row(step, metrics):
+def validation_row(step: int, metrics: dict[str, float]) -> str:
     """One line of the validation table."""
     form = METRICS["sentiment"].form.format
     cells = (METRICS[name].form.format(metrics[name]).rjust(w) for name, w in VALIDATION.items())
@@ -68,7 +75,7 @@ def summarise_run(options, run, final, console):
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
 
 
-def print_metrics(results):
+def print_metrics(results: dict[str, dict[str, float]]) -> None:
     """A table of metrics: {column title: metrics}."""
     table = Table("metric", box=None, pad_edge=False)
     for title in results:
@@ -80,7 +87,7 @@ def print_metrics(results):
     make_console().print(table)
 
 
-def print_prefixes(results):
+def print_prefixes(results: dict[str, Result]) -> None:
     """The table of `evaluate.compare_prefixes`."""
     shown = ("sentiment", "positive_share", "kl", "perplexity", "length")
     table = Table("policy", box=None, pad_edge=False)
@@ -95,7 +102,7 @@ def print_prefixes(results):
     make_console().print(table)
 
 
-def print_estimates(estimates):
+def print_estimates(estimates: Estimates) -> None:
     """The table of a comparison: both models, and their difference with its 95 % interval."""
     table = Table("metric", "base", "trained", "difference", "95 % interval", "", box=None)
     for column in table.columns[1:]:
@@ -119,7 +126,7 @@ def print_estimates(estimates):
     make_console().print(table)
 
 
-def print_optimum(optimum):
+def print_optimum(optimum: Optimum) -> None:
     """The best possible policy and best-of-n, a row for each n, at equal KL."""
     table = Table("KL (nats)", "best possible", "best of n", "n", box=None, pad_edge=False)
     for column in table.columns:
@@ -136,17 +143,18 @@ def print_optimum(optimum):
     )
 
 
-def print_overpayment(estimates, optimum):
+def print_overpayment(estimates: Estimates, optimum: Optimum) -> None:
     """What the policy paid for its sentiment, against the best possible policy."""
-    trained, paid = estimates["trained"], estimates["overpayment"]
-    kl, sentiment = (trained[name]["mean"] for name in ("kl", "sentiment"))
-    if paid["mean"] is not None:
-        interval = "" if paid["low"] is None else f" ({paid['low']:.1f} … {paid['high']:.1f})"
+    kl, sentiment = (estimates["trained"][name]["mean"] for name in ("kl", "sentiment"))
+    paid: dict[str, Any] = estimates["overpayment"]
+    factor, low, high, optimal_kl = (paid[k] for k in ("mean", "low", "high", "optimal_kl"))
+    if factor is not None:
+        interval = "" if low is None else f" ({low:.1f} … {high:.1f})"
         text = (
-            f"overpayment {paid['mean']:.1f}×{interval}: the policy paid {kl:.2f} nats for a "
-            f"sentiment of {sentiment:.3f}; the best possible one pays {paid['optimal_kl']:.2f}"
+            f"overpayment {factor:.1f}×{interval}: the policy paid {kl:.2f} nats for a "
+            f"sentiment of {sentiment:.3f}; the best possible one pays {optimal_kl:.2f}"
         )
-    elif paid["optimal_kl"] is None:
+    elif optimal_kl is None:
         text = (
             f"overpayment beyond the estimate: {optimum.table.shape[1]} samples of each prompt "
             f"know the best possible policy up to {optimum.limit:.1f} nats"
@@ -156,10 +164,10 @@ def print_overpayment(estimates, optimum):
     make_console().print(f"\n{text}", highlight=False)
 
 
-def verdict(estimates):
+def verdict(estimates: Estimates) -> str:
     """One sentence about what `compare_models` found: was the reward earned, or only its number?"""
-    trained, difference = estimates["trained"], estimates["difference"]
-    proxy, judge = difference["sentiment"], difference["judge"]
+    proxy = estimates["difference"]["sentiment"]
+    judge = estimates["difference"]["judge"]
     if proxy["low"] is None:
         return TOO_LITTLE
     if not is_clear(proxy):
@@ -169,10 +177,11 @@ def verdict(estimates):
     rose = f"The sentiment rose by {proxy['mean']:.2f}"
     if costs := costs_of(estimates):
         return f"{rose}, but {'; '.join(costs)}. Do not trust the reward alone."
-    return f"{rose} and the judge by {judge['mean']:.2f}, at {trained['kl']['mean']:.1f} nats."
+    kl = estimates["trained"]["kl"]["mean"]
+    return f"{rose} and the judge by {judge['mean']:.2f}, at {kl:.1f} nats."
 
 
-def prompting_verdict(results):
+def prompting_verdict(results: dict[str, Result]) -> str:
     """One sentence about what `compare_prefixes` found: could one just have asked?
 
     Args:
@@ -192,20 +201,20 @@ def prompting_verdict(results):
     if "trained" not in results:
         return f"{text}."
     text += f"; the trained model reaches {reached(**figures['trained'])}"
-    both = f"trained + {prefix}"
-    more = _rises(results, "trained", both) and _rises(results, best, both)
-    text += f", and {reached(**figures[both])} with the prefix"
-    return f"{text}: the two {'add up' if more else 'do not add up'}."
+    combined = f"trained + {prefix}"
+    adds_up = _rises(results, "trained", combined) and _rises(results, best, combined)
+    text += f", and {reached(**figures[combined])} with the prefix"
+    return f"{text}: the two {'add up' if adds_up else 'do not add up'}."
 
 
-def _rises(results, first, second):
-    """Whether the sentiment of the second result is clearly above that of the first."""
-    groups = [[*by_prompt(results[title]["samples"]).values()] for title in (first, second)]
-    change = METRICS["sentiment"].kind.compare(*groups)[2]
+def _rises(results, lower, higher):
+    """Whether the sentiment of one result is clearly above that of another."""
+    groups = [[*by_prompt(results[title]["samples"]).values()] for title in (lower, higher)]
+    change = METRICS["sentiment"].kind.compare(*groups).difference
     return is_clear(change) and change["mean"] > 0
 
 
-def costs_of(estimates):
+def costs_of(estimates: Estimates) -> list[str]:
     """What a rise in sentiment was paid with, in words; an empty list if with nothing large."""
     base, trained, difference = (estimates[key] for key in ("base", "trained", "difference"))
     costs = []
@@ -224,12 +233,12 @@ def costs_of(estimates):
     return costs
 
 
-def print_pairs(pairs):
+def print_pairs(pairs: Iterable[tuple[Sample, Sample]]) -> None:
     """The trained model's best, median and worst completion by the judge, each beside the base
     model's to the same prompt: a choice that flatters nobody.
 
     Args:
-        pairs: list of (base sample, trained sample), each with a `judge` score.
+        pairs: (base sample, trained sample), each with a `judge` score.
     """
     console = make_console()
     pairs = sorted(pairs, key=lambda pair: pair[1]["judge"])

@@ -2,7 +2,7 @@
 
 import html
 
-from engine.measuring.metrics import METRICS
+from engine.measuring.metrics import METRICS, Sample
 from engine.pages.token_view import TOKEN_STYLE, legend_html, tokens_html
 
 STYLE = (
@@ -14,19 +14,17 @@ STYLE = (
 .sample { border-top: 1px solid color-mix(in srgb, currentColor 25%, transparent);
   padding: .75rem 0; }
 .sample p { margin: 0 0 .3rem; }
-.stars { letter-spacing: .1em; }
 .prompt, .small { opacity: .75; }
 .small { font-size: .85rem; font-variant-numeric: tabular-nums; }
-.policies summary { cursor: pointer; }
 """
 )
 
 
-def page_of(results, seed):
+def page_of(results: dict[str, list[Sample]], seed: int) -> str:
     """What `play.write` returns as HTML, one column for each policy."""
     columns = (
-        f"<section><h2>{html.escape(title)}</h2>{''.join(map(sample_html, groups))}</section>"
-        for title, groups in results.items()
+        f"<section><h2>{html.escape(title)}</h2>{''.join(map(sample_html, samples))}</section>"
+        for title, samples in results.items()
     )
     return (
         f'{legend_html()}<div class="policies">{"".join(columns)}</div>'
@@ -35,40 +33,12 @@ def page_of(results, seed):
     )
 
 
-def sample_html(group):
-    """The best sample of a group, its tokens tinted; the others are folded away."""
-    best, *others = group
-    text = f'<span class="prompt">{html.escape(best["prompt"])}</span>{tokens_html(best["tokens"])}'
-    shown = f'{figures_html(best)}<p class="text">{text}</p>'
-    if others:
-        rest = "".join(
-            f"{figures_html(row)}<p>{html.escape(row['prompt'] + row['completion'])}</p>"
-            for row in others
-        )
-        shown += f"<details><summary>the other {len(others)}</summary>{rest}</details>"
-    return f'<div class="sample">{shown}</div>'
-
-
-def figures_html(sample):
-    """Stars and what is behind them.
-
-    >>> sample = {"stars": [0, 0, 0.1, 0.4, 0.5], "sentiment": 0.85, "kl": 1.5}
-    >>> print(figures_html(sample))
-    <p><span class="stars" role="img" aria-label="4.4 of 5 stars">★★★★☆</span> 4.4
-    <span class="small">1★ 0% · 2★ 0% · 3★ 10% · 4★ 40% · 5★ 50%</span><br>
-    <span class="small">sentiment 0.850 · KL nats 1.50</span></p>
-    """
-    mean = sum(number * share for number, share in enumerate(sample["stars"], 1))
-    drawn = "★" * round(mean) + "☆" * (5 - round(mean))
-    shares = " · ".join(
-        f"{number}★\u00a0{share:.0%}" for number, share in enumerate(sample["stars"], 1)
-    )
+def sample_html(sample: Sample) -> str:
+    """A sample with its figures, its tokens tinted."""
     figures = " · ".join(
         f"{METRICS[name].column} {METRICS[name].form.format(sample[name])}"
         for name in ("sentiment", "kl")
     )
-    return (
-        f'<p><span class="stars" role="img" aria-label="{mean:.1f} of 5 stars">{drawn}</span> '
-        f'{mean:.1f}\n<span class="small">{shares}</span><br>\n'
-        f'<span class="small">{figures}</span></p>'
-    )
+    prompt = f'<span class="prompt">{html.escape(sample["prompt"])}</span>'
+    text = f'<p class="text">{prompt}{tokens_html(sample["tokens"])}</p>'
+    return f'<div class="sample"><p class="small">{figures}</p>{text}</div>'

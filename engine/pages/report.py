@@ -1,142 +1,41 @@
-"""Runs read from the files that `train.py` leaves, and pictures of them.
+"""Pictures of runs, and of a comparison.
 
 python evaluate.py curves RUN…       learning curves            -> curves.png
 python evaluate.py frontier RUN…     sentiment against KL       -> frontier.png
 
-`engine.pages.run_page` makes the page about them.
+`engine.pages.run_page` makes the page about runs.
 """
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from engine.common import (
-    MANIFEST,
-    UserError,
-    first_line,
-    read_jsonl,
-    short_path,
-    whole_file,
-)
+from engine.common import UserError, short_path, whole_file
 from engine.measuring.metrics import METRICS
-from engine.measuring.optimum import SETTINGS
-from engine.options import FIELDS, NLPTOWN
+from engine.measuring.optimum import Base, Optimum
+from engine.measuring.runs import Run, base_of
 
 PANELS = ("sentiment", "kl", "perplexity", "length")
 CURVE = ("sentiment", "low", "high")
-COLUMNS = ("sentiment", "positive_share", "kl", "perplexity", "repetition_3", "length")
+KL_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 
 
-def read_run(folder):
-    """A run as dict: `name`, its `manifest`, its `validations` and its `completions`, by step,
-    and the rows of its explore.jsonl as `explore`, none where an older run has no such file.
-
-    Raises:
-        UserError: the folder holds no run, or one without a validation.
-    """
-    folder = Path(folder)
-    folder = folder.parent if folder.name == "final" else folder
-    manifest = read_manifest(folder)
-    try:
-        validations = read_jsonl(folder / "metrics.jsonl", phase="validation")
-        completions = read_jsonl(folder / "completions.jsonl")
-        explore = read_jsonl(kept) if (kept := folder / "explore.jsonl").exists() else []
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl, "
-            "completions.jsonl or explore.jsonl)."
-        ) from error
-    if not validations:
-        raise UserError(f"The run in '{folder}' has no validation yet.")
-    return {
-        "name": folder.name,
-        "folder": folder,
-        "manifest": manifest,
-        "validations": validations,
-        "completions": completions,
-        "explore": explore,
-    }
-
-
-def read_manifest(folder):
-    """The contents of a run's run.json, with every option that there is today.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    try:
-        manifest = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
-        defaults = {name: field.default for name, field in FIELDS.items()}
-        return {**manifest, "options": {**defaults, **manifest["options"]}}
-    except OSError as error:
-        if not Path(folder).exists():
-            raise UserError(f"There is no folder '{folder}'.") from error
-        raise UserError(
-            f"'{folder}' is not the output folder of a run: it has no run.json."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{Path(folder) / MANIFEST} is damaged ({type(error).__name__}: {first_line(error)})."
-        ) from error
-
-
-def model_of(name):
-    """A run's folder as the folder of its model; any other name as it is."""
-    return str(Path(name) / "final") if (Path(name) / "final").is_dir() else name
-
-
-def base_name(model):
-    """The name of the model that the run of OUTPUT_DIR/final started from; None for any other.
-
-    Raises:
-        UserError: the run's run.json is damaged.
-    """
-    folder = Path(model).resolve().parent
-    known = (folder / MANIFEST).exists()
-    return read_manifest(folder)["options"]["model_name"] if known else None
-
-
-def run_settings(*model_names):
-    """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
-
-    The first name that is part of a run counts; otherwise the defaults, with the sentiment model
-    that lies beside a bundled model.
-
-    Raises:
-        UserError: the run's run.json is damaged.
-    """
-    folders = [Path(name).resolve().parent for name in model_names]
-    runs = [folder for folder in folders if (folder / MANIFEST).exists()]
-    options = read_manifest(runs[0])["options"] if runs else {}
-    neighbours = [folder / "sentiment" for folder in folders if (folder / "sentiment").is_dir()]
-    return {
-        "sentiment_model": options.get("sentiment_model", str([*neighbours, NLPTOWN][0])),
-        "max_new_tokens": options.get("max_completion_length", 48),
-        "temperature": options.get("temperature", 1.0),
-    }
-
-
-def base_of(run):
-    """What the run started from: runs with equal bases have one optimum."""
-    return tuple(run["manifest"]["options"][name] for name in SETTINGS)
-
-
-def label(run):
+def label(run: Run) -> str:
     """The name of a run and what sets it apart: "run7 (forward 0.1)"."""
     options = run["manifest"]["options"]
-    parts = [options["reward_shaping"]] if options["reward_shaping"] != "linear" else []
+    features = [options["reward_shaping"]] if options["reward_shaping"] != "linear" else []
     if options["kl_type"] != "none":
         target = options["kl_target"]
         strength = f"to {target:g} nats" if target else f"{options['kl_coef']:g}"
-        parts.append(f"{options['kl_type']} {strength}")
+        features.append(f"{options['kl_type']} {strength}")
     if options["beta"]:
-        parts.append(f"beta {options['beta']:g}")
+        features.append(f"beta {options['beta']:g}")
     if options["credit"] == "prefix":
-        parts.append("credit by prefix")
-    parts += [flag for flag in ("hackable_reward", "negate_reward", "use_peft") if options[flag]]
-    return f"{run['name']} ({', '.join(parts)})" if parts else run["name"]
+        features.append("credit by prefix")
+    features += [flag for flag in ("hackable_reward", "negate_reward", "use_peft") if options[flag]]
+    return f"{run['name']} ({', '.join(features)})" if features else run["name"]
 
 
-def plot_curves(runs):
+def plot_curves(runs: list[Run]):
     """Four panels, one line per run: sentiment, KL, perplexity and length over the steps."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
@@ -158,7 +57,7 @@ def plot_curves(runs):
     return figure
 
 
-def plot_frontier(runs, optima=()):
+def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     """Sentiment against KL(policy‖ref): each run a path of its validations, the optimum in black.
 
     Args:
@@ -174,7 +73,7 @@ def plot_frontier(runs, optima=()):
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
     if len(runs) > 10:
-        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
+        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](range(20)))
     for run in runs:
         kl = [max(row["kl"], 0.0) for row in run["validations"]]
         sentiment = [row["sentiment"] for row in run["validations"]]
@@ -193,8 +92,7 @@ def plot_frontier(runs, optima=()):
     for (title, optimum), marker in zip(optima, "dsv^<>" * len(optima)):
         _draw_optimum(axes, title, optimum, marker)
     axes.set_xscale("asinh", linear_width=1.0)
-    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(KL_TICKS, [f"{tick:g}" for tick in KL_TICKS])
     axes.set_xticks([], minor=True)
     axes.set(
         xlabel="KL(policy‖ref) of a completion, nats (linear near 0, logarithmic far from it)",
@@ -207,7 +105,7 @@ def plot_frontier(runs, optima=()):
     return figure
 
 
-def plot_comparison(comparison, path=None):
+def plot_comparison(comparison: dict, path: str | Path | None = None):
     """Sentiment of both models' completions, one histogram above the other.
 
     Each has a scale of its own: a trained model often earns nearly the same for every text, and
@@ -227,10 +125,10 @@ def plot_comparison(comparison, path=None):
         scores = [sample["sentiment"] for sample in comparison[name]["samples"]]
         metrics = comparison[name]["metrics"]
         share = [100 / len(scores)] * len(scores)  # of one completion
-        label = f"{len(scores)} completions"
-        axes.hist(scores, bins=20, range=(0, 1), weights=share, color=color, label=label)
-        label = f"mean {metrics['sentiment']:.2f}"
-        axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=label)
+        counted = f"{len(scores)} completions"
+        axes.hist(scores, bins=20, range=(0, 1), weights=share, color=color, label=counted)
+        mean = f"mean {metrics['sentiment']:.2f}"
+        axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=mean)
         figures = f"KL(policy‖ref) {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
         axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where it hides no bar
@@ -255,18 +153,19 @@ def _draw_optimum(axes, title, optimum, marker):
     )
 
 
-def optimum_titles(runs):
+def optimum_titles(runs: list[Run]) -> dict[Base, str]:
     """{base of a run: what its optimum is called in a legend}, in the order of the runs."""
     bases = dict.fromkeys(map(base_of, runs))
     if len(bases) == 1:
         return {base: "" for base in bases}
     return {
-        base: f" from {short_path(base[0])}, {base[2]} tokens, temperature {base[3]:g}"
+        base: f" from {short_path(base.model_name)}, {base.max_completion_length} tokens, "
+        f"temperature {base.temperature:g}"
         for base in bases
     }
 
 
-def save_figure(figure, path):
+def save_figure(figure, path: str | Path) -> None:
     """Write an image; the ending of its name says which kind.
 
     Raises:

@@ -13,37 +13,41 @@ import html
 import json
 import math
 import re
+from pathlib import Path
 from string import Template
 
 from engine.common import short_path, write_whole
 from engine.measuring.judge import NgramJudge
 from engine.measuring.metrics import METRICS
-from engine.pages.report import COLUMNS, PANELS, base_of, label
+from engine.measuring.optimum import Optimum
+from engine.measuring.runs import Run, base_of
+from engine.pages.report import PANELS, label
 from engine.pages.token_view import PAGE, TOKEN_STYLE, legend_html
 
+COLUMNS = ("sentiment", "positive_share", "kl", "perplexity", "repetition_3", "length")
 SAMPLE = ("step", "prompt", "completion", "sentiment", "kl")  # what the page shows of a sample
 
 
-def write_page(runs, optima, path):
+def write_page(runs: list[Run], optima: list[tuple[str, Optimum]], path: str | Path) -> None:
     """Write the page.
 
     Args:
-        runs: of `report.read_run`.
+        runs: of `read_run`.
         optima: (title, Optimum) of each base model that the runs started from.
         path: of the HTML file.
     """
-    charts, page = (read_part(f"{name}.js") for name in ("charts", "page"))
-    text = Template(read_part("page.html")).substitute(
-        style=TOKEN_STYLE + read_part("page.css"),
+    charts = re.sub(r"^export ", "", read_file("charts.js"), flags=re.M)
+    text = Template(read_file("page.html")).substitute(
+        style=TOKEN_STYLE + read_file("page.css"),
         legend=legend_html(),
         table=before_and_after(runs),
         data=pack(page_data(runs, optima)),
-        script=re.sub(r"^export ", "", charts, flags=re.M) + page,
+        script=charts + read_file("page.js"),
     )
     write_whole(path, text)
 
 
-def read_part(name):
+def read_file(name):
     """A file of engine/pages/page as text."""
     return (PAGE / name).read_text(encoding="utf-8")
 
@@ -77,7 +81,7 @@ def page_data(runs, optima):
             name: {
                 "title": metric.title,
                 "column": metric.column,
-                "digits": int(re.search(r"\.(\d)", metric.form).group(1)),
+                "digits": int(re.findall(r"\.(\d)", metric.form)[0]),
                 "percent": "%" in metric.form,
             }
             for name, metric in METRICS.items()
@@ -92,13 +96,13 @@ def page_data(runs, optima):
     }
 
 
-def run_data(run, judge):
+def run_data(run: Run, judge: NgramJudge) -> dict:
     """What the page shows of one run."""
     manifest = {k: v for k, v in run["manifest"].items() if k not in ("before", "after")}
     samples = [{key: row.get(key) for key in SAMPLE} for row in run["completions"]]
-    for sample, verdict in zip(samples, judge([row["completion"] for row in samples])):
-        sample["judge"] = verdict
-    figures = dict.fromkeys(("step", *PANELS))
+    for sample, score in zip(samples, judge([row["completion"] for row in run["completions"]])):
+        sample["judge"] = score
+    figures = ("step", *PANELS)
     return {
         "name": run["name"],
         "label": label(run),
@@ -121,11 +125,14 @@ def before_and_after(runs):
     """The figures of each base model and of each run at its end, as an HTML table."""
     titles = "".join(f"<th>{METRICS[name].title}" for name in COLUMNS)
     lines = [f"<thead><tr><th>run{titles}</thead><tbody>"]
-    firsts = {base_of(run): run for run in reversed(runs)}  # the first run of each base
-    several = len(firsts) > 1
-    for base in dict.fromkeys(map(base_of, runs)):
-        name = f"before training, {short_path(base[0])}" if several else "before training"
-        lines.append(table_row(name, firsts[base]["validations"][0]))
+    bases = {}
+    for run in runs:
+        bases.setdefault(base_of(run), run["validations"][0])
+    for base, figures in bases.items():
+        name = "before training"
+        if len(bases) > 1:
+            name += f", {short_path(base.model_name)}"
+        lines.append(table_row(name, figures))
     lines += [table_row(label(run), run["validations"][-1]) for run in runs]
     return f"<table>{''.join(lines)}</tbody></table>"
 

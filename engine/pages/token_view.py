@@ -7,31 +7,51 @@ engine/pages/page/tokens.css.
 
 import html
 from pathlib import Path
+from typing import NamedTuple, TypedDict
 
 import torch
 
-from engine.model.scoring import pad, reference_model, vocabulary_log_probs
+from engine.model.scoring import Models, pad, reference_model, vocabulary_log_probs
 
 PAGE = Path(__file__).parent / "page"
 TOKEN_STYLE = (PAGE / "tokens.css").read_text(encoding="utf-8")
 LEGEND_STEPS = (-3, -2, -1, 0, 1, 2, 3)  # nats
+LIKELIEST = 5  # how many of its likeliest tokens each model names
+
+
+class Answer(NamedTuple):
+    """What one model thinks of the tokens, as lists of (B, T) or (B, T, LIKELIEST)."""
+
+    own: list  # log-probability of each token
+    top_values: list  # log-probabilities of the likeliest ones
+    top_ids: list  # and their ids
+
+
+class Token(TypedDict):
+    """What both models think of a token of a completion."""
+
+    text: str
+    q: float  # log-probability under the policy, nats
+    p: float  # under the reference
+    q_top: list[list]  # the policy's likeliest tokens: [text, log-probability], the likeliest first
+    p_top: list[list]  # the reference's
 
 
 @torch.no_grad()
-def describe_tokens(models, prompt_ids, completion_ids, temperature=1.0, top=5):
+def describe_tokens(
+    models: Models, prompt_ids, completion_ids, temperature=1.0
+) -> list[list[Token]]:
     """What both models think of each token of some completions.
 
     Args:
-        models: `scoring.Models`: the policy that sampled is q, the reference p.
+        models: the policy that sampled is q, the reference p.
         prompt_ids, completion_ids: lists of B lists of token ids; no prompt is empty.
         temperature: of the sampling.
-        top: how many of its likeliest tokens each model names.
 
     Returns:
-        B lists with one dict per token: `text`, the log-probabilities `q` and `p` in nats, and
-        `q_top` and `p_top`, lists of [text, log-probability], the likeliest first. The texts of a
-        completion join to its decoded text: a character of several tokens belongs to the last of
-        them, and an end-of-text token has the text "".
+        B lists with a Token for each token. The texts of a completion join to its decoded text: a
+        character of several tokens belongs to the last of them, and an end-of-text token has the
+        text "".
     """
     if not any(completion_ids):
         return [[] for _ in completion_ids]
@@ -43,55 +63,57 @@ def describe_tokens(models, prompt_ids, completion_ids, temperature=1.0, top=5):
 
     def ask(model):
         log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)  # (B, T, V)
-        values, indices = log_probs.topk(min(top, log_probs.shape[-1]))  # (B, T, top)
-        return log_probs.gather(-1, tokens)[..., 0].tolist(), values.tolist(), indices.tolist()
+        values, indices = log_probs.topk(min(LIKELIEST, log_probs.shape[-1]))
+        own = log_probs.gather(-1, tokens)[..., 0]
+        return Answer(own.tolist(), values.tolist(), indices.tolist())
 
     q = ask(models.policy)
     with reference_model(models.policy, models.ref) as reference:
         p = ask(reference)
 
-    def named(answer, row, t):
-        _, values, indices = answer
-        return [[tokenizer.decode([i]), v] for i, v in zip(indices[row][t], values[row][t])]
+    def likeliest(answer, row, t):
+        pairs = zip(answer.top_ids[row][t], answer.top_values[row][t])
+        return [[tokenizer.decode([token]), value] for token, value in pairs]
 
     described = []
     for row, completion in enumerate(completion_ids):
         texts = token_texts(tokenizer, completion)
         described.append(
             [
-                {
-                    "text": text,
-                    "q": q[0][row][t],
-                    "p": p[0][row][t],
-                    "q_top": named(q, row, t),
-                    "p_top": named(p, row, t),
-                }
+                Token(
+                    text=text,
+                    q=q.own[row][t],
+                    p=p.own[row][t],
+                    q_top=likeliest(q, row, t),
+                    p_top=likeliest(p, row, t),
+                )
                 for t, text in enumerate(texts, start=length - len(texts))
             ]
         )
     return described
 
 
-def token_texts(tokenizer, ids):
+def token_texts(tokenizer, ids: list[int]) -> list[str]:
     """The text that each token adds; together, what the tokenizer decodes from all of them.
 
     A token may hold a part of a character only, which decodes to U+FFFD: its character is the
     text of the token that completes it.
     """
-    texts, done = [], ""
+    texts = []
+    settled = ""
     whole = tokenizer.decode(ids, skip_special_tokens=True)
     for count in range(1, len(ids) + 1):
-        part = whole
+        text = whole
         if count < len(ids):
-            part = tokenizer.decode(ids[:count], skip_special_tokens=True).rstrip("\ufffd")
-        if len(part) < len(done) or not whole.startswith(part):
-            part = done  # what is not settled yet belongs to a later token
-        texts.append(part[len(done) :])
-        done = part
+            text = tokenizer.decode(ids[:count], skip_special_tokens=True).rstrip("\ufffd")
+        if len(text) < len(settled) or not whole.startswith(text):
+            text = settled  # what is not settled yet belongs to a later token
+        texts.append(text[len(settled) :])
+        settled = text
     return texts
 
 
-def tokens_html(tokens):
+def tokens_html(tokens: list[Token]) -> str:
     """A completion of `describe_tokens` as HTML, tinted by TOKEN_STYLE; hover or focus tells q, p.
 
     >>> print(tokens_html([{"text": " <b", "q": -0.5, "p": -1.5}]))
@@ -107,7 +129,7 @@ def tokens_html(tokens):
     return f'<span class="tokens">{"".join(spans)}</span>'
 
 
-def legend_html():
+def legend_html() -> str:
     """What the two tints mean, as HTML."""
     steps = "".join(
         f'<span class="token" style="--d:{d}">{f"{d:+d}".replace("-", "−") if d else 0}</span>'

@@ -34,6 +34,7 @@ print(f"positive: {(scores > 0.5).float().mean():.0%}, standard deviation {score
 # %%
 from engine.common import read_jsonl
 from engine.measuring.optimum import settings_of
+from engine.measuring.runs import base_of, read_run
 from engine.pages import report
 from train import train
 
@@ -78,7 +79,7 @@ run("backward", kl_type="backward")
 runs = []
 for name in ("none", "exponential", "forward", "backward"):
     with exercise():
-        runs.append(report.read_run(folder_of(name)))
+        runs.append(read_run(folder_of(name)))
 if runs:
     display(report.plot_curves(runs))
 
@@ -89,7 +90,7 @@ if runs:
 with exercise():
     if not runs:
         raise UserError("there is no trained run to draw.")
-    base = settings_of(*report.base_of(runs[0]))
+    base = settings_of(*base_of(runs[0]))
     optimum = evaluate.optimum_of(base, folders=[run["folder"] for run in runs])
     display(report.plot_frontier(runs, [("", optimum)]))
 

@@ -163,7 +163,7 @@ def fit_text_check(texts, vocabulary, tables, polar, rng):
     fakes = [made_up(text, polar, rng) for text in texts]
     both = texts + fakes
     ids, rows = encode(both, vocabulary.words)
-    x = text_statistics(ids, rows, len(both), vocabulary.stop, vocabulary.base, *tables)
+    x = text_statistics(ids, rows, len(both), vocabulary.stop, vocabulary.base, tables)
     targets = np.repeat([1.0, 0.0], [len(texts), len(fakes)])
     x = np.column_stack([x, np.ones(len(x))])
 

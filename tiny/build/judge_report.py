@@ -69,4 +69,4 @@ def report_judge(corpus, folder):
         )
     shuffled = [" ".join(rng.sample(words, len(words))) for words in map(str.split, texts)]
     for title, kind in (("openings", texts), ("the same, shuffled", shuffled)):
-        print(f"P(text) above 0.5: {np.mean(judge.parts(kind)[1] > 0.5):.1%} of {title}")
+        print(f"P(text) above 0.5: {np.mean(judge.answers(kind)[1] > 0.5):.1%} of {title}")

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from engine.common import ROOT, UserError
-from engine.measuring.judge import FOLDER, NgramJudge, encode, ngrams, text_statistics, tokens
+from engine.common import UserError
+from engine.measuring.judge import FOLDER, NgramJudge, encode, ngrams, text_statistics
 
 GOOD = (
     "I loved this movie.",
@@ -54,8 +54,8 @@ def test_honest_texts(judge):
     assert min(judge(GOOD)) > 0.6 and max(judge(BAD)) < 0.4
 
 
-@pytest.mark.parametrize("text", NO_TEXT)
-def test_what_is_no_text_earns_nothing(judge, text):
+@pytest.mark.parametrize("text", NO_TEXT + FOREIGN)
+def test_what_is_no_english_text_earns_nothing(judge, text):
     assert judge([text])[0] == pytest.approx(0.5, abs=0.1)
 
 
@@ -64,29 +64,19 @@ def test_no_words_are_neutral(judge, text):
     assert judge([text])[0] == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize("text", FOREIGN)
-def test_another_language_is_neutral(judge, text):
-    assert judge([text])[0] == pytest.approx(0.5, abs=0.1)
-
-
-@pytest.mark.parametrize("word", ["great", "Wonderful!", "terrible", "film"])
-def test_one_word_says_nothing(judge, word):
-    assert judge([word]) == [0.5]
+def test_one_word_says_nothing(judge):
+    assert judge(["great", "Wonderful!", "terrible", "film"]) == [0.5] * 4
 
 
 def test_shuffled_reviews_lose_most_of_their_score(judge):
     """On average: some orders of common words are nearly English, and pass (see tiny/README.md)."""
-    rng, kept = random.Random(0), []
-    for first, second in (
-        (GOOD[1], GOOD[2]),
-        (GOOD[2], GOOD[4]),
-        (BAD[1], BAD[4]),
-        (BAD[2], BAD[4]),
-    ):
-        words = f"{first} {second}".split()
+    rng = random.Random(0)
+    shares = []
+    for text in (f"{GOOD[1]} {GOOD[2]}", f"{GOOD[2]} {GOOD[4]}", f"{BAD[1]} {BAD[4]}"):
+        words = text.split()
         shuffled = judge([" ".join(rng.sample(words, len(words))) for _ in range(40)])
-        kept.append((np.mean(shuffled) - 0.5) / (judge([f"{first} {second}"])[0] - 0.5))
-    assert np.mean(kept) < 0.5
+        shares.append((np.mean(shuffled) - 0.5) / (judge([text])[0] - 0.5))
+    assert np.mean(shares) < 0.5
 
 
 def test_negation(judge):
@@ -100,11 +90,6 @@ def test_negation(judge):
         ]
     )
     assert not_good < good and not_at_all < good and bad < not_bad
-
-
-def test_repeating_a_good_text_earns_nothing(judge):
-    once, often = judge([GOOD[2], " ".join([GOOD[2]] * 20)])
-    assert often < once
 
 
 def test_a_good_text_that_ends_in_a_list_earns_less(judge):
@@ -132,18 +117,6 @@ def test_quick(judge):
     assert time.process_time() - started < 1
 
 
-def test_small():
-    files = [path for path in (ROOT / "tiny").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 2e6
-    assert sum(path.stat().st_size for path in files) <= 20e6
-
-
-def test_tokens():
-    assert tokens("Don’t go; IT'S bad...!? 8/10 café_x") == [
-        *("don't", "go", "it's", "bad", ".", "café", "x"),
-    ]
-
-
 def test_ngrams_by_hand():
     words = {"a": 1, "b": 2, "c": 3}
     ids, rows = encode([["a", "b", "a", "b"], [], ["x", "c", "a"]], words)
@@ -165,8 +138,8 @@ def test_ngrams_that_do_not_fit_are_refused():
 
 def test_text_statistics_by_hand():
     ids, rows = encode([[*"abab", ".", "a"], ["x"]], {"a": 1, "b": 2, ".": 3})
-    pairs, triples = np.array([12, 31]), np.array([121, 131, 212, 231])
-    shares = text_statistics(ids, rows, 3, 3, 10, pairs, triples)
+    tables = np.array([12, 31]), np.array([121, 131, 212, 231])
+    shares = text_statistics(ids, rows, texts=3, stop=3, base=10, tables=tables)
     assert np.exp(shares) == pytest.approx(
         np.array(
             [

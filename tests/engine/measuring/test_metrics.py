@@ -77,14 +77,6 @@ def test_jackknife_by_hand():
     assert got == pytest.approx({"mean": 2, "low": 2 - 1.96 * error, "high": 2 + 1.96 * error})
 
 
-def test_jackknife_of_a_mean_is_its_standard_error():
-    values = np.random.default_rng(0).normal(size=40)
-    without = (values.sum() - values) / 39
-    got = metrics.jackknife(values.mean(), without)
-    error = values.std(ddof=1) / math.sqrt(40)
-    assert got["high"] - got["mean"] == pytest.approx(1.96 * error, abs=1e-9)
-
-
 def test_equal_samples_differ_by_nothing():
     rows = [sample(p, ids=[i, 2, 3], sentiment=i / 4, judge=i / 4) for p in "abc" for i in range(4)]
     estimates = metrics.compare_samples(rows, rows)
@@ -110,9 +102,9 @@ def test_intervals_are_over_prompts():
     """Completions that only repeat their prompt's score add nothing to what four prompts say."""
     few = [sample(p, sentiment=s) for p, s in zip("abcd", (0.1, 0.3, 0.6, 0.8))]
     many = [dict(row) for row in few for _ in range(25)]
-    one, other = (metrics.compare_samples(rows, rows)["base"]["sentiment"] for rows in (few, many))
-    assert one == pytest.approx(other)
-    assert one["high"] - one["low"] > 0.3
+    interval = metrics.compare_samples(few, few)["base"]["sentiment"]
+    assert interval == pytest.approx(metrics.compare_samples(many, many)["base"]["sentiment"])
+    assert interval["high"] - interval["low"] > 0.3
 
 
 def test_interval_of_a_median():
@@ -123,14 +115,6 @@ def test_interval_of_a_median():
     assert base["mean"] == pytest.approx(math.exp(4))
     # P(median of 7 draws ≤ second value) = P(Bin(7, 2/7) ≥ 4) = 0.10, ≤ first: 0.0099
     assert base["low"] == pytest.approx(math.exp(2)) and base["high"] == pytest.approx(math.exp(6))
-
-
-def test_bootstrap_interval_of_a_mean():
-    values = np.random.default_rng(0).normal(size=400)
-    got = metrics.bootstrap(lambda x: float(np.mean(x)), (values,))
-    error = values.std() / 20
-    assert got["high"] - got["mean"] == pytest.approx(1.96 * error, rel=0.15)
-    assert got["mean"] - got["low"] == pytest.approx(1.96 * error, rel=0.15)
 
 
 def test_one_prompt_has_no_interval():

@@ -1,7 +1,7 @@
 import io
-import json
 
 import pytest
+from made_up_run import write_run
 from rich.console import Console
 
 from engine.common import UserError
@@ -38,42 +38,22 @@ def test_brackets_stay_and_control_characters_go():
     assert shown(80, "", "A [bold]", " film [/]") == "A [bold] film [/]\n"
 
 
-def a_run(folder, prompts=10, each=2):
-    folder.mkdir()
-    manifest = {"options": {"model_name": "m"}}
-    (folder / "run.json").write_text(json.dumps(manifest))
-    (folder / "metrics.jsonl").write_text('{"step": 0, "phase": "validation"}\n')
-    rows = [
-        {"step": step, "prompt": f"p{i}", "completion": f" {j}", "sentiment": 0.5, "kl": 1.234}
-        for step in (0, 15)
-        for i in range(prompts)
-        for j in range(each)
-    ]
-    (folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
 def test_samples_are_of_the_last_validation_and_spread_over_the_prompts(tmp_path):
-    run = a_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", steps=(0, 15), samples=20)
     rows = samples_of_run(run, count=5)
-    assert [row["prompt"] for row in rows] == ["p0", "p2", "p4", "p6", "p8"]
+    assert [row["prompt"] for row in rows] == [f"It is {i}" for i in (0, 4, 8, 12, 16)]
     assert {row["step"] for row in rows} == {15}
     assert {row["step"] for row in samples_of_run(run, step=0)} == {0}
     assert len(samples_of_run(run)) == len(samples_of_run(run, count=500)) == 20
 
 
-@pytest.mark.parametrize(
-    "step, message", [(3, "no samples of step 3. There are those of 0, 15."), (-1, "step -1")]
-)
-def test_a_step_without_samples_is_one_line(tmp_path, step, message):
-    with pytest.raises(UserError, match=message):
-        samples_of_run(a_run(tmp_path / "run"), step)
-
-
-def test_a_run_without_samples_is_one_line(tmp_path):
-    (a_run(tmp_path / "run") / "completions.jsonl").write_text("")
+def test_a_step_without_samples_is_one_line(tmp_path):
+    run = write_run(tmp_path / "run", steps=(0, 15))
+    with pytest.raises(UserError, match="no samples of step 3. There are those of 0, 15."):
+        samples_of_run(run, 3)
+    (run / "completions.jsonl").write_text("")
     with pytest.raises(UserError, match="It has none"):
-        samples_of_run(tmp_path / "run")
+        samples_of_run(run)
 
 
 def test_the_figures_stand_in_front(capsys):

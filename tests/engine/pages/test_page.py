@@ -3,23 +3,23 @@
 import base64
 import gzip
 import json
-import math
+import random
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from made_up_run import EVIL, write_run
 
-from engine.common import ROOT, UserError
+from engine.common import ROOT
 from engine.measuring.optimum import Optimum
-from engine.options import PRESETS
-from engine.pages import report, run_page
+from engine.measuring.runs import read_run
+from engine.pages import run_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 OPTIMUM = ("", Optimum({}, {"It is": [i / 99 for i in range(100)]}))
-EVIL = "</script><b>&\u2028\x00\x07"
 
 
 def token(text, q, p):
@@ -55,39 +55,25 @@ def explore_rows(step):
     return [{"validation": step, **row} for row in rows]
 
 
-def write_run(folder, steps=(0, 15, 30), samples=3, explore=explore_rows):
-    """A finished run of made-up figures."""
-    folder.mkdir()
-    options = {name: PRESETS["tiny"][name] for name in ("model_name", "sentiment_model")}
-    (folder / "run.json").write_text(json.dumps({"status": "finished", "options": options}))
-    rows, texts, kept = [], [], []
-    for step in steps:
-        figures = {
-            "sentiment": 0.5 + step / 100,
-            "kl": step / 3,
-            "perplexity": 20.0,
-            "length": 30.0,
-        }
-        more = {"positive_share": 0.5, "repetition_3": 0.0}
-        rows.append({"step": step, "phase": "validation", **figures, **more})
-        for i in range(samples):
-            score = {"sentiment": (i * 7 % samples) / samples, "kl": float(i)}
-            texts.append(
-                {"step": step, "prompt": "It is", "completion": f" {EVIL}{step}.{i}", **score}
-            )
-        kept += explore(step) if explore else []
-    for name, lines in (("metrics", rows), ("completions", texts), ("explore", kept)):
-        if lines:
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    return folder
+def without_advantage(step):
+    """What a run with --credit prefix keeps."""
+    rows = explore_rows(step)
+    del rows[-1]["advantage"]
+    return rows
 
 
-@pytest.fixture
-def page(tmp_path):
-    """The page about two runs, one of them without explore.jsonl, both with odd names."""
-    runs = [write_run(tmp_path / "<b>run"), write_run(tmp_path / "old & plain", explore=None)]
-    path = tmp_path / "r.html"
-    run_page.write_page([report.read_run(run) for run in runs], [OPTIMUM], path)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page about three runs with odd names: one like others, one without explore.jsonl, one
+    whose texts have an advantage for each part."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = [
+        write_run(folder / "<b>run", explore=explore_rows),
+        write_run(folder / "old & plain"),
+        write_run(folder / "prefix", explore=without_advantage),
+    ]
+    path = folder / "r.html"
+    run_page.write_page([read_run(run) for run in runs], [OPTIMUM], path)
     return path
 
 
@@ -122,7 +108,7 @@ def test_the_page_is_one_file_that_loads_nothing(page):
 
 
 def test_the_data_are_those_of_the_runs(page):
-    new, old = data_of(page)["runs"]
+    new, old, _ = data_of(page)["runs"]
     assert [row["step"] for row in new["validations"]] == [0, 15, 30]
     assert new["explore"] == [row for step in (0, 15, 30) for row in explore_rows(step)]
     assert old["explore"] == [] and len(old["samples"]) == 9
@@ -130,50 +116,31 @@ def test_the_data_are_those_of_the_runs(page):
     assert all(0 <= sample["judge"] <= 1 for sample in new["samples"])
 
 
-def test_numbers_that_json_does_not_have_are_left_out():
-    packed = run_page.pack({"a": [math.nan, math.inf, 1.5], "b": "NaN"})
-    assert json.loads(gzip.decompress(base64.b64decode(packed))) == {
-        "a": [None, None, 1.5],
-        "b": "NaN",
-    }
-
-
-def test_a_damaged_explore_file_is_one_line(tmp_path):
-    folder = write_run(tmp_path / "run")
-    (folder / "explore.jsonl").write_text("{oops\n")
-    with pytest.raises(UserError, match="explore.jsonl"):
-        report.read_run(folder)
-
-
 def test_three_runs_of_the_medium_preset_stay_under_5_mb(tmp_path):
     """13 validations of 128 samples, and 16 texts of 48 tokens, with hardly any repetition."""
-    import random
-
     numbers = random.Random(0)
     words = sorted(set((ROOT / "README.md").read_text(encoding="utf-8").split()))
-    word = lambda: " " + numbers.choice(words)  # noqa: E731
-    value = lambda digits: round(numbers.uniform(-9, 0), digits)  # noqa: E731
 
-    def tops():
-        return [[word(), value(2)] for _ in range(5)]
+    def word():
+        return " " + numbers.choice(words)
 
-    def full(step):
-        texts = [
-            [[word(), value(5), value(5), tops(), tops()] for _ in range(48)] for _ in range(16)
-        ]
-        rows = [
-            text_row(*tokens, ids=[numbers.randrange(50257) for _ in tokens]) for tokens in texts
-        ]
-        pairs = zip(rows[::2], rows[1::2])
-        kept = [{"kind": "sample", "prompt": "It", "policy": a, "base": b} for a, b in pairs]
-        return [{"validation": step, **row} for row in kept]
+    def value(digits):
+        return round(numbers.uniform(-9, 0), digits)
 
-    run = write_run(tmp_path / "run", range(0, 301, 25), 128, full)
-    runs = [report.read_run(run)] * 3
-    for row in runs[0]["completions"]:
+    def text():
+        tops = [[[word(), value(2)] for _ in range(5)] for _ in range(96)]
+        tokens = [[word(), value(5), value(5), *tops[i : i + 2]] for i in range(0, 96, 2)]
+        return text_row(*tokens, ids=[numbers.randrange(50257) for _ in tokens])
+
+    def explore(step):
+        sample = {"validation": step, "kind": "sample", "prompt": "It"}
+        return [sample | {"policy": text(), "base": text()} for _ in range(8)]
+
+    run = read_run(write_run(tmp_path / "run", range(0, 301, 25), 128, explore))
+    for row in run["completions"]:
         row["completion"] = "".join(word() for _ in range(40))
-    run_page.write_page(runs, [OPTIMUM], tmp_path / "r.html")
-    assert (tmp_path / "r.html").stat().st_size < 5_000_000
+    run_page.write_page([run], [OPTIMUM], tmp_path / "r.html")
+    assert 3 * (tmp_path / "r.html").stat().st_size < 5_000_000
 
 
 ASK = """
@@ -213,9 +180,14 @@ def ask(page, questions, *flags):
     return said
 
 
-@needs_browser
-def test_slider_texts_and_groups_follow_the_keyboard(page):
-    said = ask(
+@pytest.fixture(scope="module")
+def said(page):
+    """What the page answers to the keyboard and the pointer, asked once.
+
+    Three parts: the texts of the first run, its samples and the charts, which lead to the second
+    run, and the third run, whose groups have no advantage.
+    """
+    return ask(
         page,
         """
         said.first = $("#at").textContent;
@@ -242,8 +214,40 @@ def test_slider_texts_and_groups_follow_the_keyboard(page):
         said.heads = [$("#base h3").textContent, $("#policy h3").textContent.slice(0, 8)];
         said.ends = all(".pair .token").map((span) => span.textContent);
         said.bold = all("b b, td b, main b:not(.sum b)").length;
+        const column = (i) => all("#list tbody tr").map((row) => +row.cells[i].textContent);
+        for (const [i, key] of [[1, "sentiment"], [2, "judge"], [3, "kl"]]) {
+          $(`[data-sort=${key}]`).click();
+          said[key] = [column(i), $(`[data-sort=${key}]`).closest("th").ariaSort];
+          $(`[data-sort=${key}]`).click();
+          said[key].push(column(i), $(`[data-sort=${key}]`).closest("th").ariaSort);
+        }
+        const svg = $("#curves .chart svg");
+        press(svg, "ArrowRight");
+        press(svg, "ArrowRight");
+        said.tip = $("#curves .tip").textContent;
+        press(svg, "ArrowDown");
+        press(svg, "Enter");
+        said.kept = document.activeElement === svg;
+        said.run = [$("#run").selectedOptions[0].textContent, $("#at").textContent];
+        said.old = [$("#texts").hidden, $("#missing").textContent];
+        said.charts = all(".chart svg[tabindex='0']").length;
+        said.paths = all("#frontier .path").length;
+        said.dots = all("#curves .point").length;
+        $("#run").value = 2;
+        $("#run").dispatchEvent(new Event("change"));
+        $("#prompt").value = 2;
+        $("#prompt").dispatchEvent(new Event("change"));
+        said.partHeads = all("#groups th").map((cell) => cell.textContent);
+        said.partNote = $("#grpo-note").textContent;
+        said.partBest = $("#policy .sum").textContent;
+        said.loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+        said.policy = await fetch("https://example.org/").then(() => "open", () => "closed");
         """,
     )
+
+
+@needs_browser
+def test_slider_texts_and_groups_follow_the_keyboard(said):
     assert (said["first"], said["second"]) == ("step 30 of 30", "step 15 of 30")
     assert said["texts"] == [" fun", EVIL, ""] and said["bold"] == 0
     assert said["tints"] == pytest.approx([1.5, -0.5, 0.0], abs=1e-9)
@@ -266,55 +270,7 @@ def test_slider_texts_and_groups_follow_the_keyboard(page):
 
 
 @needs_browser
-def test_texts_with_an_advantage_for_each_part_show_none_for_the_whole(tmp_path):
-    def explore(step):
-        rows = explore_rows(step)
-        del rows[-1]["advantage"]
-        return rows
-
-    run = report.read_run(write_run(tmp_path / "run", explore=explore))
-    run_page.write_page([run], [], tmp_path / "r.html")
-    said = ask(
-        tmp_path / "r.html",
-        """
-        said.heads = all("#groups th").map((cell) => cell.textContent);
-        said.note = $("#grpo-note").textContent;
-        $("#prompt").value = 2;
-        $("#prompt").dispatchEvent(new Event("change"));
-        said.best = $("#policy .sum").textContent;
-        """,
-    )
-    assert said["heads"] == ["", "score", "shaped", "penalty", "reward"]
-    assert "each part of a text has an advantage of its own" in said["note"]
-    assert said["best"].endswith("score 0.900 → shaped 0.900 − penalty 0.100 = reward 0.800")
-
-
-@needs_browser
-def test_samples_sort_and_charts_answer_the_keyboard(page):
-    said = ask(
-        page,
-        """
-        const column = (i) => all("#list tbody tr").map((row) => +row.cells[i].textContent);
-        for (const [i, key] of [[1, "sentiment"], [2, "judge"], [3, "kl"]]) {
-          $(`[data-sort=${key}]`).click();
-          said[key] = [column(i), $(`[data-sort=${key}]`).closest("th").ariaSort];
-          $(`[data-sort=${key}]`).click();
-          said[key].push(column(i), $(`[data-sort=${key}]`).closest("th").ariaSort);
-        }
-        const svg = $("#curves .chart svg");
-        press(svg, "ArrowRight");
-        press(svg, "ArrowRight");
-        said.tip = $("#curves .tip").textContent;
-        press(svg, "ArrowDown");
-        press(svg, "Enter");
-        said.kept = document.activeElement === svg;
-        said.run = [$("#run").selectedOptions[0].textContent, $("#at").textContent];
-        said.old = [$("#texts").hidden, $("#missing").textContent];
-        said.charts = all(".chart svg[tabindex='0']").length;
-        said.paths = all("#frontier .path").length;
-        said.dots = all("#curves .point").length;
-        """,
-    )
+def test_samples_sort_and_charts_answer_the_keyboard(said):
     for key in ("sentiment", "judge", "kl"):
         down, down_name, up, up_name = said[key]
         assert (down_name, up_name) == ("descending", "ascending")
@@ -323,7 +279,20 @@ def test_samples_sort_and_charts_answer_the_keyboard(page):
     assert said["kept"]  # the focus stays where it was
     assert said["run"] == ["old & plain", "step 15 of 30"]
     assert said["old"][0] is True and "no explore.jsonl" in said["old"][1]
-    assert (said["charts"], said["paths"], said["dots"]) == (5, 2, 4 * 2 * 3)
+    assert (said["charts"], said["paths"], said["dots"]) == (5, 3, 4 * 3 * 3)
+
+
+@needs_browser
+def test_texts_with_an_advantage_for_each_part_show_none_for_the_whole(said):
+    assert said["partHeads"] == ["", "score", "shaped", "penalty", "reward"]
+    assert "each part of a text has an advantage of its own" in said["partNote"]
+    assert said["partBest"].endswith("score 0.900 → shaped 0.900 − penalty 0.100 = reward 0.800")
+
+
+@needs_browser
+def test_the_page_asks_the_network_for_nothing(said):
+    assert said["policy"] == "closed"
+    assert not [name for name in said["loaded"] if name.startswith("http")]
 
 
 @needs_browser
@@ -369,22 +338,3 @@ def test_the_page_fits_a_phone_and_a_dark_screen(page, dark):
     assert (said["page"] < 0.1) == dark
     assert min(said["contrast"]) > 4.5
     assert len(set(said["tints"])) == 7
-
-
-@needs_browser
-def test_the_page_opens_in_a_second_and_asks_the_network_for_nothing(tmp_path):
-    """Three runs with 13 validations of 128 samples each."""
-    run = write_run(tmp_path / "run", range(0, 301, 25), 128)
-    page = tmp_path / "r.html"
-    run_page.write_page([report.read_run(run)] * 3, [OPTIMUM], page)
-    said = ask(
-        page,
-        """
-        said.ready = +document.body.dataset.ready;
-        said.loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-        said.policy = await fetch("https://example.org/").then(() => "open", () => "closed");
-        said.rows = all("#list tbody tr").length;
-        """,
-    )
-    assert said["ready"] < 1000 and said["rows"] == 128
-    assert said["policy"] == "closed" and not [n for n in said["loaded"] if n.startswith("http")]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.model.loading import add_lora
+from engine.model.scoring import Models
 from engine.pages.token_view import describe_tokens, legend_html, token_texts, tokens_html
 
 PROMPTS = ["This movie was", "It", "The plot of this film is"]
@@ -32,13 +33,13 @@ def pair(policy):
     return changed, reference, tokenizer
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_every_number_is_that_of_a_brute_force_pass(pair, temperature):
+def test_every_number_is_that_of_a_brute_force_pass(pair):
     changed, reference, tokenizer = pair
+    temperature = 0.7
     prompts = tokenizer(PROMPTS)["input_ids"]
     completions = tokenizer(TEXTS)["input_ids"]
     completions[0].append(tokenizer.eos_token_id)
-    got = describe_tokens(changed, reference, tokenizer, prompts, completions, temperature)
+    got = describe_tokens(Models(changed, reference, tokenizer), prompts, completions, temperature)
     assert [len(tokens) for tokens in got] == [len(ids) for ids in completions]
     for tokens, prompt, ids in zip(got, prompts, completions):
         for name, model in (("q", changed), ("p", reference)):
@@ -56,23 +57,23 @@ def test_every_number_is_that_of_a_brute_force_pass(pair, temperature):
 def test_equal_models_have_no_tint_and_other_texts_change_nothing(policy):
     model, tokenizer = policy
     prompts, completions = tokenizer(PROMPTS)["input_ids"], tokenizer(TEXTS)["input_ids"]
-    together = describe_tokens(model, model, tokenizer, prompts, completions)
+    together = describe_tokens(Models(model, model, tokenizer), prompts, completions)
     assert all(token["q"] == token["p"] for tokens in together for token in tokens)
-    (alone,) = describe_tokens(model, model, tokenizer, prompts[1:2], completions[1:2])
+    (alone,) = describe_tokens(Models(model, model, tokenizer), prompts[1:2], completions[1:2])
     assert [t["q"] for t in alone] == pytest.approx([t["q"] for t in together[1]], abs=1e-5)
-    assert describe_tokens(model, model, tokenizer, prompts[:1], [[]]) == [[]]
+    assert describe_tokens(Models(model, model, tokenizer), prompts[:1], [[]]) == [[]]
 
 
 def test_the_reference_of_a_lora_policy_is_the_model_without_its_adapter(policy):
     model, tokenizer = copy.deepcopy(policy[0]), policy[1]
     prompts, completions = tokenizer(PROMPTS)["input_ids"], tokenizer(TEXTS)["input_ids"]
-    want = describe_tokens(model, model, tokenizer, prompts, completions)
+    want = describe_tokens(Models(model, model, tokenizer), prompts, completions)
     lora = add_lora(model).eval()
     with torch.no_grad():
         for name, weight in lora.named_parameters():
             if "lora_B" in name:
                 weight.fill_(0.05)
-    got = describe_tokens(lora, None, tokenizer, prompts, completions)
+    got = describe_tokens(Models(lora, None, tokenizer), prompts, completions)
     for ours, theirs in zip(got, want):
         assert [t["p"] for t in ours] == pytest.approx([t["p"] for t in theirs], abs=1e-5)
         assert any(abs(token["q"] - token["p"]) > 0.01 for token in ours)

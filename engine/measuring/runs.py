@@ -1,0 +1,116 @@
+"""Runs as `train.py` leaves them in their folders: what they measured, and how they sampled."""
+
+import json
+from pathlib import Path
+from typing import Any, TypedDict
+
+from engine.common import MANIFEST, UserError, first_line, read_jsonl
+from engine.measuring.optimum import Base
+from engine.options import FIELDS, NLPTOWN
+
+
+class Run(TypedDict):
+    """A run, from the files in its folder."""
+
+    name: str
+    folder: Path
+    manifest: dict[str, Any]  # its run.json, with every option that there is today
+    validations: list[dict]  # figures, by step
+    completions: list[dict]  # every sample of every validation
+    explore: list[dict]  # rows of explore.jsonl, which older runs do not have
+
+
+def read_run(folder: str | Path) -> Run:
+    """The run in a folder, or in the parent of its `final`.
+
+    Raises:
+        UserError: the folder holds no run, or one without a validation.
+    """
+    folder = Path(folder)
+    folder = folder.parent if folder.name == "final" else folder
+    manifest = read_manifest(folder)
+    explore = folder / "explore.jsonl"
+    try:
+        run = Run(
+            name=folder.name,
+            folder=folder,
+            manifest=manifest,
+            validations=read_jsonl(folder / "metrics.jsonl", phase="validation"),
+            completions=read_jsonl(folder / "completions.jsonl"),
+            explore=read_jsonl(explore) if explore.exists() else [],
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl, "
+            "completions.jsonl or explore.jsonl)."
+        ) from error
+    if not run["validations"]:
+        raise UserError(f"The run in '{folder}' has no validation yet.")
+    return run
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The contents of a run's run.json, with every option that there is today.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        defaults = {name: field.default for name, field in FIELDS.items()}
+        return {**manifest, "options": {**defaults, **manifest["options"]}}
+    except OSError as error:
+        if not Path(folder).exists():
+            raise UserError(f"There is no folder '{folder}'.") from error
+        raise UserError(
+            f"'{folder}' is not the output folder of a run: it has no run.json."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {first_line(error)})."
+        ) from error
+
+
+def base_of(run: Run) -> Base:
+    """What a run started from: runs with equal bases have one optimum."""
+    return Base(*(run["manifest"]["options"][name] for name in Base._fields))
+
+
+def model_of(name: str) -> str:
+    """A run's folder as the folder of its model; any other name as it is."""
+    return str(Path(name) / "final") if (Path(name) / "final").is_dir() else name
+
+
+def base_name(model: str) -> str | None:
+    """The name of the model that the run of OUTPUT_DIR/final started from; None for any other.
+
+    Raises:
+        UserError: the run's run.json is damaged.
+    """
+    folder = Path(model).resolve().parent
+    known = (folder / MANIFEST).exists()
+    return read_manifest(folder)["options"]["model_name"] if known else None
+
+
+def run_settings(*model_names: str) -> dict[str, Any]:
+    """How the run that made one of the models, OUTPUT_DIR/final, sampled and scored.
+
+    The first name that is part of a run counts; otherwise the defaults, with the sentiment model
+    that lies beside a bundled model.
+
+    Returns:
+        dict with `sentiment_model`, `max_new_tokens` and `temperature`.
+
+    Raises:
+        UserError: the run's run.json is damaged.
+    """
+    folders = [Path(name).resolve().parent for name in model_names]
+    runs = [folder for folder in folders if (folder / MANIFEST).exists()]
+    options = read_manifest(runs[0])["options"] if runs else {}
+    neighbours = [folder / "sentiment" for folder in folders if (folder / "sentiment").is_dir()]
+    return {
+        "sentiment_model": options.get("sentiment_model", str([*neighbours, NLPTOWN][0])),
+        "max_new_tokens": options.get("max_completion_length", 48),
+        "temperature": options.get("temperature", 1.0),
+    }

@@ -1,0 +1,57 @@
+import pytest
+from made_up_run import write_run
+
+import evaluate
+from engine.common import UserError
+from engine.measuring.runs import read_run, run_settings
+from engine.options import PRESETS
+
+TINY = PRESETS["tiny"]
+
+
+def test_settings_are_those_of_the_first_model_that_has_any(tmp_path):
+    write_run(tmp_path / "run", sentiment_model="own", max_completion_length=20, temperature=0.7)
+    want = {"sentiment_model": "own", "max_new_tokens": 20, "temperature": 0.7}
+    assert run_settings(str(tmp_path / "run" / "final"), TINY["model_name"]) == want
+    assert run_settings(str(tmp_path / "elsewhere"), TINY["model_name"]) == {
+        "sentiment_model": TINY["sentiment_model"],
+        "max_new_tokens": 48,
+        "temperature": 1.0,
+    }
+
+
+def test_a_run_of_an_older_version_has_the_options_of_today(tmp_path):
+    options = read_run(write_run(tmp_path / "run"))["manifest"]["options"]
+    assert options["credit"] == "completion" and options["model_name"] == TINY["model_name"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"options": 3}', "\xff"])
+def test_a_damaged_manifest_is_one_line(tmp_path, content):
+    (write_run(tmp_path / "run") / "run.json").write_text(content, encoding="latin-1")
+    for arguments in (["evaluate", f"{tmp_path}/run/final"], ["report", f"{tmp_path}/run"]):
+        with pytest.raises(SystemExit, match="run.json is damaged") as error:
+            evaluate.main(arguments)
+        assert "\n" not in error.value.code
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("metrics.jsonl", "", "has no validation yet"),
+        ("explore.jsonl", "{oops\n", "cannot be read .*explore.jsonl"),
+        ("completions.jsonl", "3\n", "cannot be read .*completions.jsonl"),
+    ],
+)
+def test_a_damaged_run_is_one_line(tmp_path, file, content, message):
+    (write_run(tmp_path / "run") / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("command", ["report", "samples"])
+def test_a_folder_without_a_run_is_one_line(tmp_path, command):
+    with pytest.raises(SystemExit, match="is not the output folder of a run") as error:
+        evaluate.main([command, str(tmp_path)])
+    assert "\n" not in error.value.code
+    with pytest.raises(SystemExit, match="There is no folder"):
+        evaluate.main([command, str(tmp_path / "gone")])
