@@ -196,8 +196,8 @@ def check_option(name: str, value: Any) -> Any:
     kind = type_of(field)
     if kind is float:
         value = _as_float(value)
-    if value is None and field.default is None:
-        return value
+    if (value, field.default) == (None, None):
+        return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{name} must be of type {kind.__name__}, not {value!r}.")
     choices, minimum = field.metadata["choices"], field.metadata["minimum"]

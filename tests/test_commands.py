@@ -7,13 +7,14 @@ import sys
 import pytest
 
 from engine.common import ROOT
-from engine.options import PAGES
 
 PROGRAMS = [f"benchmarks/{p.name}" for p in sorted((ROOT / "benchmarks").glob("*.py"))]
 PROGRAMS.remove("benchmarks/starting.py")  # what the others share
 WITHOUT_TORCH = ["train.py", "play.py", "evaluate.py", *PROGRAMS]
 WITHOUT_TORCH += [f"evaluate.py {name}" for name in ("evaluate", "compare", "optimum", "prompting")]
-WITHOUT_TORCH += [f"evaluate.py {name}" for name in (*PAGES, "samples", "try")]
+WITHOUT_TORCH += [
+    f"evaluate.py {name}" for name in ("curves", "frontier", "report", "samples", "try")
+]
 COMMANDS = [*WITHOUT_TORCH, "rewards.py", "kl_lab.py", "grpo_from_scratch.py"]
 WRONG = {"benchmarks/ladder.py": "--seeds=-1", "benchmarks/speed.py": "--steps=0"}
 

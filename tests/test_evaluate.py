@@ -61,7 +61,7 @@ def test_processes_measure_their_parts_of_the_rows(classifier, policy, monkeypat
     monkeypatch.setattr(processes, "gather", lambda rows, process: shares.append(rows) or rows)
     monkeypatch.setattr(metrics, "summarise", lambda samples: {})
     for index in range(count):
-        evaluate_model(*arguments, **settings, process=(index, count))
+        evaluate_model(*arguments, **settings, process=processes.Process(index, count))
     together = [sample for share in shares for sample in share]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     for sample, other in zip(whole, together, strict=True):
