@@ -2,7 +2,7 @@
 
 import statistics
 
-from instructor.exercises import CASES
+from cases import CASES
 from instructor.grading.feedback import title
 from instructor.grading.gradebook import number
 

@@ -7,7 +7,7 @@ import collections
 import html
 import re
 
-from instructor.exercises import CASES, is_news
+from cases import CASES, is_news
 from instructor.grading.gradebook import number
 
 FOLLOWS = "This may follow from what is told above. Mend that first."
@@ -132,8 +132,6 @@ def feedback(result, rubric):
             lines += ["", *exercise_lines(result, rubric, name, entry)]
     if result.get("written"):
         lines += written_lines(result, rubric)
-    if result.get("training"):
-        lines += ["", "## Training with your reward", "", escape(result["training"])]
     if result.get("printed", "").strip():  # later it could print hidden inputs
         lines += ["", "## What your file printed when it was imported", ""]
         lines += [fence(result["printed"].rstrip())]

@@ -10,7 +10,7 @@ import io
 import re
 
 from engine.common import write_whole
-from instructor.exercises import every_case
+from instructor.grading.points import every_case
 
 
 def cell(value):

@@ -9,8 +9,9 @@ import random
 import re
 import textwrap
 
+from cases import CASES, Ask, report
 from engine.common import ROOT
-from instructor.exercises import CASES, Ask, encode, report
+from instructor.grading.examining import encode
 from instructor.handout.rewards_file import student_text
 from instructor.proof import swelling
 from instructor.proof.mutants import load, with_body

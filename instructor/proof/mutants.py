@@ -37,7 +37,7 @@ def load(source, name):
 
 def reports(function, body, models):
     """{case: what the student reads} for the cases that one body fails."""
-    from instructor.exercises import CASES, Ask, report
+    from cases import CASES, Ask, report
 
     answer = getattr(module_with(function, body), function)
     texts = {
