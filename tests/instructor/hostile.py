@@ -4,7 +4,6 @@
 """
 
 import os
-import textwrap
 
 from break_outs import DENIED, STOPPED, misleading, outside, swelling
 
@@ -138,17 +137,7 @@ def tricks(models):
             "raise ValueError('\\x1b[31m\\x1b]0;title\\x07<script>alert(1)</script> ``` | x')"
         ),
         "35 copy": SOLUTION,
-        "35 peer": attacks.with_body(SOLUTION, *own_work()),
-        "35 peer's friend": attacks.with_body(SOLUTION, *own_work("quite like the peer's")),
     }
-
-
-def own_work(comment="mine"):
-    """(function, body) of a student's own work with a comment."""
-    return (
-        "shaped_reward",
-        f"# {comment}\n{textwrap.dedent(attacks.VALID['shaped_reward']['fewer copies'])}",
-    )
 
 
 GAINED_NOTHING = [  # what the same file without its attack earns, for zeros everywhere
@@ -195,7 +184,5 @@ FULL = [
     "28 ships",
     "30 random",
     "35 copy",
-    "35 peer",
-    "35 peer's friend",
     "48 digits",
 ]

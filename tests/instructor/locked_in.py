@@ -109,8 +109,9 @@ def become(place, tried, edits, helpers, answers):
         names = {}
         exec(helpers, names)
         if edits is not None:
-            limits = {"cpu_seconds": 60, "memory": MEMORY, "file_size": 1 << 20}
-            sandbox_without(edits).lock(str(place.own), [str(place.tools)], **limits)
+            sandbox = sandbox_without(edits)
+            limits = sandbox.LIMITS._replace(memory=MEMORY)
+            sandbox.lock(str(place.own), [str(place.tools)], limits)
         if tried == "probe":
             said = probing.probe(str(place.own), str(place.file), 2 * MEMORY)
         else:

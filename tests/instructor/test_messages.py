@@ -4,8 +4,7 @@ import random
 
 import pytest
 
-from cases import examples
-from instructor.exercises import CASES, CORE, example_report, is_news
+from cases import CASES, CORE, Ask, example_report, examples, is_news, report
 from instructor.grading.command import RUBRIC
 from instructor.grading.feedback import feedback
 from instructor.grading.journal import blank_result
@@ -177,8 +176,6 @@ def test_the_feedback_page_shows_no_inputs_that_the_code_printed(classifier, pol
 
 def test_random_inputs_do_not_make_a_right_penalty_wrong(classifier, policy):
     """The new cases draw their inputs; two hundred seeds agree with one."""
-    from instructor.exercises import Ask, report
-
     names = ("depends_on_the_difference_alone", "refunds_what_it_charges")
     cases = [case for case in CORE["kl_penalty_forward"] if case.__name__ in names]
     right, wrong = (

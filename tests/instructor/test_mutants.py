@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from instructor.exercises import example_report
+from cases import example_report
 from instructor.proof import trained_penalties
 from instructor.proof.bodies import penalty
 from instructor.proof.mutants import module_with, reports

@@ -75,10 +75,10 @@ def in_list(title, value):
     return [rf"(?m)^({title} = \(.*?)\b{value}\b,? ?", r"\1"]
 
 
-OWN_PROCESS = [r"for name in OWN_PROCESS_ONLY", "for name in ()"]
-OTHER_PROCESSES = [r"for name in SELF_AS_ZERO_ONLY", "for name in ()"]
-SCOPES = ["SCOPES = 6, 3", "SCOPES = 6, 0"]
-HIGH_REQUESTS = [r'deny\("ioctl", Arg\(1, GT, 0xFFFF\)\)', "pass"]
+OWN_PROCESS = [r"for call in OWN_PROCESS_ONLY", "for call in ()"]
+OTHER_PROCESSES = [r"for call in SELF_AS_ZERO_ONLY", "for call in ()"]
+SCOPES = ["SCOPES = 3", "SCOPES = 0"]
+HIGH_REQUESTS = [r'yield "ioctl", \[Arg\(1, GT, 0xFFFF\)\]', "pass"]
 OTHER_REQUESTS = [r"for bit in range\(8, 16\)", "for bit in ()"]
 ALL_64_BITS = ["mask=0xFFFFFFFF", "mask=(1 << 64) - 1"]
 ROOT_RIGHTS = [r"        drop_capabilities,\n", ""]
@@ -86,7 +86,7 @@ LANDLOCK = [r"lambda: restrict_files\(.*\),", "lambda: None,"]
 BESIDE_ITS_FOLDER = [r'\[folder, "/dev/null"\]', '[folder, folder + "/..", "/dev/null"]']
 NO_TRUNCATE_RIGHT = [r"FILE_RIGHTS.get\(abi, 16\)", "14"]
 SOFT_LIMITS = [r"\(value, value\)", "(value, resource.getrlimit(name)[1])"]
-ENDLESS_MEMORY = [r"RLIMIT_AS: in_use \+ memory", "RLIMIT_AS: resource.RLIM_INFINITY"]
+ENDLESS_MEMORY = [r"RLIMIT_AS: in_use \+ limits.memory", "RLIMIT_AS: resource.RLIM_INFINITY"]
 
 LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts of what works)
     "chmod": ([call("chmod")], "modes", ["os.chmod('<file>'", "os.chmod('<tools>'"]),
@@ -120,7 +120,7 @@ LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts 
     "F_SETLEASE": ([in_list("FCNTL", 1024)], "processes", []),
     "F_NOTIFY": ([in_list("FCNTL", 1026)], "processes", ["fcntl.F_NOTIFY"]),
     "F_SETPIPE_SZ": ([in_list("FCNTL", 1031)], "processes", ["fcntl(4, 1031"]),
-    "FIOASYNC": ([[r", 0x52\)", ")"]], "processes", ["0x5452"]),
+    "FIOASYNC": ([in_list("TERMINAL_FORBIDDEN", "0x52")], "processes", ["0x5452"]),
     "requests of sockets": ([OTHER_REQUESTS], "processes", []),
     "PR_SET_PDEATHSIG": ([in_list("PRCTL", 1)], "processes", ["raw(157, 1,"]),
     "upper half of a number": ([ALL_64_BITS], None, ["raw(72", "raw(157, 1 + "]),
@@ -128,7 +128,7 @@ LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts 
     "tkill and its scope": ([call("tkill"), SCOPES], None, ["raw(200"]),
     "rt_sigqueueinfo and its scope": ([call("rt_sigqueueinfo"), SCOPES], None, ["raw(129"]),
     "limits of others": ([OTHER_PROCESSES], "processes", ["raw(302, <"]),
-    "starting processes": ([[r'deny\("clone".*\)', "pass"]], "processes", []),
+    "starting processes": ([[r'yield "clone".*', "pass"]], "processes", []),
     "programs": ([call("execve")], "processes", []),
     "socketpair": ([call("socketpair")], "network", ["socketpair()", "SOCK_DGRAM)[0].sendto"]),
     "socket": ([call("socket")], "network", ["socket.SOCK_DGRAM).sendto"]),
