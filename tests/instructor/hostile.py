@@ -5,10 +5,9 @@
 
 import os
 
-from break_outs import DENIED, STOPPED, misleading, outside, swelling
-
 from engine.common import ROOT
 from instructor.proof import attacks
+from instructor.proof import swelling as bodies
 from instructor.proof.attacks import SOLUTION, attempt, in_penalty, on_import
 
 HYPERLINK = '=HYPERLINK("x"), 1'
@@ -32,17 +31,16 @@ for name in ("shaped_reward", "kl_penalty_forward", "kl_penalty_backward"):
 """
 
 
-def hostile_sources(port, marker, models, surroundings):
+def hostile_sources(port, marker, models):
     """{student: source} of every attack that is a rewards.py alone.
 
     Args:
         port: where a server listens that nobody may reach.
         marker: a path that nobody may write.
         models: (ref_model, tokenizer).
-        surroundings: arguments of `outside`.
     """
     listed = broken() | break_outs(port, marker) | tricks(models)
-    return listed | outside(*surroundings) | swelling() | misleading()
+    return listed | swelling() | misleading()
 
 
 def broken():
@@ -140,11 +138,83 @@ def tricks(models):
     }
 
 
+def swelling():
+    """{student: source} of what wants more threads, disk, bytes or seconds than there are."""
+    return {
+        "42 threads": in_penalty(bodies.THREADS),
+        "43 disk": in_penalty(bodies.DISK),
+        "43 files": in_penalty(bodies.FILES),
+        "43 held open": in_penalty(bodies.HELD_OPEN),
+        "43 nested": in_penalty(bodies.NESTED),
+        "44 slow": on_import(SLOW),
+        "45 loud": on_import(LOUD, SOLUTION + IMPORTS),
+    }
+
+
+SLOW = """
+import time
+
+def slowly(function):
+    def wrapped(*args, **kwargs):
+        time.sleep(2.5)
+        return function(*args, **kwargs)
+    return wrapped
+
+for name in ('shaped_reward_exponential', 'shaped_reward', 'compute_ref_log_probs',
+             'kl_penalty_forward', 'kl_penalty_backward'):
+    globals()[name] = slowly(globals()[name])
+"""
+IMPORTS = "".join(f"\nif 0: import x{i:0200}" for i in range(900))
+LOUD = """
+def loudly(*args, **kwargs):
+    raise ValueError('\\u2028' * 400_000 + 'x' * 400_000)
+
+kl_penalty_forward = kl_penalty_backward = shaped_reward = loudly
+"""
+
+
+def misleading():
+    """{student: source} of what is to hang or crash the grader, or to garble what it writes."""
+    return {
+        "46 never reads": in_penalty(bodies.NEVER_READS),
+        "47 dimensions": in_penalty(bodies.DIMENSIONS),
+        "47 half": in_penalty(bodies.STEALS_ITS_ANSWER),
+        "48 surrogate": in_penalty(bodies.SURROGATE),
+        "48 digits": SOLUTION + f"\n\nNUMBER = 0x{'f' * 5000}\n",
+        "48 answers digits": in_penalty("return [int('9' * 4000)] * len(policy_log_probs)"),
+        "48 answers more": in_penalty(bodies.DIGITS),
+        "48 answers surrogates": in_penalty("return ['\\ud800' * 50] * len(policy_log_probs)"),
+        "49 error of errors": in_penalty(ERROR_OF_ERRORS),
+    }
+
+
+ERROR_OF_ERRORS = """
+    class Worse(Exception):
+        def __str__(self):
+            raise RuntimeError('worse')
+    raise Worse
+"""
+STOPPED = {  # student -> words for kl_penalty_forward, the one function that fails
+    "42 threads": "it was stopped: it started more than 64 threads",
+    "43 disk": "it was stopped: it",  # its folder held 32 MB, or, seen too late, it wrote 128
+    "43 files": "it was stopped: its folder held more than 200 files",
+    "43 held open": "it was stopped: it wrote more than 128 MB",
+    "43 nested": "",  # quick enough to answer, or stopped for its files
+    "46 never reads": "returned 1 values for",
+    "47 dimensions": "no list of numbers",
+    "47 half": "no answer within 3 seconds",
+    "48 surrogate": "ValueError: ? red  next",
+    "48 answers digits": "inf at index",
+    "48 answers more": "inf at index",
+    "48 answers surrogates": "returned '????",
+    "49 error of errors": "it ended its process (exit status 1)",
+}
+
+
 GAINED_NOTHING = [  # what the same file without its attack earns, for zeros everywhere
     *("16 guesses", "17 imports", "17 reads", "19 frames", "20 proc", "20 proc memory", "21 kills"),
     *("21 kills all", "22 writes", "22 links", "23 tcp", "23 udp", "24 daemon", "24 program"),
     "27 torch",
-    *DENIED,
 ]
 NOTHING = {  # student -> (status, words of the reason or of the first failure)
     "01 template": ("graded", "Not implemented: Exercise 2a"),

@@ -12,17 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from break_outs import TRY_ALL, attempts
+from break_outs import ATTACKS, HELPERS
 
 from instructor.grading.course import require_sandbox
+from instructor.grading.probing import denied
 from instructor.grading.submission import GraderError
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="the attacks call Linux by the numbers of x86-64",
 )
-AROUND = attempts("<file>", "<process>", "<socket>", "<name>", "<tools>", ["<around>"])
-ATTACKS = [line.strip() for text in AROUND.values() for line in text.strip().splitlines()]
 NEEDS_A_SOCKET = ("0x8901", "0x8902")  # of which there is none; a pipe knows no such request
 NEWER = ("raw(463", "ioctl(os.open", "xattr")  # not on every kernel and disk
 OF_ROOT = ("chown", "raw(300")  # not for an ordinary user
@@ -36,7 +35,7 @@ def may_fail(attack):
 
 def tried(*jobs):
     """Outcomes of jobs, (edits, what is tried) each, as {what: outcome}."""
-    asked = {"helpers": TRY_ALL, "jobs": [{"edits": e, "tries": t} for e, t in jobs]}
+    asked = {"helpers": HELPERS, "jobs": [{"edits": e, "tries": t} for e, t in jobs]}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "locked_in.py")],
         input=json.dumps(asked),
@@ -121,6 +120,9 @@ LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts 
     "F_NOTIFY": ([in_list("FCNTL", 1026)], "processes", ["fcntl.F_NOTIFY"]),
     "F_SETPIPE_SZ": ([in_list("FCNTL", 1031)], "processes", ["fcntl(4, 1031"]),
     "FIOASYNC": ([in_list("TERMINAL_FORBIDDEN", "0x52")], "processes", ["0x5452"]),
+    "TIOCSTI": ([in_list("TERMINAL_FORBIDDEN", "0x12")], "processes", []),
+    "setuid": ([call("setuid")], "processes", []),
+    "named pipes": ([[r" 1 << 10 \|", ""]], "files", []),
     "requests of sockets": ([OTHER_REQUESTS], "processes", []),
     "PR_SET_PDEATHSIG": ([in_list("PRCTL", 1)], "processes", ["raw(157, 1,"]),
     "upper half of a number": ([ALL_64_BITS], None, ["raw(72", "raw(157, 1 + "]),
@@ -196,3 +198,14 @@ def test_a_scope_holds_what_a_forgotten_call_would_let_through():
     found, connected = tried((calls, signals), ([call("socket"), call("connect")], sockets))
     assert set(found.values()) == set(connected.values()) == {"EPERM"}
     assert len(found) == 4 and len(connected) == 1
+
+
+def test_what_is_denied_is_told_from_what_fails():
+    def fails(error):
+        def attempt():
+            raise error
+
+        return attempt
+
+    assert denied(fails(PermissionError(1, "no"))) and denied(fails(MemoryError()))
+    assert not denied(fails(FileNotFoundError(2, "no"))) and not denied(lambda: None)
