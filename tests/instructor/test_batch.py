@@ -28,7 +28,7 @@ HONEST = {
 
 
 @pytest.fixture
-def place():
+def nobodys():
     """A folder that the user nobody owns, and the beginning of a command that runs as nobody."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv")
@@ -45,8 +45,8 @@ def place():
     shutil.rmtree(folder)
 
 
-def test_an_ordinary_user_grades_as_root_does(place):
-    folder, become = place
+def test_an_ordinary_user_grades_as_root_does(nobodys):
+    folder, become = nobodys
     unpack_grader(folder / "grader")
     (folder / "tmp").mkdir()
     hostile = swelling() | misleading()

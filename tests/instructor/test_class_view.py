@@ -53,10 +53,10 @@ def test_what_lies_in_the_folder_is_named_and_what_is_left_to_do(tmp_path):
     for name in ("roster.csv", "answers.html", "answers.csv"):
         (tmp_path / name).touch()
     names = "grades.csv, roster.csv, feedback, results, answers.html and answers.csv"
-    told, left = what_was_written(tmp_path, None).splitlines()
-    assert told == f"Wrote {names} to {tmp_path}"
-    assert left.endswith(f"add --resume --written {tmp_path / 'answers.csv'}.")
-    assert what_was_written(tmp_path, "points.csv") == told
+    wrote, to_do = what_was_written(tmp_path, None).splitlines()
+    assert wrote == f"Wrote {names} to {tmp_path}"
+    assert to_do.endswith(f"add --resume --written {tmp_path / 'answers.csv'}.")
+    assert what_was_written(tmp_path, "points.csv") == wrote
 
 
 def test_many_rows_are_cut_and_the_worst_stand_first():

@@ -85,7 +85,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     [
         BOMB.replace("a: &a", "submission_1: {':submitters': [{':name': &z [1]}]}\na: &a"),
         MERGES,
-        "[" * 5000,
+        "[" * 2000,
         "submission_1: [",
         "- 1",
         "",
