@@ -220,9 +220,9 @@ def decode(answer, name, given):
     if kind == "plain" and not isinstance(value, (list, dict)):
         return value
     shape = answer.get("shape")
-    whole = isinstance(shape, list) and len(shape) <= 8
-    if kind == "shape" and whole and shape == list(getattr(given, "shape", ())):
-        return OfShape(tuple(shape))  # one number for each token
+    if kind == "shape" and isinstance(shape, list) and len(shape) <= 8:
+        if shape == list(getattr(given, "shape", ())):
+            return OfShape(tuple(shape))  # one number for each token
     raise Wrong(what_is_wrong(answer, name, len(given)))
 
 

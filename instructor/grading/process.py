@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cases import Wrong
 from engine.common import ROOT
@@ -192,7 +192,7 @@ class Child:
         if "failed" in reply:
             raise RuntimeError(f"no process could be started ({reply['failed']})")
 
-    def ask(self, operation, **question):
+    def ask(self, operation, **question) -> Any:
         """Send one question, return the reply, checked by `flat`.
 
         Raises:
@@ -294,12 +294,6 @@ class Child:
         self._show()
         raise Dead(reason)
 
-    def end(self):
-        """Kill it if it still runs, and keep its folder: nobody can change that any more."""
-        if not self.dead:
-            self.dead = "it has ended"
-            self._order({"end": True})
-
     def _order(self, order, fds=()):
         try:
             socket.send_fds(self.control.socket, [json.dumps(order).encode()], fds)
@@ -311,8 +305,11 @@ class Child:
         return json.loads(reply)
 
     def close(self):
+        """Kill it if it still runs, and remove its folder."""
         try:
-            self.end()
+            if not self.dead:
+                self.dead = "it has ended"
+                self._order({"end": True})
         finally:
             self._clear()
 
@@ -328,7 +325,7 @@ class Child:
         self.close()
 
 
-def read_reply(line, number):
+def read_reply(line, number) -> tuple[str, Any]:
     """The one reply to question `number` as (kind, content): answer, todo or raised.
 
     Raises:
@@ -348,7 +345,7 @@ def read_reply(line, number):
     return kind, flat(content)
 
 
-def flat(value, depth=2):
+def flat(value, depth=2) -> Any:
     """A value of JSON with at most `depth` levels, a dict of lists, its texts made harmless.
 
     Raises:
