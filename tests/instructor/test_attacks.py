@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from grading_help import grader, put, state_of
-from hostile import FULL, GAINED_NOTHING, HYPERLINK, LOST_ONE, NOTHING, hostile_sources
+from hostile import BOUNDED, FULL, GAINED_NOTHING, HYPERLINK, NOTHING, PENALTIES, sources
 
 from engine.common import ROOT, lines_of
 from instructor.grading.command import RUBRIC, VISIBILITIES
@@ -82,10 +82,10 @@ def batch(tmp_path_factory, policy, listener, classifier):
     temporary = folder / "tmp"
     temporary.mkdir()
     port = listener[0].getsockname()[1]
-    for student, source in hostile_sources(port, marker, policy).items():
+    for student, source in sources(port, marker).items():
         put(course, student, source)
-    for student, source in attacks.valid_files().items():
-        put(course, student, source)
+    put(course, "03 missing", attacks.without("kl_penalty_backward"))
+    put(course, "29 hard-coded", attacks.hard_coded(policy))
     put_what_is_no_plain_file(course)
     memory = shared_memory()
     before = state_of(ROOT, course)
@@ -136,8 +136,9 @@ def full_points():
 
 @pytest.mark.slow
 def test_every_attack_is_in_the_batch(batch):
-    judged = {*NOTHING, *LOST_ONE, *FULL, *GAINED_NOTHING, "29 hard-coded", "44 slow", "45 loud"}
-    assert judged | set(attacks.valid_files()) == set(batch.results)
+    judged = {*NOTHING, *PENALTIES, *GAINED_NOTHING, *FULL, *BOUNDED}
+    judged |= {"03 missing", "28 ships", "29 hard-coded"}
+    assert judged == set(batch.results)
     reach_outside = {*range(36, 42), 50}  # test_sandbox.py tries these
     numbers = {int(student[:2]) for student in judged if student[:2].isdigit()}
     assert numbers | {34} | reach_outside == set(range(1, 51))
@@ -146,19 +147,19 @@ def test_every_attack_is_in_the_batch(batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("student", NOTHING)
 def test_broken_submissions_earn_nothing_and_say_why(batch, student):
-    status, words = NOTHING[student]
     result = batch.results[student]
-    assert (result["status"], result["score"]) == (status, 0)
-    assert words in said(result)
+    assert (result["status"], result["score"]) == (NOTHING[student].status, 0)
+    assert NOTHING[student].words in said(result)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", LOST_ONE)
+@pytest.mark.parametrize("student", ["03 missing", *PENALTIES])
 def test_a_fault_costs_its_own_exercise_alone(batch, student):
-    function, words = LOST_ONE[student]
+    faulty = "kl_penalty_backward" if student == "03 missing" else "kl_penalty_forward"
+    words = PENALTIES.get(student, ("", "there is no function kl_penalty_backward"))[1]
     result = batch.results[student]
     for name, entry in full_points().items():
-        if name == function:
+        if name == faulty:
             assert result["points"][name] <= 0.25 * entry["points"]
         else:
             assert result["points"][name] == entry["points"]
@@ -178,7 +179,7 @@ def test_an_attack_gains_nothing(batch, student):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", [*FULL, *attacks.valid_files()])
+@pytest.mark.parametrize("student", ["28 ships", *FULL])
 def test_right_submissions_earn_everything(batch, student):
     assert batch.results[student]["score"] == 100
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from grading_help import put, state_of, unpack_grader
-from hostile import misleading, swelling
+from hostile import PENALTIES
 
 from instructor.proof import attacks
 
@@ -49,9 +49,8 @@ def test_an_ordinary_user_grades_as_root_does(nobodys):
     folder, become = nobodys
     unpack_grader(folder / "grader")
     (folder / "tmp").mkdir()
-    hostile = swelling() | misleading()
     for student in HOSTILE:
-        put(folder / "in", student, hostile[student])
+        put(folder / "in", student, attacks.in_penalty(PENALTIES[student][0]))
     for student, (source, _) in HONEST.items():
         put(folder / "in", student, source)
     subprocess.run(["chown", "-R", "nobody", folder], check=True)
