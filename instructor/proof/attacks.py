@@ -132,7 +132,8 @@ GUESSED_ANSWERS = everywhere(
 )
 PATCHES_JSON = on_import(
     """
-        json.dumps = lambda *args, **kwargs: '{"passed": true, "score": 100}'
+    import json
+    json.dumps = lambda *args, **kwargs: '{"passed": true, "score": 100}'
     """
 )
 PATCHES_TORCH = on_import(
