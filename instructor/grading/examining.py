@@ -14,7 +14,7 @@ import torch
 
 from cases import CASES, Ask, Wrong, report
 from instructor.grading.points import every_case
-from instructor.grading.process import OUTPUT_SHOWN, Allowance, Child, WorkerGone
+from instructor.grading.process import OUTPUT_SHOWN, Allowance, Child
 from instructor.grading.text import clean
 
 WHOLE = 6  # seconds that all answers of a submission may take, as a multiple of those for one
@@ -161,8 +161,6 @@ class Questions:
             message = report(case, ask, random.Random(seed), with_expected=False) or ""
         except NotImplementedError as error:  # perhaps in one branch only
             message = f"Not implemented: {error}"
-        except WorkerGone:
-            raise
         except Exception as error:  # numbers that no case has thought of: wrong, and looked at
             kind = type(error).__name__
             self.flags.add(f"{self.name}: no verdict, {kind}: {error}"[:200])

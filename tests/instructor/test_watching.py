@@ -83,7 +83,7 @@ def test_what_is_beyond_a_bound_is_named(tmp_path):
     stop = threading.Event()
     assert overrun(own, tmp_path, PLENTY) == ""
     assert overrun(2**22 + 1, tmp_path, PLENTY) == ""  # nobody has this number
-    threads = [threading.Thread(target=stop.wait) for _ in range(9)]
+    threads = [threading.Thread(target=stop.wait, daemon=True) for _ in range(9)]
     for thread in threads:
         thread.start()
     assert "more than 8 threads" in overrun(own, tmp_path, PLENTY._replace(threads=8))
