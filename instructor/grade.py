@@ -1,7 +1,7 @@
 """Grade the rewards.py files of a whole course, each in a sandbox, with one command.
 
     python instructor/grade.py SUBMISSIONS --out DIR
-    python instructor/grade.py SUBMISSIONS --out DIR --roster gradebook.csv --train
+    python instructor/grade.py SUBMISSIONS --out DIR --roster gradebook.csv
     python instructor/grade.py SUBMISSIONS --out DIR --resume
 
 SUBMISSIONS is a folder or a zip, as the platform exports it. DIR gets grades.csv, feedback/,

@@ -2,11 +2,12 @@
 
 import statistics
 
-from instructor.exercises import CASES
+from cases import CASES
 from instructor.grading.feedback import title
 from instructor.grading.gradebook import number
 
-ROWS, HARDEST = 25, 5  # shown at most
+ROWS = 25  # shown at most
+HARDEST = 5  # cases
 USUAL = ("late", "the newest is graded")  # flags that need no look
 
 
@@ -46,8 +47,8 @@ def histogram(scores, most, bins=10):
     [(0.0, 50.0, 3), (50.0, 100.0, 2)]
     """
     width = most / bins or 1.0
-    places = [min(int(score / width), bins - 1) for score in scores]
-    return [(i * width, (i + 1) * width, places.count(i)) for i in range(bins)]
+    bin_of = [min(int(score / width), bins - 1) for score in scores]
+    return [(i * width, (i + 1) * width, bin_of.count(i)) for i in range(bins)]
 
 
 def shares(results, rubric):

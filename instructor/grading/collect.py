@@ -12,10 +12,12 @@ merged or dropped in silence.
 """
 
 import io
+import itertools
 import re
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
-from instructor.grading.identity import METADATA, owner_of, read_metadata
+from instructor.grading.identity import METADATA, Owner, owner_of, read_metadata
 from instructor.grading.reading import SIZE_LIMIT, ZIP_LIMIT, Zip, check, open_source
 from instructor.grading.submission import Member, Rejected, Submission, normal, readable
 from instructor.grading.written import SHEET
@@ -32,8 +34,20 @@ VERSION = re.compile(
 )
 
 
-class Unclear(Rejected):
-    """What the instructor must settle."""
+class Entry(NamedTuple):
+    """A file or folder of an export."""
+
+    owner: Owner
+    names: dict  # {path of a file: the name that the student gave it}
+
+
+class Contents(NamedTuple):
+    """What a file turns out to hold; one of these, and answers perhaps."""
+
+    source: bytes = b""
+    rejected: str = ""  # why it cannot be graded
+    question: str = ""  # what the instructor must settle
+    answers: bytes = b""  # the answers.md in the same zip
 
 
 def collect(path, one=False):
@@ -51,19 +65,17 @@ def collect(path, one=False):
     folders = [folder for folder in source.folders() if is_content(folder)]
     if files and (one or lonely(files)):
         found = [hand_in(source, "submission", [Member("submission")], {f: f.name for f in files})]
-        named = [
-            file.name for file in files if len(file.parts) == 1 and rank({file: file.name}) == 2
-        ]
-        if named and not one:
-            flag = f"taken for one student's folder, with {', '.join(map(readable, named[:4]))}"
+        others = [file.name for file in files if len(file.parts) == 1 and is_any_python(file)]
+        if others and not one:
+            flag = f"taken for one student's folder, with {', '.join(map(readable, others[:4]))}"
             found[0].flags.append(flag)
     else:
         root = root_of(files)
         metadata = read_metadata(source, root) if root / METADATA in files else {}
         found = [
             submission
-            for handed in owned(files, folders, root, metadata).values()
-            for submission in submissions_of(source, handed)
+            for entries in by_owner(files, folders, root, metadata).values()
+            for submission in submissions_of(source, entries)
         ]
     if not found:
         raise Rejected(f"there is no submission in '{path}': no rewards.py, no .py, no .zip")
@@ -76,6 +88,11 @@ def is_content(path):
     return bool(path.parts) and not hidden and "__MACOSX" not in path.parts
 
 
+def is_any_python(file):
+    """Whether a file may be a submission, but is not named like one."""
+    return rank({file: file.name}) == 2
+
+
 def lonely(files):
     """Whether the only rewards.py lies in the folder itself, which then is one student's."""
     named = [file for file in files if file.name == "rewards.py"]
@@ -86,13 +103,13 @@ def root_of(files):
     """The folder that holds the hand-ins: the one around all, unless it is one student's own."""
     root = PurePosixPath()
     for depth in range(3):
-        firsts = {file.parts[depth] for file in files}
-        if len(firsts) != 1 or any(len(file.parts) == depth + 1 for file in files):
+        names = {file.parts[depth] for file in files}
+        if len(names) != 1 or any(len(file.parts) == depth + 1 for file in files):
             break
-        (first,) = firsts
-        if first in ("/", ".."):
+        (name,) = names
+        if name in ("/", ".."):
             break
-        inside = root / first
+        inside = root / name
         named = [file for file in files if file.name == "rewards.py"]
         students = {file.parts[depth + 1] for file in named} - {"rewards.py"}
         own = inside / "rewards.py" in named and len(students) < 2
@@ -102,11 +119,10 @@ def root_of(files):
     return root
 
 
-def owned(files, folders, root, metadata):
-    """{key of an owner: [(owner, {path: the name that the student gave it})]}.
+def by_owner(files, folders, root, metadata):
+    """{key of an owner: its entries}, one `Entry` for each file or folder in `root`.
 
-    One entry of the list for each file or folder in `root`; an empty folder counts too, and so does
-    a folder that only the metadata name.
+    An empty folder counts too, and so does a folder that only the metadata name.
     """
     tops = {}
     for file in files:
@@ -123,38 +139,40 @@ def owned(files, folders, root, metadata):
         names = {path: path.name for path in paths}
         if owner.file and paths == [root / top]:
             names = {paths[0]: owner.file}
-        owners.setdefault(owner.key, []).append((owner, names))
+        owners.setdefault(owner.key, []).append(Entry(owner, names))
     return owners
 
 
-def submissions_of(source, handed):
+def submissions_of(source, entries):
     """The rows of one owner: the submission, and older ones, which are not graded."""
-    owner = handed[0][0]
-    if owner.key == ("name", "rewards") and [*handed[0][1].values()] == ["rewards.py"]:
-        row = hand_in(source, owner.student, owner.members, handed[0][1])
+    owner = entries[0].owner
+    if owner.key == ("name", "rewards") and [*entries[0].names.values()] == ["rewards.py"]:
+        row = hand_in(source, owner.student, owner.members, entries[0].names)
         return [unclear(row, "Whose is it? It lies beside the hand-ins, without a name.")]
-    if owner.order is None or len(handed) == 1:
-        flags = [flag for one, _ in handed for flag in one.flags]
-        if len(handed) > 1 and owner.key[0] == "name":  # ann.py beside ann/ and ann.zip
-            parts = [hand_in(source, owner.student, owner.members, names) for _, names in handed]
-            return [one_of(parts, flags)]
-        names = {path: name for _, own in handed for path, name in own.items()}
+    if owner.order is None or len(entries) == 1:
+        flags = [flag for entry in entries for flag in entry.owner.flags]
+        if len(entries) > 1 and owner.key[0] == "name":  # ann.py beside ann/ and ann.zip
+            rows = [hand_in(source, owner.student, owner.members, e.names) for e in entries]
+            return [one_of(rows, flags)]
+        names = {path: name for entry in entries for path, name in entry.names.items()}
         return [hand_in(source, owner.student, owner.members, names, flags)]
-    return newest(source, handed)
+    return newest(source, sorted(entries, key=lambda entry: entry.owner.order))
 
 
-def newest(source, handed):
-    """The rows of an owner with several hand-ins on a platform that tells which is newer."""
-    side, sheet = [], b""
-    handed = sorted(handed, key=lambda entry: entry[0].order)
-    if handed[0][0].key[0] == "canvas":  # which gives every file of a hand-in a number of its own
-        for _, names in handed:
-            sheet = sheet_of(source, names)[0] or sheet  # the newest
-        best = min(rank(names) for _, names in handed)
-        side = [readable(n) for _, names in handed if rank(names) > best for n in names.values()]
-        handed = [(owner, names) for owner, names in handed if rank(names) == best]
-    rows = [hand_in(source, o.student, o.members, names, o.flags) for o, names in handed]
-    latest = [row for row, (owner, _) in zip(rows, handed) if owner.order == handed[-1][0].order]
+def newest(source, entries):
+    """The rows of an owner with several hand-ins, in the order in which the platform got them."""
+    side = []
+    sheet = b""
+    if entries[0].owner.key[0] == "canvas":  # which numbers every file of a hand-in
+        for entry in entries:
+            sheet = sheet_of(source, entry.names)[0] or sheet  # the newest
+        best = min(rank(entry.names) for entry in entries)
+        aside = [entry for entry in entries if rank(entry.names) > best]
+        side = [readable(name) for entry in aside for name in entry.names.values()]
+        entries = [entry for entry in entries if rank(entry.names) == best]
+    rows = [hand_in(source, o.student, o.members, names, o.flags) for o, names in entries]
+    last = entries[-1].owner.order
+    latest = [row for row, entry in zip(rows, entries) if entry.owner.order == last]
     older = rows[: len(rows) - len(latest)]
     chosen = one_of(latest, latest[-1].flags)
     for row in older:
@@ -179,14 +197,20 @@ def one_of(rows, flags):
     best = rows[0]
     best.flags = list(flags)
     if len({(row.source, row.rejected, row.question) for row in rows}) > 1:
-        places = ", ".join(row.path for row in rows[:4])
-        return unclear(best, f"Which of these is the submission: {places}? Keep one.")
+        return which_of(best, [row.path for row in rows])
     return best
+
+
+def which_of(row, paths):
+    """The row with the question which of some files it is about."""
+    return unclear(row, f"Which of these is the submission: {', '.join(paths[:4])}? Keep one.")
 
 
 def unclear(row, question):
     """The row with a question in the place of a submission."""
-    row.source, row.rejected, row.question = b"", "", question
+    row.source = b""
+    row.rejected = ""
+    row.question = question
     return row
 
 
@@ -200,10 +224,11 @@ def hand_in(source, student, members, names, flags=()):
     """
     row = Submission(student, "", members=tuple(members), flags=list(flags))
     if not names:
-        row.path, row.rejected = readable(f"{source.label}{student}"), "nothing in it"
+        row.path = readable(student)
+        row.rejected = "nothing in it"
         return row
-    paths = sorted(names, key=lambda path: (len(path.parts), path))
-    row.path = place(source, paths[0])
+    paths = shallow_first(names)
+    row.path = readable(paths[0])
     if len(paths) > FILES_LIMIT:
         row.rejected = f"more than {FILES_LIMIT} files"
         return row
@@ -218,6 +243,15 @@ def hand_in(source, student, members, names, flags=()):
     return row
 
 
+def shallow_first(paths):
+    return sorted(paths, key=lambda path: (len(path.parts), path))
+
+
+def top_level(paths):
+    """Those of some paths, shallow ones first, that lie as high as the first."""
+    return [path for path in paths if len(path.parts) == len(paths[0].parts)]
+
+
 def beside(names, chosen):
     """Names of files in the folder of the chosen one that look like another version of it."""
     near = [path for path in names if path.parent == chosen.parent and path != chosen]
@@ -230,64 +264,55 @@ def from_candidates(source, row, fitting, versions):
     Args:
         source, row: of `hand_in`.
         fitting: the paths.
-        versions: names of files that are to be told beside it.
+        versions: names of files beside it that a flag shall name.
     """
-    first = [path for path in fitting if len(path.parts) == len(fitting[0].parts)]
-    found = [contents(source, path) for path in first[:8]]
-    row.path = place(source, first[0])
-    row.source, row.rejected, row.question, answers = found[0]
-    row.answers = row.answers or answers
+    candidates = top_level(fitting)
+    found = [contents(source, path) for path in candidates[:8]]
+    row.path = readable(candidates[0])
+    row.source = found[0].source
+    row.rejected = found[0].rejected
+    row.question = found[0].question
+    row.answers = row.answers or found[0].answers
     if len(set(found)) > 1:
-        places = ", ".join(place(source, path) for path in first[:4])
-        return unclear(row, f"Which of these is the submission: {places}? Keep one.")
-    if more := [*versions, *(place(source, path) for path in fitting[len(first) :])]:
+        return which_of(row, [readable(path) for path in candidates])
+    if more := [*versions, *map(readable, fitting[len(candidates) :])]:
         row.flags.append(f"also in the hand-in: {', '.join(more[:3])}")
     return row
 
 
 def contents(source, path):
-    """(source, why it is rejected, what is not clear about it, written answers in the same zip)."""
+    """The `Contents` at a path of a folder or zip, whatever lies there."""
     try:
-        data, answers = read_one(source, path)
-        return data, "", "", answers
-    except Unclear as error:
-        return b"", "", str(error), b""
+        return read_one(source, path)
     except Rejected as error:
-        return b"", str(error), "", b""
+        return Contents(rejected=str(error))
     except OSError as error:
-        return b"", f"cannot be read ({error.strerror})", "", b""
+        return Contents(rejected=f"cannot be read ({error.strerror})")
 
 
 def sheet_of(source, names):
     """(the answers.md among the files of a hand-in, what is wrong with it)."""
-    sheets = [path for path in names if SHEET.fullmatch(names[path])]
-    sheets.sort(key=lambda path: (len(path.parts), path))
+    sheets = shallow_first(path for path in names if SHEET.fullmatch(names[path]))
     if not sheets:
         return b"", ""
-    data, problem, *_ = contents(source, sheets[0])
-    problem = f"answers.md: {problem}" if problem else ""
-    first = [path for path in sheets if len(path.parts) == len(sheets[0].parts)]
-    if len(first) > 1:
-        problem = f"several sheets of answers; {place(source, first[0])} is taken"
-    return data, problem
-
-
-def place(source, path):
-    """Where something was found, for the instructor."""
-    return readable(f"{source.label}{path}")
+    sheet = contents(source, sheets[0])
+    problem = f"answers.md: {sheet.rejected}" if sheet.rejected else ""
+    if len(top_level(sheets)) > 1:
+        problem = f"several sheets of answers; {readable(sheets[0])} is taken"
+    return sheet.source, problem
 
 
 def read_one(source, path):
-    """(the bytes of the submission at a path of a folder or zip, written answers in the same zip).
+    """The `Contents` at a path of a folder or zip.
 
     Raises:
-        Rejected: it cannot be one; `Unclear` where a zip holds several.
+        Rejected: it cannot be a submission.
         OSError: it cannot be read.
     """
     if problem := source.problem(path):
         raise Rejected(problem)
     if path.suffix.lower() != ".zip":
-        return check(source.read(path, SIZE_LIMIT)), b""
+        return Contents(check(source.read(path, SIZE_LIMIT)))
     data = source.read(path, ZIP_LIMIT)
     if len(data) > ZIP_LIMIT:
         raise Rejected(f"a zip larger than {ZIP_LIMIT >> 20} MB")
@@ -300,30 +325,36 @@ def read_one(source, path):
     if row.path.lower().endswith(".zip") or row.rejected.startswith(("no rewards.py", "nothing")):
         raise Rejected("a zip without rewards.py")
     if row.question:
-        raise Unclear(row.question)
+        return Contents(question=row.question)
     if row.rejected:
         raise Rejected(row.rejected)
-    return row.source, row.answers
+    return Contents(row.source, answers=row.answers)
 
 
 def in_order(submissions):
     """The submissions sorted by student, with names and paths that are all different."""
-    students, paths = {}, set()
+    students = set()
+    paths = set()
     for row in submissions:
         ids = ", ".join(filter(None, (member.id for member in row.members)))
         if not row.duplicate:
-            name, repeat = row.student, 1
-            while row.student in students:
-                repeat += 1
-                row.student = f"{name} ({ids})" if ids and repeat == 2 else f"{name} ({repeat})"
-            students[row.student] = row
-        path, repeat = row.path, 1
-        while row.path in paths:
-            repeat += 1
-            row.path = f"{path} ({repeat})"
-        paths.add(row.path)
+            further = [f"{row.student} ({ids})"] if ids else [f"{row.student} (2)"]
+            row.student = unused(row.student, students, further)
+        row.path = unused(row.path, paths, [f"{row.path} (2)"])
 
     def by_student(row):
         return normal(row.student), row.student, row.duplicate, row.path
 
     return sorted(submissions, key=by_student)
+
+
+def unused(text, used, further):
+    """The first of a text, `further` ones, and the text with a number from 3 on that is not used.
+
+    >>> unused("Ann", {"Ann", "Ann (7)"}, ["Ann (7)"])
+    'Ann (3)'
+    """
+    numbered = (f"{text} ({repeat})" for repeat in itertools.count(3))
+    chosen = next(t for t in itertools.chain([text], further, numbered) if t not in used)
+    used.add(chosen)
+    return chosen

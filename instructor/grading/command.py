@@ -27,7 +27,6 @@ def parse_arguments(argv=None):
     add("--resume", action="store_true", help="continue an interrupted run")
     add("--jobs", type=int, default=processors(), help="submissions at a time")
     add("--timeout", type=float, default=10.0, help="seconds for one answer (%(default)s)")
-    add("--train", action="store_true", help="also train a few steps with each reward")
     add("--visibility", default="visible", choices=VISIBILITIES, help="of Gradescope's results")
     add("--gradescope", action="store_true", help="one submission; write only DIR/results.json")
     add("--unsafe", action="store_true", help="grade without a sandbox: only for your own files")
@@ -43,10 +42,8 @@ def processors():
 
 def main(argv=None):
     args = parse_arguments(argv)
-    from instructor.grading.class_view import (  # torch takes seconds; --help need not wait
-        show,
-        what_was_written,
-    )
+    # torch takes seconds; --help need not wait
+    from instructor.grading.class_view import show, what_was_written
     from instructor.grading.course import grade
     from instructor.grading.points import read_rubric
 

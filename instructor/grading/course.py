@@ -1,6 +1,7 @@
 """Grade a whole course: check the sandbox and the tests, then every submission, in parallel."""
 
 import concurrent.futures
+import dataclasses
 import math
 import queue
 import time
@@ -10,14 +11,22 @@ from engine.common import ROOT, quiet_libraries, write_whole
 from instructor.grading import journal
 from instructor.grading.collect import collect
 from instructor.grading.course_files import write_all
-from instructor.grading.examining import examine
-from instructor.grading.likeness import unusual_imports
+from instructor.grading.examining import examine, unusual_imports
 from instructor.grading.points import read_rubric, score
 from instructor.grading.process import WorkerGone, Workshop, probe
 from instructor.grading.roster import read_roster
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
 from instructor.grading.written import read_points
+
+
+@dataclasses.dataclass(frozen=True)
+class Grader:
+    """How every submission of a run is graded."""
+
+    settings: dict  # of `journal.run_settings`
+    models: tuple  # (ref_model, tokenizer)
+    sandbox: str = ""  # what protects this machine, of `require_sandbox`
 
 
 def grade(args, console):
@@ -44,28 +53,25 @@ def grade(args, console):
         to_grade = [submission for submission in submissions if submission.path not in done]
     write_whole(file, "".join(map(journal.journal_line, done.values())))
     with Workshop(max(1, args.jobs), args.unsafe) as workshop:
-        new = check_and_grade(workshop, to_grade, settings, file, console, args.unsafe)
-    return write_all(args, [*done.values(), *new], submissions, settings)
+        grader = prepare(workshop, settings, console, args.unsafe)
+        new = grade_with_progress(workshop, to_grade, grader, file, console)
+    return write_all(args, [*done.values(), *new], submissions, rubric)
 
 
-def check_and_grade(workshop, submissions, settings, file, console, unsafe):
-    """Look whether sandbox and tests hold on this machine, then grade; returns the new results."""
-    from rich.progress import Progress
-
-    models = load_models()
+def prepare(workshop, settings, console, unsafe):
+    """A `Grader`, once sandbox and tests have been seen to hold on this machine."""
+    grader = Grader(settings, load_models())
     workshop.wait()
-    held = probe(workshop, workshop.controls[0])
+    held = probe(workshop.controls[0])
     console.print("sandbox")
-    show_sandbox(held, console)
+    for name, meaning in PROTECTIONS.items():
+        mark = "[green]✓[/]" if held[name] else "[red]✗[/]"
+        console.print(f"  {mark} {name:10} {meaning}", highlight=False)
     sandbox = require_sandbox(held, unsafe)
     if (ROOT / "rewards_solution.py").exists():
-        self_check(workshop, settings, models)
+        self_check(workshop.controls[0], grader)
         console.print("self-check passed: solution, template, wrong solutions, attacks\n")
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("grading", total=len(submissions))
-        return grade_all(
-            workshop, submissions, settings, sandbox, models, file, lambda: bar.advance(task)
-        )
+    return dataclasses.replace(grader, sandbox=sandbox)
 
 
 def load_models():
@@ -102,13 +108,7 @@ def require_sandbox(held, unsafe):
     return f"unsafe (no {', '.join(missing)})"
 
 
-def show_sandbox(held, console):
-    for name, meaning in PROTECTIONS.items():
-        mark = "[green]✓[/]" if held[name] else "[red]✗[/]"
-        console.print(f"  {mark} {name:10} {meaning}", highlight=False)
-
-
-def self_check(workshop, settings, models):
+def self_check(control, grader):
     """Grade files whose grade is known; GraderError if one gets another.
 
     The solution earns everything, the template nothing, each wrong solution loses points at its
@@ -116,12 +116,14 @@ def self_check(workshop, settings, models):
     """
     from instructor.proof.attacks import known_files
 
-    control, rubric = workshop.controls[0], settings["rubric"]
+    rubric = grader.settings["rubric"]
+    seeds = grader.settings["seeds"][:2]
     for title, source, expected in known_files():
-        found = examine(workshop, control, source, settings["seeds"][:2], models, 3.0)
+        found = examine(control, source, seeds, grader.models, seconds=3.0)
         points = score([vars(outcome) for outcome in found.outcomes], rubric)
         for name, entry in rubric["exercises"].items():
-            earned, most = points[name], entry["points"]
+            earned = points[name]
+            most = entry["points"]
             as_expected = {"all": earned == most, "none": earned == 0, "less": earned != most}
             if not as_expected[expected[name]]:
                 raise GraderError(
@@ -131,16 +133,24 @@ def self_check(workshop, settings, models):
                 )
 
 
-def grade_all(workshop, submissions, settings, sandbox, models, file, tick):
+def grade_with_progress(workshop, submissions, grader, file, console):
+    """`grade_all` with a bar in a terminal."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("grading", total=len(submissions))
+        return grade_all(workshop, submissions, grader, file, lambda: bar.advance(task))
+
+
+def grade_all(workshop, submissions, grader, file, after_each):
     """Grade in parallel; each result goes to the journal as soon as it is there.
 
     Args:
         workshop: with one control for each submission that is graded at a time.
-        submissions, settings: what to grade, and how.
-        sandbox: what protects the grader, of `require_sandbox`.
-        models: (ref_model, tokenizer).
+        submissions: what to grade.
+        grader: how.
         file: the journal.
-        tick: called after each result.
+        after_each: called after each result.
     """
     controls = queue.SimpleQueue()
     for control in workshop.controls:
@@ -149,11 +159,11 @@ def grade_all(workshop, submissions, settings, sandbox, models, file, tick):
     def work(submission):
         control = controls.get()
         try:
-            return grade_one(workshop, control, submission, settings, sandbox, models)
+            return grade_one(control, submission, grader)
         except WorkerGone:  # nobody can be graded any more, and this one was not
             raise
         except Exception as error:  # one submission shall not end the others
-            return journal.unfinished(submission, settings, sandbox, error)
+            return journal.unfinished(submission, grader.settings, grader.sandbox, error)
         finally:
             controls.put(control)
 
@@ -166,16 +176,16 @@ def grade_all(workshop, submissions, settings, sandbox, models, file, tick):
                 results.append(task.result())
                 lines.write(journal.journal_line(results[-1]))
                 lines.flush()
-                tick()
+                after_each()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     return results
 
 
-def grade_one(workshop, control, submission, settings, sandbox, models):
+def grade_one(control, submission, grader):
     """The result of one submission: a dict, as it stands in the journal."""
     started = time.monotonic()
-    result = journal.blank_result(submission, settings, sandbox)
+    result = journal.blank_result(submission, grader.settings, grader.sandbox)
     if submission.duplicate:
         result |= {"status": "duplicate", "reason": "A newer submission is graded instead."}
     elif submission.question:
@@ -183,26 +193,23 @@ def grade_one(workshop, control, submission, settings, sandbox, models):
     elif submission.rejected:
         result |= {"status": "rejected", "reason": submission.rejected, "score": 0.0}
     else:
-        examine_into(result, workshop, control, submission.source, settings, models)
+        examine_into(result, control, submission.source, grader)
     # Rounded up to tens, so that a run that was resumed writes the very same files.
     result["seconds"] = math.ceil((time.monotonic() - started) / 10) * 10
     return journal.bounded(result)
 
 
-def examine_into(result, workshop, control, source, settings, models):
+def examine_into(result, control, source, grader):
     """Fill a blank result with what the examination of a submission finds."""
-    rubric = settings["rubric"]
-    found = examine(workshop, control, source, settings["seeds"], models, settings["timeout"])
+    settings = grader.settings
+    found = examine(control, source, settings["seeds"], grader.models, settings["timeout"])
     result["tests"] = [vars(outcome) for outcome in found.outcomes]
-    result["points"] = score(result["tests"], rubric)
+    result["points"] = score(result["tests"], settings["rubric"])
     result["score"] = round(sum(result["points"].values()), 2)
-    result["output"], result["printed"] = found.output, found.printed
+    result["output"] = found.output
+    result["printed"] = found.printed
     if found.import_error:
         result |= {"status": "import error", "reason": found.import_error}
     result["flags"] += sorted(found.flags)
     if imports := unusual_imports(source):
         result["flags"].append(f"imports {', '.join(imports)}")
-    if settings["train"]:
-        from instructor.grading.short_training import train_briefly
-
-        result["training"] = train_briefly(workshop, control, source, rubric["train"], models)

@@ -4,26 +4,23 @@ import json
 from pathlib import Path
 
 from engine.common import first_line, write_whole
-from instructor.grading.feedback import feedback, file_names, gradescope, summary_line
-from instructor.grading.gradebook import write_grades, write_roster
+from instructor.grading.feedback import feedback, file_names, gradescope
+from instructor.grading.gradebook import write_grades
 from instructor.grading.journal import journal_line
-from instructor.grading.likeness import similar
-from instructor.grading.roster import match, people_of, read_roster
+from instructor.grading.roster import fill_roster
 from instructor.grading.written import answers_by_heading, read_points, with_written, write_sheets
 
 
-def write_all(args, results, submissions, settings):
+def write_all(args, results, submissions, rubric):
     """Every file of the course from the results, sorted; the journal too.
 
     Returns:
-        the results, with flags for files that are alike, and one more for everybody of the roster
-        who has handed nothing in.
+        the results, and one more for everybody of the roster who has handed nothing in.
     """
-    out, rubric = Path(args.out), settings["rubric"]
+    out = Path(args.out)
     order = {submission.path: i for i, submission in enumerate(submissions)}
     results = sorted(results, key=lambda result: order.get(result["path"], len(order)))
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
-    results = with_likeness(results, submissions)
     if not args.gradescope:
         results = grade_written(args, results, submissions, rubric)
     files = file_names([result["student"] for result in filter(not_duplicate, results)])
@@ -64,64 +61,3 @@ def write_pages(out, stem, result, rubric, visibility):
 
 def not_duplicate(result):
     return result["status"] != "duplicate"
-
-
-def with_likeness(results, submissions):
-    """The results with further flags for files that resemble each other or the solution."""
-    sources = {
-        submission.student: submission.source
-        for submission in submissions
-        if submission.source and not (submission.rejected or submission.duplicate)
-    }
-    alike = similar(sources)
-    return [
-        {**result, "flags": result["flags"] + alike[result["student"]]}
-        if not_duplicate(result)
-        else result
-        for result in results
-    ]
-
-
-def fill_roster(args, results, submissions):
-    """Write OUT/roster.csv; returns a result for everybody who has handed nothing in."""
-    kind, header, rows = read_roster(args.roster)
-    people = list(people_of(kind, header, rows))
-    claims = claims_of(results, submissions, people)
-    result_by_row = {}
-    for row, claimed in claims.items():
-        best = min(level for level, _ in claimed)
-        chosen = [result for level, result in claimed if level == best]
-        for _, result in claimed:
-            if len(chosen) > 1 or result is not chosen[0]:
-                title = "shares a row of the roster with another: " + ", ".join(
-                    other["student"] for _, other in claimed if other is not result
-                )
-                result["flags"].append(title)
-        if len(chosen) == 1 and chosen[0]["score"] is not None:
-            text = chosen[0]["reason"] or summary_line(chosen[0])
-            result_by_row[row] = {**chosen[0], "text": text}
-    target = Path(args.out) / "roster.csv"
-    write_roster(target, kind, header, rows, result_by_row, args.column)
-    blank = {"status": "no submission", "score": None, "max": None, "tests": [], "flags": []}
-    blank |= {"seconds": "", "sandbox": "", "path": "", "reason": ""}
-    return [
-        {"student": person["name"] or person["email"], **blank}
-        for person in people
-        if person["row"] not in claims
-    ]
-
-
-def claims_of(results, submissions, people):
-    """{row of the roster: [(how well it fits, result)]}; what does not fit is flagged."""
-    result_by_path, claims = {result["path"]: result for result in results}, {}
-    for submission in submissions:
-        result = result_by_path.get(submission.path)
-        if submission.duplicate or result is None:
-            continue
-        for member in submission.members:
-            person, level, note = match(member, people)
-            if note:
-                result["flags"].append(note)
-            if person is not None:
-                claims.setdefault(person["row"], []).append((level, result))
-    return claims

@@ -1,20 +1,30 @@
 """The examining side: run every case of every function on one submission.
 
 The cases are those of cases, which students run as `pytest --student`. Here they also run
-with seeds that nobody has seen.
+with seeds that nobody has seen, and the function that they ask is in another process: questions
+and answers are JSON.
 """
 
+import ast
 import dataclasses
+import json
 import random
 
-from instructor.exercises import CASES, Ask, Wrong, every_case, report
-from instructor.grading.process import OUTPUT_SHOWN, Allowance, Child, WorkerGone
-from instructor.grading.remote import remote
+import torch
+
+from cases import CASES, Ask, Wrong, report
+from instructor.grading.points import every_case
+from instructor.grading.process import OUTPUT_SHOWN, Allowance, Child
 from instructor.grading.text import clean
 
 WHOLE = 6  # seconds that all answers of a submission may take, as a multiple of those for one
 MESSAGE_LIMIT = 2000  # characters
 HIDDEN = "It holds for the inputs of the public tests, but not for others."
+HARMLESS_IMPORTS = {
+    *("math", "torch", "numpy", "re", "collections", "itertools", "functools", "statistics"),
+    *("string", "typing", "operator", "sentiment", "reward_utils", "__future__"),
+    "engine",  # the last lines of the handed-out file
+}
 
 
 @dataclasses.dataclass
@@ -32,18 +42,18 @@ class Outcome:
 class Examination:
     """What became of one submission."""
 
-    outcomes: list  # of `Outcome`, in the order of CASES
+    outcomes: list[Outcome]  # in the order of CASES
     import_error: str = ""  # why the file cannot be imported; then no case passes
-    flags: set = dataclasses.field(default_factory=set)  # for a person to look at
+    flags: set[str] = dataclasses.field(default_factory=set)  # for a person to look at
     output: str = ""  # the beginning of what the submission printed
     printed: str = ""  # the same, when it was imported: no hidden input can be in it
 
 
-def examine(workshop, control, source, seeds, models, seconds=10.0):
+def examine(control, source, seeds, models, seconds=10.0):
     """Run every case of every function on one submission.
 
     Args:
-        workshop, control: where its processes come from.
+        control: of the workshop, for the processes.
         source: bytes of its rewards.py.
         seeds: the first is that of the public tests, the others are hidden.
         models: (ref_model, tokenizer), the bundled ones, of this process.
@@ -53,27 +63,24 @@ def examine(workshop, control, source, seeds, models, seconds=10.0):
         an `Examination`.
     """
     allowance = Allowance(WHOLE * seconds)
-    error, output = try_import(workshop, control, source, seconds, allowance)
+    with Child(control, source, seconds, allowance) as child:
+        error = load(child)
+        printed = printed_by(child)[:OUTPUT_SHOWN]
     if error:
         message = f"The file cannot be imported: {error}"[:MESSAGE_LIMIT]
         outcomes = [Outcome(name, case.__name__, False, message) for name, case in every_case()]
-        return Examination(outcomes, message, output=output, printed=output)
-    outcomes, flags, printed = [], set(), output
-    for name, (_, cases) in CASES.items():
-        with Child(workshop, control, source, seconds, allowance) as child:
+        return Examination(outcomes, message, output=printed, printed=printed)
+    found = Examination([], printed=printed)
+    output = printed
+    for name in CASES:
+        with Child(control, source, seconds, allowance) as child:
             load(child)  # if it fails this time, the questions will say so
-            found, noticed = examine_function(child, name, cases, seeds, models)
-            output += clean(child.output.decode("utf-8", "replace"))
-        outcomes += found
-        flags |= noticed
-    return Examination(outcomes, flags=flags, output=output[:OUTPUT_SHOWN], printed=printed)
-
-
-def try_import(workshop, control, source, seconds, allowance):
-    """(why a submission cannot be imported, or an empty string; what it printed)."""
-    with Child(workshop, control, source, seconds, allowance) as child:
-        error = load(child)
-        return error, clean(child.output.decode("utf-8", "replace"))[:OUTPUT_SHOWN]
+            questions = Questions(child, name, models)
+            found.outcomes += questions.ask_all(seeds)
+            output += printed_by(child)
+        found.flags |= questions.flags
+    found.output = output[:OUTPUT_SHOWN]
+    return found
 
 
 def load(child):
@@ -85,45 +92,170 @@ def load(child):
     return ""
 
 
-def examine_function(child, name, cases, seeds, models):
-    """(outcomes of one function, flags: for example that an answer changed when asked again)."""
-    messages, asked, public_only, flags = {case: "" for case in cases}, {}, set(), set()
-    first, *hidden = seeds
+def printed_by(child):
+    return clean(child.output.decode("utf-8", "replace"))
 
-    def run(case, seed):
-        asked[case, seed] = []
-        ask = Ask(remote(child, name, asked[case, seed]), models, name)
+
+class Questions:
+    """The cases of one function, asked of a process that has imported a submission.
+
+    Args:
+        child: the process.
+        name: of the function.
+        models: (ref_model, tokenizer).
+    """
+
+    def __init__(self, child, name, models):
+        self.child = child
+        self.name = name
+        self.models = models
+        self.cases = CASES[name][1]
+        self.flags = set()  # for a person to look at
+        self.messages = {}  # case -> why it failed, or an empty string
+        self.public_only = set()  # cases
+
+    def ask_all(self, seeds):
+        """Each case with the public seed, with the hidden ones, and with the public one again.
+
+        Returns:
+            a list of `Outcome`.
+        """
+        public, *hidden = seeds
+        public_answers = {}
+        for case in self.cases:
+            self.messages[case], public_answers[case] = self.run(case, public)
+        for seed in hidden:
+            self.ask_hidden(seed)
+        for case in self.cases:
+            self.ask_again(case, public, public_answers[case])
+        if self.public_only:
+            self.flags.add(f"{self.name} passes only the inputs of the public tests")
+        return [
+            Outcome(self.name, case.__name__, not message, message, case in self.public_only)
+            for case, message in self.messages.items()
+        ]
+
+    def ask_hidden(self, seed):
+        """The cases that have not failed yet, with a hidden seed."""
+        for case in self.cases:
+            if not self.messages[case] and self.run(case, seed)[0]:
+                self.messages[case] = self.child.dead or HIDDEN
+                if not self.child.dead:
+                    self.public_only.add(case)
+
+    def ask_again(self, case, seed, answers):
+        """One case as before, whose answers should be as before."""
+        message, answers_now = self.run(case, seed)
+        if answers_now == answers:
+            return
+        if not self.child.dead:
+            self.flags.add(f"{self.name} gives other answers to the same question")
+        if message and not self.messages[case]:
+            self.messages[case] = self.child.dead or "It held, and did not hold when asked again."
+
+    def run(self, case, seed):
+        """(why a case fails, or an empty string; the answers that it got, as JSON)."""
+        answers = []
+        ask = Ask(remote(self.child, self.name, answers), self.models, self.name)
         try:
-            found = report(case, ask, random.Random(seed), with_expected=False) or ""
+            message = report(case, ask, random.Random(seed), with_expected=False) or ""
         except NotImplementedError as error:  # perhaps in one branch only
-            found = f"Not implemented: {error}"
-        except WorkerGone:
-            raise
+            message = f"Not implemented: {error}"
         except Exception as error:  # numbers that no case has thought of: wrong, and looked at
-            flags.add(f"{name}: no verdict, {type(error).__name__}: {error}"[:200])
-            found = f"{name}: its answer could not be judged ({type(error).__name__})"
-        return found[:MESSAGE_LIMIT]
+            kind = type(error).__name__
+            self.flags.add(f"{self.name}: no verdict, {kind}: {error}"[:200])
+            message = f"{self.name}: its answer could not be judged ({kind})"
+        return message[:MESSAGE_LIMIT], answers
 
-    for case in cases:
-        messages[case] = run(case, first)
-    before = {case: asked[case, first] for case in cases}
-    for seed in hidden:
-        for case in cases:
-            if not messages[case] and run(case, seed):
-                messages[case] = child.dead or HIDDEN
-                if not child.dead:
-                    public_only.add(case)
-    for case in cases:
-        again = run(case, first)
-        if asked[case, first] != before[case]:
-            if not child.dead:
-                flags.add(f"{name} gives other answers to the same question")
-            if again and not messages[case]:
-                messages[case] = child.dead or "It held, and did not hold when asked again."
-    outcomes = [
-        Outcome(name, case.__name__, not message, message, case in public_only)
-        for case, message in messages.items()
-    ]
-    if public_only:
-        flags.add(f"{name} passes only the inputs of the public tests")
-    return outcomes, flags
+
+class OfShape:
+    """An answer of which only the shape is told: a tensor of not one dimension, never built."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __repr__(self):
+        return f"numbers of shape {self.shape}"
+
+
+def remote(child, name, answers):
+    """A function of the submission, to be called as if it were here; answers go into a list."""
+
+    def function(ref_model=None, tokenizer=None, **arguments):
+        sent = {key: encode(value) for key, value in arguments.items()}
+        given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
+        answer = child.ask("call", function=name, arguments=sent, length=len(given))
+        answers.append(json.dumps(answer))
+        return decode(answer, name, given)
+
+    function.__name__ = name
+    return function
+
+
+def encode(value):
+    """An argument of a question as JSON: tensors as nested lists with their type."""
+    if isinstance(value, torch.Tensor):
+        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+    return value
+
+
+def decode(answer, name, given):
+    """What the worker's `encode` made of an answer, as this process would have got it.
+
+    Args:
+        answer: of `process.flat`: it may be forged, so every field is looked at before its use.
+        name: of the function.
+        given: the texts or log-probabilities that it was asked about: one number for each.
+
+    Raises:
+        Wrong: it is no list of at most as many plain values.
+    """
+    answer = answer if isinstance(answer, dict) else {}
+    kind = answer.get("kind")
+    value = answer.get("value")
+    if kind == "list" and isinstance(value, list) and len(value) <= len(given):
+        return value
+    if kind == "plain" and not isinstance(value, (list, dict)):
+        return value
+    shape = answer.get("shape")
+    if kind == "shape" and isinstance(shape, list) and len(shape) <= 8:
+        if shape == list(getattr(given, "shape", ())):
+            return OfShape(tuple(shape))  # one number for each token
+    raise Wrong(what_is_wrong(answer, name, len(given)))
+
+
+def what_is_wrong(answer, name, expected):
+    """In words, why an answer of the worker holds no `expected` numbers."""
+    kind = answer.get("kind")
+    shape = answer.get("shape")
+    of_type = answer.get("type")
+    if kind == "missing":
+        return f"there is no function {name}"
+    if kind == "shape" and isinstance(shape, list) and len(shape) <= 8:
+        return f"{name} returned a tensor of shape {shape}; expected {expected} numbers"
+    if kind == "length" and isinstance(answer.get("length"), int):
+        return (
+            f"{name} returned {answer['length']} values for {expected} completions; "
+            "return exactly one for each."
+        )
+    if kind == "item" and isinstance(of_type, str) and isinstance(answer.get("index"), int):
+        where = f"a {of_type[:60]} at index {answer['index']}"
+        return f"{name} returned {where}; expected a plain number"
+    if kind == "other" and isinstance(of_type, str):
+        return f"{name} returned {of_type[:60]}; expected a list of numbers"
+    return f"{name} returned something that is no list of numbers"
+
+
+def unusual_imports(source):
+    """Modules that a reward has no need of, for a person to look at. No protection."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return sorted(names - HARMLESS_IMPORTS - {""})

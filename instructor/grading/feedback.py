@@ -7,7 +7,7 @@ import collections
 import html
 import re
 
-from instructor.exercises import CASES, is_news
+from cases import CASES, is_news
 from instructor.grading.gradebook import number
 
 FOLLOWS = "This may follow from what is told above. Mend that first."
@@ -25,7 +25,8 @@ def summary_line(result):
 def outcomes_of(result, name, core):
     """{case: its test} of one function in order, without messages that tell nothing new."""
     own = {test["case"]: test for test in result["tests"] if test["function"] == name}
-    outcomes, failures = {}, {}
+    outcomes = {}
+    failures = {}
     for case in (case.__name__ for case in CASES[name][1]):
         test = own.get(case, {"passed": False, "message": result["reason"]})
         message = test["message"]
@@ -73,7 +74,7 @@ def gradescope(result, rubric, visibility="visible"):
     }
 
 
-def written_tests(result, rubric, place, visibility):
+def written_tests(result, rubric, number_of_section, visibility):
     """The written answers as Gradescope's tests, where they have points."""
     return [
         {
@@ -81,7 +82,7 @@ def written_tests(result, rubric, place, visibility):
             "max_score": rubric["written"][heading]["points"],
             "status": "passed" if points else "failed",
             "name": f"written answer {heading}",
-            "number": f"{place}.{i}",
+            "number": f"{number_of_section}.{i}",
             "output": "",
             "output_format": "text",
             "tags": ["written"],
@@ -132,8 +133,6 @@ def feedback(result, rubric):
             lines += ["", *exercise_lines(result, rubric, name, entry)]
     if result.get("written"):
         lines += written_lines(result, rubric)
-    if result.get("training"):
-        lines += ["", "## Training with your reward", "", escape(result["training"])]
     if result.get("printed", "").strip():  # later it could print hidden inputs
         lines += ["", "## What your file printed when it was imported", ""]
         lines += [fence(result["printed"].rstrip())]
@@ -167,7 +166,8 @@ def exercise_lines(result, rubric, name, entry):
 
 def file_names(students):
     """{student: a file name}: letters of the name, and a number where two would be the same."""
-    names, taken = {}, collections.Counter()
+    names = {}
+    taken = collections.Counter()
     for student in students:
         stem = re.sub(r"[^\w.-]+", "_", student).strip("._").encode()[:120]
         stem = stem.decode(errors="ignore") or "student"  # file systems count bytes

@@ -1,7 +1,7 @@
-"""The CSV files that go back to a course: grades.csv and the filled-in gradebook.
+"""grades.csv, and how every CSV file that goes back to a course is written.
 
 Everything that came from a submission or a roster is a stranger's text: control characters are gone
-before it gets here (`process.clean`), and a cell that a spreadsheet would take for a formula starts
+before it gets here (`text.clean`), and a cell that a spreadsheet would take for a formula starts
 with an apostrophe.
 """
 
@@ -10,7 +10,7 @@ import io
 import re
 
 from engine.common import write_whole
-from instructor.exercises import every_case
+from instructor.grading.points import every_case
 
 
 def cell(value):
@@ -63,37 +63,3 @@ def write_grades(path, results):
         row += ["; ".join(result["flags"]), result["seconds"], result["sandbox"], result["path"]]
         rows.append(row)
     write_csv(path, rows)
-
-
-def points_columns(kind, header, column):
-    """{title of a roster's column: what goes into it, "score" or "text"}."""
-    if kind == "moodle":
-        return {"Grade": "score", "Feedback comments": "text"}
-    if kind == "canvas":  # Canvas adds the number of the assignment: "GRPO (4711)"
-        title = re.compile(rf"{re.escape(column)}( \(\d+\))?")
-        column = next(filter(title.fullmatch, header), column)
-    return {column: "score"}
-
-
-def write_roster(path, kind, header, rows, result_by_row, column):
-    """The course's own gradebook filled in, every other cell as it was (formulas made harmless).
-
-    Args:
-        path: the file to write.
-        kind: canvas, moodle or plain, of `roster.read_roster`.
-        header, rows: of the roster.
-        result_by_row: {number of a row: result}.
-        column: title of the assignment's column in a Canvas or plain gradebook.
-    """
-    header, rows = list(header), [list(row) for row in rows]
-    columns = points_columns(kind, header, column)
-    header += [title for title in columns if title not in header]
-    for i, row in enumerate(rows):
-        row += [""] * (len(header) - len(row))
-        result = result_by_row.get(i)
-        if result is None:
-            continue
-        for title, what in columns.items():
-            text = number(result["score"]) if what == "score" else result["text"]
-            row[header.index(title)] = text
-    write_csv(path, [header, *rows])

@@ -16,7 +16,6 @@ FILES = (  # besides what a submission may import
     "kl_lab.py",
     "cases/*.py",
     "instructor/__init__.py",
-    "instructor/exercises.py",
     "instructor/grade.py",
     "instructor/grading/*.py",
     "instructor/grading/rubric.yaml",

@@ -1,5 +1,6 @@
 """Who has handed in: what the name of a file or folder tells, and Gradescope's metadata."""
 
+import dataclasses
 import re
 import unicodedata
 from pathlib import PurePosixPath
@@ -13,22 +14,19 @@ METADATA = "submission_metadata.yml"
 METADATA_LIMIT = 16 << 20  # bytes
 
 
+@dataclasses.dataclass
 class Owner:
-    """A student, or a group, and what belongs to them.
+    """A student, or a group, and what belongs to them."""
 
-    Args:
-        key: equal for names that certainly mean the same: the platform's number, otherwise the
-            exact name.
-        members: a tuple of `Member`.
-        flags: for the instructor.
-        order: of a platform that tells which hand-in is newer; None otherwise.
-        file: the name that the student gave to this file, where the platform has added to it.
-    """
+    key: tuple  # equal for what certainly means the same: the platform's number, or the exact name
+    members: list[Member]
+    flags: list[str] = dataclasses.field(default_factory=list)  # for the instructor
+    order: int | str | None = None  # of a platform that tells which hand-in is newer
+    file: str | None = None  # the student's name for it, where the platform has added to that
 
-    def __init__(self, key, members, flags=(), order=None, file=None):
-        self.key, self.members, self.flags = key, tuple(members), list(flags)
-        self.order, self.file = order, file
-        self.student = ", ".join(member.name for member in self.members)
+    @property
+    def student(self):
+        return ", ".join(member.name for member in self.members)
 
 
 def owner_of(top, metadata):
@@ -43,8 +41,8 @@ def owner_of(top, metadata):
     if match := CANVAS.fullmatch(name):
         member = Member(readable(match["name"]), id=match["id"])
         late = ["late"] if match["late"] else []
-        key, order = ("canvas", match["id"]), int(match["order"])
-        return Owner(key, [member], late, order, match["file"])
+        key = ("canvas", match["id"])
+        return Owner(key, [member], late, order=int(match["order"]), file=match["file"])
     stem = name.rsplit(".", 1)[0] if name.lower().endswith((".py", ".zip")) else name
     return Owner(("name", stem), [Member(readable(stem))])
 
@@ -55,13 +53,17 @@ def owner_by_metadata(top, entry):
         return Owner(("folder", top), [Member(readable(top))], [f"not in {METADATA}"])
     people = entry.get(":submitters")
     people = [p for p in people if isinstance(p, dict)] if isinstance(people, list) else []
-    told = [[text(p.get(title)) for title in (":name", ":email", ":sid")] for p in people]
-    members = [Member(name or email or sid, email, sid) for name, email, sid in told]
-    members = [member for member in members if member.name]
+    members = [member for member in map(member_of, people) if member.name]
     if not members:
         return Owner(("folder", top), [Member(readable(top))], [f"nobody's in {METADATA}"])
     known = sorted(member.id or member.email.lower() or member.name for member in members)
     return Owner(("gradescope", *known), members, order=text(entry.get(":created_at")))
+
+
+def member_of(person):
+    """A `Member` from the entry of a submitter."""
+    name, email, number = (text(person.get(title)) for title in (":name", ":email", ":sid"))
+    return Member(name or email or number, email, number)
 
 
 def text(value):

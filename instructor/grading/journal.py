@@ -12,25 +12,24 @@ from instructor.grading.text import one_line
 GRADER_ERROR = "grader error"  # the status where the grader failed: --resume tries again
 CHANGED = "the file has changed since it was graded"
 FLAG_LIMIT = 20
-FIELDS = {"student", "path", "sha256", "status", "reason", "tests", "points", "score", "max"} | {
-    *("flags", "output", "seconds", "sandbox")
+FIELDS = {  # of a result that is whole
+    *("student", "path", "sha256", "status", "reason", "tests", "points", "score", "max"),
+    *("flags", "output", "seconds", "sandbox"),
 }
 CODE = (  # what decides about points, besides the cases
-    "exercises.py",
-    "grading/examining.py",
-    "grading/points.py",
-    "grading/process.py",
-    "grading/remote.py",
-    "grading/sandbox.py",
-    "grading/watching.py",
-    "grading/worker.py",
+    "examining.py",
+    "points.py",
+    "process.py",
+    "sandbox.py",
+    "watching.py",
+    "worker.py",
 )
 
 
 def code_sha256():
     """The SHA-256 of the code that decides about points."""
     files = sorted((ROOT / "cases").glob("*.py"))
-    files += [ROOT / "instructor" / name for name in CODE]
+    files += [ROOT / "instructor" / "grading" / name for name in CODE]
     return sha256(b"".join(path.read_bytes() for path in files))
 
 
@@ -41,13 +40,9 @@ def run_settings(args, rubric):
         GraderError: OUT holds results of other settings, or results and no --resume.
     """
     out = Path(args.out)
-    settings = {
-        "rubric": rubric,
-        "code": code_sha256(),
-        "train": args.train,
-        "timeout": args.timeout,
-    }
-    file, journal = out / "run.json", out / "results.jsonl"
+    settings = {"rubric": rubric, "code": code_sha256(), "timeout": args.timeout}
+    file = out / "run.json"
+    journal = out / "results.jsonl"
     if journal.exists() and not (args.resume or args.only):
         raise GraderError(
             f"'{out}' holds results. --resume goes on with them; or name a new --out."
@@ -80,14 +75,14 @@ def finished(path, submissions, again):
     """
     if not Path(path).exists():
         return {}
-    student = {submission.path: submission.student for submission in submissions}
-    present = {submission.path: sha256(submission.source) for submission in submissions}
+    by_path = {submission.path: submission for submission in submissions}
     done = {}
     for result in results_of(path):
-        who = student.get(result["path"], result["student"])
-        same = present.get(result["path"]) == result["sha256"]
+        submission = by_path.get(result["path"])
+        same = submission is not None and sha256(submission.source) == result["sha256"]
         if again:
-            wanted = who not in again
+            student = submission.student if submission else result["student"]
+            wanted = student not in again
             if not same and CHANGED not in result["flags"]:
                 result["flags"].append(CHANGED)
         else:

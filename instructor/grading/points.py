@@ -4,9 +4,14 @@ from pathlib import Path
 
 import yaml
 
+from cases import CASES
 from engine.common import first_line
-from instructor.exercises import CASES
 from instructor.grading.submission import GraderError
+
+
+def every_case():
+    """Every case of every exercise as (function name, case), in order."""
+    return [(name, case) for name, (_, cases) in CASES.items() for case in cases]
 
 
 def read_rubric(path):
@@ -17,20 +22,12 @@ def read_rubric(path):
     """
     try:
         rubric = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        exercises = rubric["exercises"]
-        for name, entry in exercises.items():
-            if name not in CASES:
-                raise GraderError(f"rubric: there is no exercise {name}; known: {', '.join(CASES)}")
-            known = {case.__name__ for case in CASES[name][1]}
-            if unknown := set(entry.get("core", ())) - known:
-                raise GraderError(f"rubric: {name} has no case {', '.join(sorted(unknown))}")
-            if not (isinstance(entry["points"], (int, float)) and entry["points"] >= 0):
-                raise GraderError(f"rubric: points of {name} must be a number from 0 on")
+        for name, entry in rubric["exercises"].items():
+            check_exercise(name, entry)
         for heading, entry in rubric.setdefault("written", {}).items():
             if not isinstance(heading, str) or not {"points", "for"} <= set(entry):
                 raise GraderError(f'rubric: written "{heading}" needs quotes, points and for')
-            if not (isinstance(entry["points"], (int, float)) and entry["points"] >= 0):
-                raise GraderError(f"rubric: points of written {heading} must be a number from 0 on")
+            check_points(f"written {heading}", entry)
         if not 0 <= rubric["without_core"] <= 1 or int(rubric["hidden_seeds"]) < 0:
             raise GraderError("rubric: without_core lies in [0, 1], hidden_seeds is 0 or more")
     except OSError as error:
@@ -40,6 +37,22 @@ def read_rubric(path):
             f"the rubric '{path}' is not of the form of rubric.yaml: {first_line(error)}"
         ) from error
     return rubric
+
+
+def check_exercise(name, entry):
+    """Raises GraderError where an entry of the rubric is not about an exercise there is."""
+    if name not in CASES:
+        raise GraderError(f"rubric: there is no exercise {name}; known: {', '.join(CASES)}")
+    known = {case.__name__ for case in CASES[name][1]}
+    if unknown := set(entry.get("core", ())) - known:
+        raise GraderError(f"rubric: {name} has no case {', '.join(sorted(unknown))}")
+    check_points(name, entry)
+
+
+def check_points(name, entry):
+    """Raises GraderError where an entry of the rubric has no points."""
+    if not (isinstance(entry["points"], (int, float)) and entry["points"] >= 0):
+        raise GraderError(f"rubric: points of {name} must be a number from 0 on")
 
 
 def score(tests, rubric):

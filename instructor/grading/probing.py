@@ -13,16 +13,22 @@ import signal
 import socket
 
 DENIED = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EXDEV}  # EXDEV: a link out of the folder
-FIOASYNC, FIOSETOWN, SIOCSPGRP, TIOCSTI, FS_IOC_SETFLAGS = (
-    0x5452,
-    0x8901,
-    0x8902,
-    0x5412,
-    0x40086602,
-)
-F_SETOWN_EX, F_SETPIPE_SZ, PR_SET_PDEATHSIG = 15, 1031, 1
-BY_NUMBER = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "file_setattr": 469}
-BY_NUMBER["open_tree_attr"] = 467
+# Requests of ioctl(2), commands of fcntl(2), an option of prctl(2).
+FIOASYNC = 0x5452
+FIOSETOWN = 0x8901
+SIOCSPGRP = 0x8902
+TIOCSTI = 0x5412
+FS_IOC_SETFLAGS = 0x40086602
+F_SETOWN_EX = 15
+F_SETPIPE_SZ = 1031
+PR_SET_PDEATHSIG = 1
+BY_NUMBER = {  # system calls that libc may not know
+    "fchmodat2": 452,
+    "setxattrat": 463,
+    "removexattrat": 466,
+    "open_tree_attr": 467,
+    "file_setattr": 469,
+}
 
 
 def probe(folder, secret, memory):
@@ -61,7 +67,8 @@ def call(function, *args):
 
 
 def files(folder, secret):
-    here, size = os.path.dirname(secret), os.stat(secret).st_size
+    here = os.path.dirname(secret)
+    size = os.stat(secret).st_size
     return [
         lambda: open(secret),
         lambda: open(f"{here}/x", "w"),
@@ -75,13 +82,12 @@ def files(folder, secret):
 
 
 def modes(secret):
-    libc, state = ctypes.CDLL(None, use_errno=True), os.stat(secret)
-    mode, times, shared = (
-        state.st_mode,
-        (state.st_atime_ns, state.st_mtime_ns),
-        os.open(__file__, 0),
-    )
-    name, at = secret.encode(), -100
+    libc = ctypes.CDLL(None, use_errno=True)
+    mode = os.stat(secret).st_mode
+    times = (os.stat(secret).st_atime_ns, os.stat(secret).st_mtime_ns)
+    shared = os.open(__file__, 0)
+    name = secret.encode()
+    at = -100  # AT_FDCWD
     return [
         lambda: os.chmod(secret, mode),
         lambda: os.fchmod(shared, os.fstat(shared).st_mode),
@@ -121,8 +127,11 @@ def network():
 
 
 def processes():
-    libc, parent, own = ctypes.CDLL(None, use_errno=True), os.getppid(), os.getpid()
-    pipe, answers = os.pipe()[0], 4
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getppid()
+    own = os.getpid()
+    pipe = os.pipe()[0]
+    answers = 4
 
     def start():
         if os.fork() == 0:

@@ -15,21 +15,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from cases import Wrong
 from engine.common import ROOT
-from instructor.exercises import Wrong
-from instructor.grading.sandbox import PROTECTIONS
+from instructor.grading.sandbox import LIMITS, PROTECTIONS
 from instructor.grading.submission import GraderError
 from instructor.grading.text import clean
-from instructor.grading.watching import remove
+from instructor.grading.watching import BOUNDS, remove
 
 MODULES = ("data.py", "evaluate.py", "reward_utils.py", "sentiment.py", "train.py")
 WORKER = tuple(
     f"instructor/grading/{name}.py" for name in ("probing", "sandbox", "watching", "worker")
 )
-ANSWER_LIMIT, OUTPUT_SHOWN, TEXT_LIMIT = 1 << 16, 2000, 1000  # bytes, bytes, characters
-LIMITS = {"cpu_seconds": 60, "memory": 2 << 30, "file_size": 1 << 20}  # see sandbox.limit
-BOUNDS = {"threads": 64, "files": 200, "bytes": 32 << 20, "written": 128 << 20}  # see watching
+ANSWER_LIMIT = 1 << 16  # bytes
+OUTPUT_SHOWN = 2000  # bytes
+TEXT_LIMIT = 1000  # characters
 CONTROL_SECONDS = 300  # for an order to the worker, which answers at once
 
 
@@ -48,7 +49,7 @@ class Allowance:
     """The seconds that all answers of one submission may take together."""
 
     def __init__(self, seconds):
-        self.seconds, self.left = seconds, seconds
+        self.seconds = self.left = seconds
 
     def spend(self, seconds):
         self.left -= seconds
@@ -66,16 +67,23 @@ def modules_to_copy():
     return {name: name for name in (*engine, *MODULES)} | {n: Path(n).name for n in WORKER}
 
 
+class Control(NamedTuple):
+    """A line to the worker, over which it is told to start or end one process at a time."""
+
+    socket: socket.socket
+    folder: Path  # in which each process gets a folder of its own
+    unsafe: bool  # go on where the machine cannot lock a process in
+
+
 class Workshop:
     """A folder of copies and the process in it that forks one locked process per order.
 
     Args:
-        jobs: how many submissions are asked at a time.
-        unsafe: go on where the machine cannot lock a process in.
+        jobs: how many submissions are asked at a time; `controls` has one `Control` for each.
+        unsafe: of `Control`.
     """
 
     def __init__(self, jobs, unsafe=False):
-        self.unsafe = unsafe
         self.folder = Path(tempfile.mkdtemp(prefix="grade-"))
         self.tools = self.folder / "tools"
         for source, target in modules_to_copy().items():
@@ -89,7 +97,7 @@ class Workshop:
         except OSError as error:
             remove(self.folder)
             raise GraderError(f"The worker process did not start: {error.strerror}.") from error
-        self.controls = [ours for ours, _ in pairs]
+        self.controls = [Control(ours, self.folder, unsafe) for ours, _ in pairs]
         for ours, end in pairs:
             ours.settimeout(CONTROL_SECONDS)
             end.close()
@@ -113,7 +121,7 @@ class Workshop:
         """
         for control in self.controls:
             try:
-                ready = control.recv(4096)
+                ready = control.socket.recv(4096)
             except OSError:
                 ready = b""
             if not ready:
@@ -121,7 +129,7 @@ class Workshop:
 
     def close(self):
         for control in self.controls:
-            control.close()
+            control.socket.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -140,38 +148,40 @@ class Child:
     """One locked process with one submission in it.
 
     Args:
-        workshop, control: where it comes from.
+        control: the `Control` that starts it.
         source: bytes of the submission's rewards.py.
         seconds: for one question, by the clock.
         allowance: `Allowance` of the whole submission; by default there is no limit.
-        bounds, limits: changes to BOUNDS and LIMITS.
 
     Raises:
         WorkerGone: the worker has ended.
         RuntimeError: the machine has no room for a process.
     """
 
-    def __init__(
-        self, workshop, control, source, seconds=10.0, allowance=None, bounds=None, **limits
-    ):
-        self.control, self.seconds, self.number = control, seconds, 0
+    def __init__(self, control, source, seconds=10.0, allowance=None):
+        self.control = control
+        self.seconds = seconds
         self.allowance = allowance or Allowance(float("inf"))
-        self.output, self.dead, self.buffer, self.fds = b"", None, b"", []
-        self.folder = Path(tempfile.mkdtemp(dir=workshop.folder))
+        self.number = 0  # of the last question
+        self.output = b""  # the beginning of what it printed
+        self.buffer = b""  # what has come of an answer
+        self.dead = ""  # why it cannot be asked any more
+        self.fds = []
+        self.folder = Path(tempfile.mkdtemp(dir=control.folder))
         try:
             (self.folder / "rewards.py").write_bytes(source)
-            order = {"folder": str(self.folder), "unsafe": workshop.unsafe}
-            order |= {"limits": {**LIMITS, **limits}, "bounds": {**BOUNDS, **(bounds or {})}}
-            self._start(order)
+            self._start()
         except BaseException:
             self._clear()
             raise
 
-    def _start(self, order):
+    def _start(self):
         questions, self.questions = os.pipe()
         self.answers, answers = os.pipe()
         self.shown, shown = os.pipe()
-        self.fds, theirs = [self.questions, self.answers, self.shown], [questions, answers, shown]
+        self.fds = [self.questions, self.answers, self.shown]
+        theirs = [questions, answers, shown]
+        order = {"folder": str(self.folder), "unsafe": self.control.unsafe}
         for fd in self.fds:  # a submission that steals bytes or does not read must not block us
             os.set_blocking(fd, False)
         try:
@@ -182,7 +192,7 @@ class Child:
         if "failed" in reply:
             raise RuntimeError(f"no process could be started ({reply['failed']})")
 
-    def ask(self, operation, **question):
+    def ask(self, operation, **question) -> Any:
         """Send one question, return the reply, checked by `flat`.
 
         Raises:
@@ -211,8 +221,8 @@ class Child:
 
     def _exchange(self, line, started):
         """Write a question and read one line, both within the time."""
-        allowed = min(self.seconds, self.allowance.left)
-        deadline, poll = started + allowed, select.poll()
+        deadline = started + min(self.seconds, self.allowance.left)
+        poll = select.poll()
         for fd, event in zip(self.fds, (select.POLLOUT, select.POLLIN, select.POLLIN)):
             poll.register(fd, event)
         while True:
@@ -284,16 +294,10 @@ class Child:
         self._show()
         raise Dead(reason)
 
-    def end(self):
-        """Kill it if it still runs, and keep its folder: nobody can change that any more."""
-        if not self.dead:
-            self.dead = "it has ended"
-            self._order({"end": True})
-
     def _order(self, order, fds=()):
         try:
-            socket.send_fds(self.control, [json.dumps(order).encode()], fds)
-            reply = self.control.recv(4096)
+            socket.send_fds(self.control.socket, [json.dumps(order).encode()], fds)
+            reply = self.control.socket.recv(4096)
         except OSError as error:
             raise WorkerGone from error
         if not reply:
@@ -301,8 +305,11 @@ class Child:
         return json.loads(reply)
 
     def close(self):
+        """Kill it if it still runs, and remove its folder."""
         try:
-            self.end()
+            if not self.dead:
+                self.dead = "it has ended"
+                self._order({"end": True})
         finally:
             self._clear()
 
@@ -318,7 +325,7 @@ class Child:
         self.close()
 
 
-def read_reply(line, number):
+def read_reply(line, number) -> tuple[str, Any]:
     """The one reply to question `number` as (kind, content): answer, todo or raised.
 
     Raises:
@@ -338,7 +345,7 @@ def read_reply(line, number):
     return kind, flat(content)
 
 
-def flat(value, depth=2):
+def flat(value, depth=2) -> Any:
     """A value of JSON with at most `depth` levels, a dict of lists, its texts made harmless.
 
     Raises:
@@ -355,24 +362,24 @@ def flat(value, depth=2):
     raise ValueError("an answer of unknown form")
 
 
-def probe(workshop, control):
+def probe(control):
     """{protection: whether it holds} on this machine, by trying to break out."""
     secret = str(ROOT / "cases" / "__init__.py")
-    memory = 2 * LIMITS["memory"]
     try:
-        with Child(workshop, control, b"", 30.0) as child:
-            held = child.ask("probe", secret=secret, memory=memory)
+        with Child(control, b"", seconds=30.0) as child:
+            held = child.ask("probe", secret=secret, memory=2 * LIMITS.memory)
     except Wrong:
         return dict.fromkeys(PROTECTIONS, False)
-    held["amounts"] = all(stopped(workshop, control, bound) for bound in ("threads", "files"))
+    threads = stopped(control, "threads", BOUNDS.threads + 1)
+    held["amounts"] = threads and stopped(control, "files", BOUNDS.files + 1)
     return {name: held.get(name) is True for name in PROTECTIONS}
 
 
-def stopped(workshop, control, bound):
-    """Whether a process that passes one of BOUNDS is killed."""
+def stopped(control, what, number_of):
+    """Whether a process that starts too many threads, or writes too many files, is killed."""
     try:
-        with Child(workshop, control, b"", 10.0) as child:
-            child.ask("overrun", what=bound, number_of=BOUNDS[bound] + 1)
+        with Child(control, b"", seconds=10.0) as child:
+            child.ask("overrun", what=what, number_of=number_of)
     except Dead as dead:
         return "it was stopped" in str(dead)
     return False

@@ -9,7 +9,8 @@ from engine.common import first_line
 from instructor.grading.submission import Rejected
 
 SIZE_LIMIT = 256 * 1024  # bytes of a rewards.py; the solution has 10 000
-ZIP_LIMIT, MEMBER_LIMIT = 64 << 20, 200_000  # of a whole course
+ZIP_LIMIT = 64 << 20  # bytes of a zip in a folder or zip
+MEMBER_LIMIT = 200_000  # files of a zip
 DEPTH_LIMIT = 24  # folders in folders
 
 
@@ -34,11 +35,12 @@ class Folder:
     """A folder as {relative path: how to read it}."""
 
     def __init__(self, root):
-        self.root, self.label = Path(root), ""
+        self.root = Path(root)
 
     def paths(self):
         """Relative paths of all files, in order; of a folder that cannot be read, its own."""
-        found, left = [], [PurePosixPath()]
+        found = []
+        left = [PurePosixPath()]
         while left:
             folder = left.pop()
             try:
@@ -81,8 +83,10 @@ class Folder:
 class Zip:
     """The same for a zip file, read within limits and never unpacked."""
 
-    def __init__(self, file, label=""):
-        self.label, self.members, self.twice, self.inside = label, {}, set(), set()
+    def __init__(self, file):
+        self.members = {}  # path -> entry
+        self.twice = set()  # paths of several entries
+        self.inside = set()  # folders
         try:
             self.zip = zipfile.ZipFile(file)
             entries = self.zip.infolist()

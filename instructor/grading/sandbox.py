@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import sys
+from typing import NamedTuple
 
 PROTECTIONS = {
     "files": "reads and writes nothing but its own folder and the libraries",
@@ -21,15 +22,36 @@ PROTECTIONS = {
     "memory": "stays below its memory limit",
     "amounts": "is stopped at too many threads or files",
 }
-NO_NEW_PRIVILEGES, PARENT_DEATH_SIGNAL = 38, 1  # of prctl(2)
+
+
+class Limits(NamedTuple):
+    """What one process may use."""
+
+    cpu_seconds: int
+    memory: int  # bytes beyond those in use
+    file_size: int  # bytes
+
+
+LIMITS = Limits(cpu_seconds=60, memory=2 << 30, file_size=1 << 20)
+
+# prctl(2).
+NO_NEW_PRIVILEGES = 38
+PARENT_DEATH_SIGNAL = 1
 
 # Landlock: system calls and access rights, the same on every architecture.
-CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 2, 4, 8, 1 << 14
+CREATE_RULESET = 444
+ADD_RULE = 445
+RESTRICT_SELF = 446
+EXECUTE = 1
+WRITE_FILE = 2
+READ_FILE = 4
+READ_DIR = 8
+TRUNCATE = 1 << 14
 FILE_RIGHTS = {3: 15, 4: 15}  # rights known to an ABI; from the fifth on 16
 SOCKETS_AND_DEVICES = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15  # never needed in a folder
 ABI_NEEDED = 3  # of Linux 6.2: before, truncate(2) asked nobody
-ABI_OF_SCOPES, SCOPES = 6, 3  # no abstract socket and no signal leaves the process
+ABI_OF_SCOPES = 6
+SCOPES = 3  # no abstract socket and no signal leaves the process
 LIBRARIES = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/dev/urandom", "/proc/cpuinfo")
 
 FORBIDDEN = """
@@ -52,6 +74,7 @@ FORBIDDEN = """
 # By number, the same on every architecture, where libseccomp may be older than the call:
 # fchmodat2, setxattrat, removexattrat, open_tree_attr, file_setattr.
 FORBIDDEN_NUMBERS = (452, 463, 466, 467, 469)
+CLONE_THREAD = 0x10000  # clone(2) without it starts a process
 OWN_PROCESS_ONLY = ("kill", "tgkill")
 SELF_AS_ZERO_ONLY = ("prlimit64", "sched_setaffinity")
 # fcntl(2): F_SETOWN, F_SETSIG, F_SETOWN_EX send signals; F_SETLEASE, F_NOTIFY; F_SETPIPE_SZ.
@@ -61,21 +84,22 @@ PRCTL = (1, 4, 35, 36, 0x59616D61)
 # ioctl(2): only terminal requests, 0x54.., are let through, and of those not TIOCSCTTY, TIOCSPGRP,
 # TIOCSTI, TIOCLINUX, TIOCCONS, TIOCNOTTY, TIOCSETD, FIOASYNC. So FIOSETOWN, SIOCSPGRP, and the
 # requests that change a file's attributes are not.
-TERMINAL, TERMINAL_FORBIDDEN = 0x54, (0x0E, 0x10, 0x12, 0x1C, 0x1D, 0x22, 0x23, 0x52)
+TERMINAL = 0x54
+TERMINAL_FORBIDDEN = (0x0E, 0x10, 0x12, 0x1C, 0x1D, 0x22, 0x23, 0x52)
 
 
-def limit(cpu_seconds, memory, file_size):
-    """Resource limits: processor seconds, bytes of memory beyond those in use, bytes per file."""
+def limit(limits):
+    """Set the resource limits of this process."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         in_use = int(statm.read().split()[0]) * resource.getpagesize()
-    limits = {
-        resource.RLIMIT_CPU: cpu_seconds,
-        resource.RLIMIT_AS: in_use + memory,
-        resource.RLIMIT_FSIZE: file_size,
+    values = {
+        resource.RLIMIT_CPU: limits.cpu_seconds,
+        resource.RLIMIT_AS: in_use + limits.memory,
+        resource.RLIMIT_FSIZE: limits.file_size,
         resource.RLIMIT_NOFILE: 64,
         resource.RLIMIT_CORE: 0,
     }
-    for name, value in limits.items():
+    for name, value in values.items():
         resource.setrlimit(name, (value, value))
 
 
@@ -129,57 +153,60 @@ def restrict_files(readable, writable):
     os.close(ruleset)
 
 
-def restrict_calls():
-    """seccomp: no sockets, no processes, no signals to others, no file's mode or owner changed."""
-    import pyseccomp
-    from pyseccomp import ALLOW, ERRNO, GT, MASKED_EQ, NE, Arg
-
-    rules = pyseccomp.SyscallFilter(ALLOW)  # a foreign architecture's calls kill the process
-    here = pyseccomp.system_arch()
-
-    def deny(call, *conditions):
-        known = isinstance(call, int) or pyseccomp.resolve_syscall(here, call) >= 0
-        if known:
-            rules.add_rule(ERRNO(errno.EPERM), call, *conditions)
+def denied_calls():
+    """(system call, conditions on its arguments under which it is denied), one by one."""
+    from pyseccomp import GT, MASKED_EQ, NE, Arg
 
     def low(position, value, mask=0xFFFFFFFF):  # the kernel reads 32 bits; so must the rule
         return Arg(position, MASKED_EQ, mask, value)
 
     for call in (*FORBIDDEN, *FORBIDDEN_NUMBERS):
-        deny(call)
-    clone_thread, this_process = 0x10000, os.getpid()
-    deny("clone", low(0, 0, clone_thread))
-    for name in ("clone3", "openat2"):  # their flags lie in memory; libc does without them
-        rules.add_rule(ERRNO(errno.ENOSYS), name)
-    for name in OWN_PROCESS_ONLY:
-        deny(name, Arg(0, NE, this_process))
-    for name in SELF_AS_ZERO_ONLY:
-        deny(name, Arg(0, NE, 0))
-    for call, position, values in (("fcntl", 1, FCNTL), ("prctl", 0, PRCTL)):
-        for value in values:
-            deny(call, low(position, value))
-    deny("ioctl", Arg(1, GT, 0xFFFF))
+        yield call, ()
+    yield "clone", [low(0, 0, CLONE_THREAD)]
+    for call in OWN_PROCESS_ONLY:
+        yield call, [Arg(0, NE, os.getpid())]
+    for call in SELF_AS_ZERO_ONLY:
+        yield call, [Arg(0, NE, 0)]
+    for command in FCNTL:
+        yield "fcntl", [low(1, command)]
+    for option in PRCTL:
+        yield "prctl", [low(0, option)]
+    yield "ioctl", [Arg(1, GT, 0xFFFF)]
     for bit in range(8, 16):  # a request whose second byte differs in one bit is no terminal's
-        deny("ioctl", low(1, ~(TERMINAL << 8) & 1 << bit, 1 << bit))
+        yield "ioctl", [low(1, ~(TERMINAL << 8) & 1 << bit, 1 << bit)]
     for request in TERMINAL_FORBIDDEN:
-        deny("ioctl", low(1, TERMINAL << 8 | request))
+        yield "ioctl", [low(1, TERMINAL << 8 | request)]
+
+
+def restrict_calls():
+    """seccomp: no sockets, no processes, no signals to others, no file's mode or owner changed."""
+    import pyseccomp
+    from pyseccomp import ALLOW, ERRNO
+
+    rules = pyseccomp.SyscallFilter(ALLOW)  # a foreign architecture's calls kill the process
+    here = pyseccomp.system_arch()
+    for call, conditions in denied_calls():
+        if isinstance(call, int) or pyseccomp.resolve_syscall(here, call) >= 0:
+            rules.add_rule(ERRNO(errno.EPERM), call, *conditions)
+    for call in ("clone3", "openat2"):  # their flags lie in memory; libc does without them
+        rules.add_rule(ERRNO(errno.ENOSYS), call)
     rules.load()
 
 
-def lock(folder, readable, cpu_seconds, memory, file_size, unsafe=False):
+def lock(folder, readable, limits=LIMITS, unsafe=False):
     """Lock this process in. With `unsafe`, a step that this machine cannot take is left out.
 
     Args:
         folder: the one place where it may write.
         readable: further paths that it may read, besides the libraries of Python.
-        cpu_seconds, memory, file_size: see `limit`.
+        limits: what it may use.
 
     Raises:
         OSError, ImportError: a mechanism is missing.
     """
     libraries = {*LIBRARIES, *filter(None, sys.path), sys.prefix, sys.base_prefix, *readable}
     steps = (
-        lambda: limit(cpu_seconds, memory, file_size),
+        lambda: limit(limits),
         drop_capabilities,
         lambda: prctl(PARENT_DEATH_SIGNAL, 9),
         lambda: prctl(NO_NEW_PRIVILEGES, 1),

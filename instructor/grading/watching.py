@@ -6,31 +6,43 @@ this file lies beside worker.py.
 """
 
 import os
+from typing import NamedTuple
 
 INTERVAL = 0.05  # seconds between two looks
 
 
-def overrun(pid, folder, bounds):
+class Bounds(NamedTuple):
+    """The most that one submission may have."""
+
+    threads: int
+    files: int  # in its folder, folders too
+    bytes: int  # of them on the disk
+    written: int  # bytes that it ever wrote, also to files that it has deleted and still holds open
+
+
+BOUNDS = Bounds(threads=64, files=200, bytes=32 << 20, written=128 << 20)
+
+
+def overrun(pid, folder, bounds=BOUNDS):
     """Which bound a process exceeds, in words for the student; an empty text if none.
 
     Args:
         pid: the process.
         folder: the one that it may write to.
-        bounds: `threads`, `files` (folders too), `bytes` of them on the disk, and `written`, the
-            bytes that it ever wrote, also to files that it has deleted and still holds open.
+        bounds: the most that it may have.
     """
     try:
-        if len(os.listdir(f"/proc/{pid}/task")) > bounds["threads"]:
-            return f"it started more than {bounds['threads']} threads"
-        if written(pid) > bounds["written"]:
-            return f"it wrote more than {bounds['written'] >> 20} MB"
+        if len(os.listdir(f"/proc/{pid}/task")) > bounds.threads:
+            return f"it started more than {bounds.threads} threads"
+        if written(pid) > bounds.written:
+            return f"it wrote more than {bounds.written >> 20} MB"
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return ""
-    files, size = used(folder, bounds["files"])
-    if files > bounds["files"]:
-        return f"its folder held more than {bounds['files']} files"
-    if size > bounds["bytes"]:
-        return f"its folder held more than {bounds['bytes'] >> 20} MB"
+    files, size = used(folder, enough=bounds.files)
+    if files > bounds.files:
+        return f"its folder held more than {bounds.files} files"
+    if size > bounds.bytes:
+        return f"its folder held more than {bounds.bytes >> 20} MB"
     return ""
 
 
@@ -45,7 +57,8 @@ def written(pid):
 
 def used(folder, enough):
     """(files and folders below a folder, their bytes on the disk); counts to `enough` and one."""
-    files, size, folders = 0, 0, [folder]
+    files = size = 0
+    folders = [folder]
     while folders and files <= enough:
         try:
             with os.scandir(folders.pop()) as entries:
@@ -73,7 +86,8 @@ def remove(folder):
         top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
-    prefix, lifted = f".{os.urandom(8).hex()}", 0  # a name that nobody can have taken
+    prefix = f".{os.urandom(8).hex()}"  # a name that nobody can have taken
+    lifted = 0
     try:
         while names := os.listdir(top):
             for name in names:

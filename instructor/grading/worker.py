@@ -27,6 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # -I leaves out the folder of the program
 
+import probing  # noqa: E402
+import sandbox  # noqa: E402
 import watching  # noqa: E402
 
 SUBREAPER = 36  # of prctl(2)
@@ -34,32 +36,43 @@ SUBREAPER = 36  # of prctl(2)
 
 def serve(controls):
     """Fork and end processes on demand, until the grader is gone."""
-    import sandbox
-
     try:
         sandbox.prctl(SUBREAPER, 1)  # what escapes a dead process becomes our child
     except (OSError, AttributeError):
         pass
-    selector, running = selectors.DefaultSelector(), {}
+    selector = selectors.DefaultSelector()
+    running = {}  # control -> its process
     for control in controls:
         selector.register(control, selectors.EVENT_READ)
     while selector.get_map():
         for key, _ in selector.select(watching.INTERVAL if running else None):
             control = key.fileobj
-            try:
-                data, fds, _, _ = socket.recv_fds(control, 65536, 3)
-            except ConnectionError:
-                data = b""
-            if not data:  # the grader is gone
-                selector.unregister(control)
-                end(running.pop(control, None), running.values())
+            order, fds = receive(control)
+            if order and "folder" in order:
+                send(control, begin(running, control, order, fds))
                 continue
-            order = json.loads(data)
-            if "folder" in order:
-                answer(control, begin(running, control, order, fds))
-            else:
-                answer(control, end(running.pop(control, None), running.values()))
-        watch(running.values())
+            status = end(running.pop(control, None), running.values())
+            if order:
+                send(control, status)
+            else:  # the grader is gone
+                selector.unregister(control)
+        for process in running.values():
+            kill_if_over(process)
+
+
+def receive(control):
+    """(the order of a grader, or None where it is gone; the file descriptors that come with it)."""
+    try:
+        data, fds, _, _ = socket.recv_fds(control, 65536, 3)
+    except ConnectionError:
+        return None, []
+    return (json.loads(data) if data else None), fds
+
+
+def send(control, reply):
+    """A grader that is gone needs no answer."""
+    with contextlib.suppress(OSError):
+        control.send(json.dumps(reply).encode())
 
 
 @dataclasses.dataclass
@@ -67,9 +80,9 @@ class Running:
     """A process that answers for a submission."""
 
     pid: int
-    order: dict
+    folder: str
     over: str = ""  # the bound for which it was killed
-    looked: float = 0.0
+    looked: float = 0.0  # when its use was last looked at
 
 
 def begin(running, control, order, fds):
@@ -81,48 +94,40 @@ def begin(running, control, order, fds):
     else:
         if pid == 0:
             become(order, fds)
-        running[control] = Running(pid, order)
+        running[control] = Running(pid, order["folder"])
         return {}
     finally:
         for fd in fds:
             os.close(fd)
 
 
-def watch(running):
-    """Kill what exceeds its bounds."""
-    for one in running:
-        now = time.monotonic()
-        if one.over or now - one.looked < watching.INTERVAL:
-            continue
-        one.looked = now
-        one.over = watching.overrun(one.pid, one.order["folder"], one.order["bounds"])
-        if one.over:
-            os.kill(one.pid, signal.SIGKILL)
+def kill_if_over(process):
+    """Kill a process that exceeds its bounds."""
+    now = time.monotonic()
+    if process.over or now - process.looked < watching.INTERVAL:
+        return
+    process.looked = now
+    process.over = watching.overrun(process.pid, process.folder)
+    if process.over:
+        os.kill(process.pid, signal.SIGKILL)
 
 
-def answer(control, reply):
-    """A grader that is gone needs no answer."""
-    with contextlib.suppress(OSError):
-        control.send(json.dumps(reply).encode())
-
-
-def end(one, others):
+def end(process, others):
     """Kill a process and whatever it has started: {"exit"} or {"signal"} as it died, "over"."""
-    if one is None:
+    if process is None:
         return {}
-    pid, others = one.pid, [other.pid for other in others]
-    for target in (pid, -pid):
+    for target in (process.pid, -process.pid):
         try:
             os.kill(target, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-    _, status = os.waitpid(pid, 0)
-    while orphans := set(children()) - set(others):
+    _, status = os.waitpid(process.pid, 0)
+    while orphans := set(children()) - {other.pid for other in others}:
         for orphan in orphans:
             os.kill(orphan, signal.SIGKILL)
             os.waitpid(orphan, 0)
     code = os.waitstatus_to_exitcode(status)
-    return {"over": one.over, **({"signal": -code} if code < 0 else {"exit": code})}
+    return {"over": process.over, **({"signal": -code} if code < 0 else {"exit": code})}
 
 
 def children():
@@ -134,15 +139,14 @@ def become(order, fds):
     """Turn this fresh copy into the process of one submission; never returns."""
     code = 1
     try:
-        import sandbox
-
         questions, answers, output = fds
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        moved = [os.dup2(os.dup(fd), place) for fd, place in ((questions, 200), (answers, 201))]
-        os.dup2(moved[0], 3)
-        os.dup2(moved[1], 4)
+        os.dup2(questions, 200)  # out of the way: each may lie at 3 or 4
+        os.dup2(answers, 201)
+        os.dup2(200, 3)
+        os.dup2(201, 4)
         os.closerange(5, 1 << 20)
         os.setsid()
         os.nice(5)  # who watches comes first
@@ -151,15 +155,14 @@ def become(order, fds):
         os.chdir(order["folder"])
         tempfile.tempdir = order["folder"]
         os.environ.clear()
-        os.environ.update(
-            HOME=order["folder"], TMPDIR=order["folder"], LANG="C.UTF-8", **ENVIRONMENT
-        )
+        here = {"HOME": order["folder"], "TMPDIR": order["folder"], "LANG": "C.UTF-8"}
+        os.environ.update(here, **ENVIRONMENT)
         sys.stdout = open(1, "w", 1, encoding="utf-8", errors="replace", closefd=False)
         sys.stderr = open(2, "w", 1, encoding="utf-8", errors="replace", closefd=False)
-        sandbox.lock(order["folder"], [str(HERE)], unsafe=order["unsafe"], **order["limits"])
+        sandbox.lock(order["folder"], readable=[str(HERE)], unsafe=order["unsafe"])
         reseed()
         with open(3, "rb", closefd=False) as incoming:
-            answer_all(incoming, 4, order["folder"])
+            answer_all(incoming, answers=4, folder=order["folder"])
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -193,14 +196,16 @@ def answer_all(incoming, answers, folder):
         question = json.loads(line)
         operation = question.pop("operation")
         number = question.pop("number")
+        answer = None
         try:
             if operation == "load":
                 rewards = load(Path(folder) / "rewards.py")
-                answer = None
             elif operation == "call":
                 answer = call(rewards, **question)
+            elif operation == "probe":
+                answer = probing.probe(folder, **question)
             else:
-                answer = OPERATIONS[operation](folder, **question)
+                overrun(folder, **question)
             data = json.dumps({"number": number, "answer": answer})
         except NotImplementedError as error:
             data = json.dumps({"number": number, "todo": str(error)[:200]})
@@ -281,21 +286,6 @@ def encode(answer, length):
     return {"kind": "other", "type": type(values).__name__[:60]}
 
 
-def train(folder, options):
-    """Train the bundled model with the submission in `folder`; the run goes to FOLDER/run."""
-    from train import train as run
-
-    folder = Path(folder)
-    run(**options, rewards=str(folder / "rewards.py"), output_dir=str(folder / "run"))
-
-
-def probe(folder, **arguments):
-    """Try to break out; see probing.py."""
-    import probing
-
-    return probing.probe(folder, **arguments)
-
-
 def overrun(folder, what, number_of):
     """Start more threads, or write more files, than are allowed, and wait for the end."""
     if what == "threads":
@@ -305,9 +295,6 @@ def overrun(folder, what, number_of):
         for i in range(number_of):
             Path(folder, str(i)).touch()
     time.sleep(60)
-
-
-OPERATIONS = {"train": train, "probe": probe, "overrun": overrun}
 
 
 def prepare():

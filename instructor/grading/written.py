@@ -23,8 +23,10 @@ def answers_by_heading(text, headings):
     """
     names = "|".join(re.escape(heading) for heading in sorted(headings, key=len, reverse=True))
     line_of = re.compile(rf"#{{1,6}}\s*(?:exercise\s+)?({names})(?![\w)])", re.IGNORECASE)
-    by_lower, found = {heading.lower(): heading for heading in headings}, {}
-    current, fenced = None, False
+    by_lower = {heading.lower(): heading for heading in headings}
+    found = {}
+    current = None
+    fenced = False
     for line in text.splitlines():
         fenced ^= line.lstrip().startswith(("```", "~~~"))
         if not fenced and (match := line_of.match(line.strip())):
@@ -59,7 +61,8 @@ def read_points(path, rubric, students):
         raise GraderError(f"'{path}' cannot be read: {error}") from error
     if not rows or "student" not in rows[0] or not {*rubric["written"]} <= {*rows[0]}:
         raise GraderError(f"'{path}' lacks columns: fill in the answers.csv of the grader.")
-    known, found = {name.lstrip("'"): name for name in students}, {}
+    known = {name.lstrip("'"): name for name in students}
+    found = {}
     for line, row in enumerate(rows, 2):
         student = known.get((row["student"] or "").lstrip("'"))
         if student is None:
@@ -100,7 +103,8 @@ def with_written(results, answers, given, rubric):
             finished.append(result)
             continue
         graded = given.get(result["student"], {"points": {}, "comment": ""})
-        points, answered = graded["points"], answers.get(result["student"], {})
+        points = graded["points"]
+        answered = answers.get(result["student"], {})
         left = [heading for heading in answered if heading not in points]
         flags = [f"written answers without points: {', '.join(left)}"] if left else []
         written = {heading: points.get(heading, 0.0) for heading in rubric["written"]}

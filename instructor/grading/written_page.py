@@ -69,9 +69,11 @@ def page(students, answers, rubric):
     """
     from instructor.handout.answer_sheet import answer_key, questions
 
-    asked, keys = questions(), answer_key()
+    asked = questions()
+    keys = answer_key()
     sections = [
-        section(heading, entry, asked.get(heading, ""), keys.get(heading, ""), students, answers)
+        headline(heading, asked.get(heading, ""), keys.get(heading, ""))
+        + graded_answers(heading, entry, students, answers)
         for heading, entry in rubric["written"].items()
     ]
     known = f"const HEADINGS = {embed([*rubric['written']])}, STUDENTS = {embed(students)};"
@@ -91,25 +93,31 @@ stays in this browser.</p>
 """
 
 
-def section(heading, entry, question, key, students, answers):
-    """One question: the key, what points are for, and every answer."""
-    most, step = number(entry["points"]), "0.5"
-    parts = [f"<h2>{html.escape(heading)}</h2>\n<p><b>{html.escape(question)}</b></p>\n"]
+def headline(heading, question, key):
+    """One question, and the key to it."""
     paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in key.split("\n\n"))
-    parts.append(f'<div class="key">{paragraphs}</div>\n')
-    parts.append(f"<p>{most} points for: {html.escape(entry['for'])}</p>\n")
+    return (
+        f"<h2>{html.escape(heading)}</h2>\n<p><b>{html.escape(question)}</b></p>\n"
+        f'<div class="key">{paragraphs}</div>\n'
+    )
+
+
+def graded_answers(heading, entry, students, answers):
+    """What points are for, every answer, and who gave none."""
+    most = number(entry["points"])
+    page = f"<p>{most} points for: {html.escape(entry['for'])}</p>\n"
     for student in students:
         if text := answers.get(student, {}).get(heading):
             data = f'data-student="{html.escape(student)}" data-heading="{html.escape(heading)}"'
-            parts.append(
+            page += (
                 f'<div class="answer"><b>{html.escape(student)}</b>\n<p>{html.escape(text)}</p>\n'
-                f'<input type="number" class="points" min="0" max="{most}" step="{step}" {data}> '
+                f'<input type="number" class="points" min="0" max="{most}" step="0.5" {data}> '
                 f'of {most} <input class="comment" placeholder="comment" {data}></div>\n'
             )
     silent = [name for name in students if heading not in answers.get(name, {})]
     if silent:
-        parts.append(f"<p>No answer: {html.escape(', '.join(silent))}</p>\n")
-    return "".join(parts)
+        page += f"<p>No answer: {html.escape(', '.join(silent))}</p>\n"
+    return page
 
 
 def embed(value):

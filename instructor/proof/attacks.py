@@ -4,13 +4,12 @@
 `known_files` is the part of them that grade.py grades before every run.
 """
 
-import json
 import random
 import re
 import textwrap
 
+from cases import CASES, Ask, report
 from engine.common import ROOT
-from instructor.exercises import CASES, Ask, encode, report
 from instructor.handout.rewards_file import student_text
 from instructor.proof import swelling
 from instructor.proof.mutants import load, with_body
@@ -61,60 +60,42 @@ def without(function):
 
 
 def hard_coded(models):
-    """Answers every question of the public tests from a table, and nothing else."""
-    answers = {}
+    """Right for what the public tests ask, and zeros for everything else."""
     module = load(SOLUTION, "rewards.py")
+    numbers = {}
     for name in EXERCISES:
-        function = getattr(module, name)
+        asked = []
 
-        def recording(function=function, name=name, **arguments):
-            asked = {k: v for k, v in arguments.items() if k not in ("ref_model", "tokenizer")}
-            answer = function(**arguments)
-            answer = answer.tolist() if hasattr(answer, "tolist") else [float(x) for x in answer]
-            answers[name + question(asked)] = answer
-            return answer
+        def counting(name=name, asked=asked, **arguments):
+            asked.append(arguments)
+            return getattr(module, name)(**arguments)
 
-        recording.__name__ = name
         for case in CASES[name][1]:
-            report(case, Ask(recording, models), random.Random(0))
-    source = (
-        f"import json\nANSWERS = json.loads({json.dumps(answers)!r})\n"
-        + SOLUTION.partition('"""\n')[2]
-    )
-    for name in EXERCISES:
-        source = with_body(
-            source,
-            name,
-            f"""
-            asked = {{k: v for k, v in locals().items() if k not in ("ref_model", "tokenizer")}}
-            return look_up({name!r}, asked)
-            """,
-        )
-    return source + LOOK_UP
+            report(case, Ask(counting, models, name), random.Random(0))
+        numbers[name] = len(asked)
+    return f"{SOLUTION}\nPUBLIC = {numbers}  # questions\n{BY_HEART}"
 
 
-def question(arguments):
-    return json.dumps({k: encode(v) for k, v in sorted(arguments.items())}, default=str)
+BY_HEART = """
+
+def by_heart(name):
+    function, table, asked = globals()[name], {}, []
+
+    def known(**arguments):
+        given = {k: v for k, v in arguments.items() if k not in ("ref_model", "tokenizer")}
+        key = str([getattr(value, "tolist", lambda: value)() for value in given.values()])
+        asked.append(key)
+        if len(asked) <= PUBLIC[name]:
+            table[key] = function(**arguments)
+        rows = next(v for k, v in given.items() if k in ("completions", "policy_log_probs"))
+        return table.get(key, [0.0] * len(rows))
+
+    return known
 
 
-LOOK_UP = """
-
-def plain(value):
-    if isinstance(value, torch.Tensor):
-        return {"tensor": value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
-    return value
-
-
-def look_up(name, arguments):
-    for key in list(arguments):  # defaults that were not asked with
-        for names in ([], ["kwargs"], ["kwargs", "temperature"], ["kl_coef"], ["prompts"]):
-            asked = {k: plain(v) for k, v in sorted(arguments.items()) if k not in names}
-            answer = ANSWERS.get(name + json.dumps(asked, default=str))
-            if answer is not None:
-                return answer
-    return [0.0] * len(arguments.get("completions", arguments.get("policy_log_probs")))
+for name in PUBLIC:
+    globals()[name] = by_heart(name)
 """
-
 FORGED = '{"number": %d, "answer": {"kind": "list", "value": [0.0, 0.0, 0.0]}}'
 CRASH_AT_IMPORT = on_import("import os\nos._exit(0)")
 EXIT_AT_IMPORT = on_import("import sys\nsys.exit(0)")
@@ -243,9 +224,11 @@ def known_files():
 
 
 def valid_files():
-    """{name: source}: the solution with one function in another style, all right."""
+    """{name: source}: files that are right, each function in another style in each of them."""
+    most = max(map(len, VALID.values()))
     return {
-        f"valid {function} {name}": with_body(SOLUTION, function, body)
-        for function, bodies in VALID.items()
-        for name, body in bodies.items()
+        f"valid {i}": with_bodies(
+            **{name: [*bodies.values()][i % len(bodies)] for name, bodies in VALID.items()}
+        )
+        for i in range(most)
     }

@@ -1,18 +1,27 @@
 """What several tests of the grader need."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 from engine.common import ROOT
 
-FRONT = ROOT / "instructor" / "grade.py"
 
-
-def grader(*arguments, **options):
-    """Run grade.py as a program; its finished process."""
-    command = [sys.executable, str(FRONT), *map(str, arguments)]
+def grader(*arguments, root=ROOT, **options):
+    """Run the grade.py of a copy of the grader as a program; its finished process."""
+    command = [sys.executable, str(root / "instructor" / "grade.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=1800, **options)
+
+
+def unpack_grader(folder):
+    """Put the grader, as Gradescope gets it, into a new folder: no solution, so no self-check."""
+    from instructor.grading import gradescope
+
+    archive = folder.with_suffix(".zip")
+    gradescope.main([str(archive)])
+    shutil.unpack_archive(archive, folder)
+    archive.unlink()
 
 
 def put(folder, student, source):
@@ -24,21 +33,9 @@ def put(folder, student, source):
 
 def result_of(student, score=87.5, **more):
     """A result as the grader makes it, without tests."""
-    blank = {"status": "graded", "tests": [], "flags": [], "seconds": 10, "sandbox": "x"}
-    return {"student": student, "score": score, "max": 100, "path": "p", **blank, **more}
-
-
-def examined(sources, models):
-    """{name: what the grader finds in a source}, each examined for real in the sandbox."""
-    from instructor.grading.examining import examine
-    from instructor.grading.process import Workshop
-
-    with Workshop(1) as workshop:
-        workshop.wait()
-        return {
-            name: examine(workshop, workshop.controls[0], source.encode(), [0, 7], models)
-            for name, source in sources.items()
-        }
+    blank = {"status": "graded", "reason": "", "tests": [], "flags": [], "seconds": 10}
+    blank |= {"max": 100, "sandbox": "x", "path": "p"}
+    return {"student": student, "score": score, **blank, **more}
 
 
 def state_of(*folders):

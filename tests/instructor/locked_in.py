@@ -2,11 +2,10 @@
 
     python locked_in.py < JOBS
 
-reads {"helpers", "jobs"} as JSON and prints a list of {what was tried: outcome}. A job is {"edits",
-"tries"}: [pattern, replacement] pairs that take a lock out of the text of sandbox.py, or null where
-nothing is to be locked at all; and expressions, or "probe". In an expression <file>, <process>,
-<socket>, <name>, <tools> and <around> stand for what lies around a submission. Each is tried by a
-process of its own in a place of its own. Nothing here needs torch.
+reads a list of jobs as JSON and prints a list of {what was tried: outcome}. A job is [edits,
+tries]: [pattern, replacement] pairs that take a lock out of the text of sandbox.py, or null where
+nothing is to be locked at all; and expressions as in break_outs.py, or "probe". Each is tried by a
+process of its own in surroundings of its own. Nothing here needs torch.
 """
 
 import contextlib
@@ -25,12 +24,13 @@ import types
 from pathlib import Path
 
 import pyseccomp  # noqa: F401  # once, not in each process
+from break_outs import HELPERS
 
 GRADING = Path(__file__).resolve().parents[2] / "instructor" / "grading"
 MEMORY = 256 << 20
 
 
-class Place:
+class Surroundings:
     """What lies around a submission: the shared modules, a file, a process and a socket."""
 
     def __init__(self):
@@ -73,15 +73,15 @@ class Place:
         shutil.rmtree(self.top)
 
 
-def outcome_of(tried, edits, helpers):
+def outcome_of(tried, edits):
     """Its error's name, "worked", or "ended" where the process did; of the probe, what it found."""
-    place = Place()
+    surroundings = Surroundings()
     reading, writing = os.pipe()
     parent = os.fork()
     if parent == 0:  # stands for the worker: some attacks kill it
         if os.fork() == 0:
             os.close(reading)
-            become(place, tried, edits, helpers, fcntl.fcntl(writing, fcntl.F_DUPFD, 100))
+            become(surroundings, tried, edits, fcntl.fcntl(writing, fcntl.F_DUPFD, 100))
         os.close(writing)
         os.wait()
         os._exit(0)
@@ -89,32 +89,33 @@ def outcome_of(tried, edits, helpers):
     with open(reading, encoding="utf-8") as answer:
         said = answer.read()
     os.waitpid(parent, 0)
-    place.close()
+    surroundings.close()
     return json.loads(said) if said else "ended"
 
 
-def become(place, tried, edits, helpers, answers):
+def become(surroundings, tried, edits, answers):
     """Lock this process in and let it try; never returns."""
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(os.pipe()[1], 4)
         os.closerange(5, 100)
-        os.chdir(place.own)
-        os.environ["HOME"] = str(place.own)
-        sys.path.insert(0, str(place.tools))
+        os.chdir(surroundings.own)
+        os.environ["HOME"] = str(surroundings.own)
+        sys.path.insert(0, str(surroundings.tools))
         import probing
 
         import reward_utils  # noqa: F401
 
         names = {}
-        exec(helpers, names)
+        exec(HELPERS, names)
         if edits is not None:
-            limits = {"cpu_seconds": 60, "memory": MEMORY, "file_size": 1 << 20}
-            sandbox_without(edits).lock(str(place.own), [str(place.tools)], **limits)
+            sandbox = sandbox_without(edits)
+            limits = sandbox.LIMITS._replace(memory=MEMORY)
+            sandbox.lock(str(surroundings.own), [str(surroundings.tools)], limits)
         if tried == "probe":
-            said = probing.probe(str(place.own), str(place.file), 2 * MEMORY)
+            said = probing.probe(str(surroundings.own), str(surroundings.file), 2 * MEMORY)
         else:
-            said = attempt(place.aimed(tried), names)
+            said = attempt(surroundings.aimed(tried), names)
         os.write(answers, json.dumps(said).encode())
     finally:
         os._exit(0)
@@ -141,9 +142,5 @@ def attempt(expression, names):
 
 
 if __name__ == "__main__":
-    asked = json.load(sys.stdin)
-    found = [
-        {tried: outcome_of(tried, job["edits"], asked["helpers"]) for tried in job["tries"]}
-        for job in asked["jobs"]
-    ]
+    found = [{t: outcome_of(t, edits) for t in tries} for edits, tries in json.load(sys.stdin)]
     print(json.dumps(found))

@@ -4,14 +4,15 @@ import random
 import sys
 
 import pytest
-from grading_help import examined
 
 from cases import CASES, Ask, report
 from engine.course.student import check_rewards
+from instructor.grading import examining
 from instructor.proof.attacks import SOLUTION
 from instructor.proof.mutants import load, with_body
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+FUNCTION = "kl_penalty_forward"
 FORMS = {  # how the numbers come back -> whether that is an answer
     "pandas.Series(values)": True,
     "array.array('d', values)": True,
@@ -46,61 +47,63 @@ BODY = """
 
 
 def source_with(form):
-    return with_body(SOLUTION, "kl_penalty_forward", BODY.format(form))
+    return with_body(SOLUTION, FUNCTION, BODY.format(form))
 
 
-ONE_BRANCH = """
-    if mask is None:
-        raise NotImplementedError("lists on paper")
-    return kl_coef * ((policy_log_probs - ref_log_probs) * mask).sum(-1)
-"""
-FORBIDDEN = {
-    "lock": "import multiprocessing\nlock = multiprocessing.Lock()",
-    "workers": (
-        "from torch.utils.data import DataLoader\nlist(DataLoader([1, 2, 3], num_workers=2))"
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def graded(policy, classifier):
-    """{name: what the grader finds}, of all files of these tests."""
-    sources = {form: source_with(form) for form in FORMS}
-    sources["one branch"] = with_body(SOLUTION, "kl_penalty_forward", ONE_BRANCH)
-    sources |= {name: f"{SOLUTION}\n\n{code}\n" for name, code in FORBIDDEN.items()}
-    return examined(sources, policy)
+def examined(control, source, models):
+    """What the grader finds in a source; it asks one function only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examining, "CASES", {FUNCTION: CASES[FUNCTION]})
+        return examining.examine(control, source.encode(), [0, 7], models)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
-def test_the_grader_takes_what_the_students_tests_and_training_take(graded, policy, form):
+def test_the_grader_takes_what_the_students_tests_and_training_take(
+    control, policy, classifier, form
+):
     function = load(source_with(form), "rewards.py").kl_penalty_forward
     own_tests = not any(
-        report(case, Ask(function, policy), random.Random(0))
-        for case in CASES["kl_penalty_forward"].cases
+        report(case, Ask(function, policy), random.Random(0)) for case in CASES[FUNCTION][1]
     )
     try:
         check_rewards(function([-1.0, -2.0], [-3.0, -2.5], None), ["a", "b"], "f")
         training = True
     except Exception:
         training = False
-    outcomes = [o for o in graded[form].outcomes if o.function == "kl_penalty_forward"]
-    grader = all(outcome.passed for outcome in outcomes)
+    found = examined(control, source_with(form), policy)
+    grader = all(outcome.passed for outcome in found.outcomes)
     assert (own_tests, training, grader) == (FORMS[form],) * 3
 
 
 @pytest.mark.slow
-def test_a_branch_that_is_still_to_do_costs_its_own_case(graded):
-    failed = {
-        (o.function, o.case): o.message for o in graded["one branch"].outcomes if not o.passed
-    }
-    message = "Not implemented: lists on paper"
-    assert failed == {("kl_penalty_forward", "works_on_paper"): message}
+def test_a_branch_that_is_still_to_do_costs_its_own_case(control, policy, classifier):
+    body = """
+        if mask is None:
+            raise NotImplementedError("lists on paper")
+        return kl_coef * ((policy_log_probs - ref_log_probs) * mask).sum(-1)
+    """
+    found = examined(control, with_body(SOLUTION, FUNCTION, body), policy)
+    failed = {outcome.case: outcome.message for outcome in found.outcomes if not outcome.passed}
+    assert failed == {"works_on_paper": "Not implemented: lists on paper"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORBIDDEN)
-def test_what_the_sandbox_forbids_is_said(graded, name):
-    error = graded[name].import_error
-    assert "The grader lets a submission start no process" in error
-    assert "(rewards.py, line" in error
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import multiprocessing\nlock = multiprocessing.Lock()",
+        "from torch.utils.data import DataLoader\nlist(DataLoader([1, 2, 3], num_workers=2))",
+    ],
+)
+def test_what_the_sandbox_forbids_is_said(control, policy, code):
+    found = examined(control, f"{SOLUTION}\n\n{code}\n", policy)
+    assert "The grader lets a submission start no process" in found.import_error
+    assert "(rewards.py, line" in found.import_error
+
+
+@pytest.mark.slow
+def test_a_submission_may_import_the_provided_files(control, policy):
+    modules = ["engine.course.student", "reward_utils", "sentiment", "data", "evaluate", "train"]
+    found = examined(control, "\n".join(f"import {name}" for name in modules), policy)
+    assert found.import_error == ""

@@ -14,15 +14,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from instructor.exercises import Wrong
+from cases import Wrong
 from instructor.grading import course, examining
 from instructor.grading.command import RUBRIC
-from instructor.grading.course import grade_all
-from instructor.grading.examining import examine
+from instructor.grading.course import Grader, grade_all
+from instructor.grading.examining import decode, examine
 from instructor.grading.journal import results_of
 from instructor.grading.points import read_rubric
-from instructor.grading.process import Allowance, Child, Dead, WorkerGone, flat, read_reply
-from instructor.grading.remote import decode
+from instructor.grading.process import (
+    Allowance,
+    Child,
+    Control,
+    Dead,
+    WorkerGone,
+    flat,
+    read_reply,
+)
 from instructor.grading.submission import Submission
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -32,9 +39,9 @@ class FakeWorker:
     """Hands the three pipes of each child to `play(questions, answers, shown)`, in a thread."""
 
     def __init__(self, folder, play, orders=10**6):
-        self.folder, self.unsafe, self.tools = folder, False, folder
-        control, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.controls = [control]
+        ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control = Control(ours, folder, unsafe=False)
+        self.controls = [self.control]
         threading.Thread(target=self.serve, args=(play, orders), daemon=True).start()
 
     def serve(self, play, orders):
@@ -65,9 +72,8 @@ def saying(*lines):
     return play
 
 
-def child_of(tmp_path, play, seconds=5.0, **more):
-    worker = FakeWorker(tmp_path, play)
-    return Child(worker, worker.controls[0], b"", seconds, **more)
+def child_of(tmp_path, play, seconds=5.0, allowance=None):
+    return Child(FakeWorker(tmp_path, play).control, b"", seconds, allowance)
 
 
 def test_a_question_that_nobody_reads_is_late(tmp_path):
@@ -103,8 +109,7 @@ def test_all_answers_together_have_a_limit(tmp_path):
                 time.sleep(0.2)  # just below the limit for one
                 os.write(answers, b'{"number": %d, "answer": null}\n' % number)
 
-    allowance = Allowance(0.9)
-    with child_of(tmp_path, slow, 0.5, allowance=allowance) as child:
+    with child_of(tmp_path, slow, 0.5, Allowance(0.9)) as child:
         with pytest.raises(Dead, match="all its answers together took longer than 1 seconds"):
             for _ in range(10):
                 child.ask("load")
@@ -202,18 +207,18 @@ def test_answers_that_are_some():
 def test_a_dead_worker_is_no_fault_of_a_submission(tmp_path):
     worker = FakeWorker(tmp_path, saying(), orders=1)
     with pytest.raises(WorkerGone, match="--resume goes on"):
-        with Child(worker, worker.controls[0], b"") as child:
+        with Child(worker.control, b"") as child:
             os.close(child.questions)
             child.questions = child.fds[0] = os.open(os.devnull, os.O_WRONLY)
             child.seconds = 0.1
             child.ask("load")
     with pytest.raises(WorkerGone):
-        Child(worker, worker.controls[0], b"")
+        Child(worker.control, b"")
     assert list(tmp_path.iterdir()) == []
 
 
-def settings_of(**more):
-    return {"rubric": read_rubric(RUBRIC), "seeds": [0, 1], "timeout": 1, "train": False, **more}
+def grader_with(models):
+    return Grader({"rubric": read_rubric(RUBRIC), "seeds": [0, 1], "timeout": 1}, models, "x")
 
 
 def test_a_dead_worker_ends_the_run_and_is_journaled_for_nobody(tmp_path, policy):
@@ -224,22 +229,23 @@ def test_a_dead_worker_ends_the_run_and_is_journaled_for_nobody(tmp_path, policy
     rejected = Submission("Dan", "Dan", rejected="a symbolic link")
     journal = tmp_path / "results.jsonl"
     with pytest.raises(WorkerGone):
-        grade_all(worker, [rejected, *people], settings_of(), "x", policy, journal, lambda: None)
+        grade_all(worker, [rejected, *people], grader_with(policy), journal, lambda: None)
     assert {result["student"] for result in results_of(journal)} <= {"Dan"}
 
 
 def test_an_error_in_the_grader_is_one_row(tmp_path, policy, monkeypatch):
     whole = course.grade_one
 
-    def breaks(workshop, control, submission, *more):
+    def breaks(control, submission, grader):
         if submission.student == "Ben":
             raise OSError("no space left")
-        return whole(workshop, control, submission, *more)
+        return whole(control, submission, grader)
 
     monkeypatch.setattr(course, "grade_one", breaks)
     people = [Submission(name, name, rejected="a link") for name in ("Ann", "Ben", "Cid")]
-    journal, worker = tmp_path / "results.jsonl", SimpleNamespace(controls=[None])
-    grade_all(worker, people, settings_of(), "x", policy, journal, lambda: None)
+    journal = tmp_path / "results.jsonl"
+    worker = SimpleNamespace(controls=[None])
+    grade_all(worker, people, grader_with(policy), journal, lambda: None)
     found = {
         result["student"]: (result["status"], result["score"]) for result in results_of(journal)
     }
@@ -276,7 +282,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_case_is_no_fault_either(
     load_alone = saying(b'{"number": 1, "answer": null}\n')
     worker = FakeWorker(tmp_path, load_alone, orders=3)  # start, end, start
     with pytest.raises(WorkerGone):
-        examine(worker, worker.controls[0], b"", [0], policy, 0.3)
+        examine(worker.control, b"", [0], policy, 0.3)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -284,8 +290,9 @@ def test_a_submission_has_one_allowance_for_all_its_functions(tmp_path, policy, 
     """370 seconds of answers were seen, each just below the limit for one."""
     names = ("shaped_reward", "kl_penalty_forward", "kl_penalty_backward")
     monkeypatch.setattr(examining, "CASES", {name: ("2b", (asks,)) for name in names})
-    worker, started = FakeWorker(tmp_path, answering(0.15)), time.monotonic()
-    found = examine(worker, worker.controls[0], b"", [0], policy, 0.3)
+    worker = FakeWorker(tmp_path, answering(0.15))
+    started = time.monotonic()
+    found = examine(worker.control, b"", [0], policy, 0.3)
     assert time.monotonic() - started < 8  # 6 · 0.3 seconds, and what else there is to do
     words = "all its answers together took longer than 2 seconds"
     assert len(found.outcomes) == 3 and all(words in each.message for each in found.outcomes)
@@ -294,7 +301,7 @@ def test_a_submission_has_one_allowance_for_all_its_functions(tmp_path, policy, 
 def test_only_what_the_import_printed_is_for_the_student(tmp_path, policy, monkeypatch):
     monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks,))})
     worker = FakeWorker(tmp_path, answering())
-    found = examine(worker, worker.controls[0], b"", [0], policy, 5.0)
+    found = examine(worker.control, b"", [0], policy, 5.0)
     assert found.printed == "hello\n" and found.output.startswith("hello\nhello\nhidden input\n")
     assert "\x1b" not in found.output
 
@@ -302,9 +309,8 @@ def test_only_what_the_import_printed_is_for_the_student(tmp_path, policy, monke
 def test_a_machine_without_room_for_a_process_is_one_row(tmp_path, policy):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.send(b'{"failed": "Resource temporarily unavailable"}')
-    worker = SimpleNamespace(folder=tmp_path, unsafe=False, controls=[ours])
     with pytest.raises(RuntimeError, match="no process could be started"):
-        examine(worker, ours, b"", [0], policy)
+        examine(Control(ours, tmp_path, unsafe=False), b"", [0], policy)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -324,7 +330,7 @@ def test_a_case_that_fails_on_odd_numbers_is_the_submissions_failure(tmp_path, p
         )
     )
     worker = FakeWorker(tmp_path, play)
-    found = examine(worker, worker.controls[0], b"", [0], policy, 5.0)
+    found = examine(worker.control, b"", [0], policy, 5.0)
     (outcome,) = found.outcomes
     assert not outcome.passed and "could not be judged (OverflowError)" in outcome.message
     assert any("no verdict, OverflowError" in flag for flag in found.flags)

@@ -1,11 +1,12 @@
 """Every attack for real, beside right submissions."""
 
+import contextlib
 import csv
+import dataclasses
 import json
 import os
 import re
 import socket
-import subprocess
 import sys
 import time
 import zipfile
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from grading_help import grader, put, state_of
-from hostile import FULL, GAINED_NOTHING, HYPERLINK, LOST_ONE, NOTHING, hostile_sources
+from hostile import BOUNDED, FULL, GAINED_NOTHING, HYPERLINK, NOTHING, PENALTIES, sources
 
 from engine.common import ROOT, lines_of
 from instructor.grading.command import RUBRIC, VISIBILITIES
 from instructor.grading.points import read_rubric
-from instructor.grading.process import Child, Workshop
+from instructor.grading.process import Child
 from instructor.proof import attacks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
@@ -36,20 +37,6 @@ def listener():
         yield tcp, udp
 
 
-@pytest.fixture(scope="module")
-def surroundings(tmp_path_factory):
-    """What must stay as it is: a file, a process of the same user, a socket on this machine."""
-    folder = tmp_path_factory.mktemp("around")
-    (folder / "file").write_text("nobody's")
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unix:
-        unix.bind(str(folder / "socket"))
-        unix.setblocking(False)
-        yield folder / "file", process, unix
-    process.kill()
-    process.wait()
-
-
 def shared_memory():
     """What would outlive a process: segments of System V and files in memory."""
     segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
@@ -57,39 +44,74 @@ def shared_memory():
 
 
 @pytest.mark.slow
-def test_one_submission_can_write_nothing_that_another_reads():
+def test_one_submission_can_write_nothing_that_another_reads(workshop, control):
     """No shared memory that is writable, and no file but the pipes of its own questions."""
-    with Workshop(jobs=1) as workshop:
-        workshop.wait()
-        worker = workshop.process.pid
-        with Child(workshop, workshop.controls[0], b"x = 1\n", seconds=60) as child:
-            child.ask("load")  # by now it has locked itself in
-            children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
-            assert len(children) == 1
-            for pid in (worker, *children):
-                mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
-                assert mapped and not [line for line in mapped if re.match(r"\S+ .w.s ", line)]
-            opened = {os.readlink(fd) for fd in Path(f"/proc/{children[0]}/fd").iterdir()}
-            assert {name.split(":")[0] for name in opened} <= {"pipe", "/dev/null"}
-            child.end()  # now what it wrote can be read
-            assert not Path(f"/proc/{children[0]}").exists() and child.folder.exists()
+    worker = workshop.process.pid
+    with Child(control, b"x = 1\n", seconds=60) as child:
+        child.ask("load")  # by now it has locked itself in
+        children = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+        assert len(children) == 1
+        for pid in (worker, *children):
+            mapped = Path(f"/proc/{pid}/maps").read_text().splitlines()
+            assert mapped and not [line for line in mapped if re.match(r"\S+ .w.s ", line)]
+        opened = {os.readlink(fd) for fd in Path(f"/proc/{children[0]}/fd").iterdir()}
+        assert {name.split(":")[0] for name in opened} <= {"pipe", "/dev/null"}
+    assert not Path(f"/proc/{children[0]}").exists() and not child.folder.exists()
 
 
-def processes():
-    return {int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()}
+@dataclasses.dataclass
+class Batch:
+    """What a graded class has left behind."""
+
+    out: Path
+    shown: str  # in the terminal
+    marker: Path  # that nobody may have written
+    results: dict  # student -> result
+    rows: dict  # student -> row of grades.csv
+    changed: list  # files and folders of others
+    temporary: Path  # the grader's own files
+    shared_memory: set
 
 
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory, policy, listener, surroundings, classifier):
+def batch(tmp_path_factory, policy, listener, classifier):
     """All hostile submissions and all valid ones, graded in one run."""
     folder = tmp_path_factory.mktemp("course")
-    course, marker = folder / "in", folder / "marker"
-    kept, bystander, unix = surroundings
-    port, around = listener[0].getsockname()[1], (kept, bystander.pid, unix.getsockname())
-    for student, source in hostile_sources(port, marker, policy, around).items():
+    course = folder / "in"
+    marker = folder / "marker"
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    port = listener[0].getsockname()[1]
+    for student, source in sources(port, marker).items():
         put(course, student, source)
-    for student, source in attacks.valid_files().items():
-        put(course, student, source)
+    put(course, "03 missing", attacks.without("kl_penalty_backward"))
+    put(course, "29 hard-coded", attacks.hard_coded(policy))
+    put_what_is_no_plain_file(course)
+    memory = shared_memory()
+    before = state_of(ROOT, course)
+    done = grader(
+        *(course, "--out", folder / "out", "--timeout", "3", "--seeds", "90210", "90211"),
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    assert done.returncode == 0, done.stderr
+    after = state_of(ROOT, course)
+    with open(folder / "out" / "grades.csv", newline="", encoding="utf-8") as grades:
+        rows = {row["student"]: row for row in csv.DictReader(grades)}
+    lines = map(json.loads, lines_of(folder / "out" / "results.jsonl"))
+    return Batch(
+        out=folder / "out",
+        shown=done.stdout,
+        marker=marker,
+        results={result["student"]: result for result in lines},
+        rows=rows,
+        changed=[path for path in before | after if before.get(path) != after.get(path)],
+        temporary=temporary,
+        shared_memory=shared_memory() - memory,
+    )
+
+
+def put_what_is_no_plain_file(course):
+    """Hand-ins with further files, with a link, too large, and in zips that mean harm."""
     put(course, "28 ships", attacks.SOLUTION)
     for name in ("conftest.py", "torch.py", "sitecustomize.py", "json.py"):
         (course / "28 ships" / name).write_text("raise SystemExit('taken over')")
@@ -101,37 +123,6 @@ def batch(tmp_path_factory, policy, listener, surroundings, classifier):
         file.writestr("../../rewards.py", attacks.SOLUTION)
     with zipfile.ZipFile(course / "33 bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("rewards.py", b" " * (64 << 20))
-    temporary = folder / "tmp"
-    temporary.mkdir()
-    before, shared = processes(), shared_memory()
-    places = (ROOT, course, kept.parent)
-    as_it_was = state_of(*places)
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    done = grader(
-        course,
-        "--out",
-        folder / "out",
-        "--timeout",
-        "3",
-        "--seeds",
-        "90210",
-        "90211",
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = lines_of(folder / "out" / "results.jsonl")
-    results = {result["student"]: result for result in map(json.loads, lines)}
-    with open(folder / "out" / "grades.csv", newline="", encoding="utf-8") as file:
-        rows = {row["student"]: row for row in csv.DictReader(file)}
-    left = {"processes": processes() - before, "files": list(temporary.iterdir())}
-    left["shared memory"] = shared_memory() - shared
-    now = state_of(*places)
-    left["changed"] = [
-        path for path in as_it_was.keys() | now if as_it_was.get(path) != now.get(path)
-    ]
-    return {"results": results, "rows": rows, "out": folder / "out", "marker": marker, **left} | {
-        "shown": done.stdout
-    }
 
 
 def said(result):
@@ -145,27 +136,30 @@ def full_points():
 
 @pytest.mark.slow
 def test_every_attack_is_in_the_batch(batch):
-    judged = {*NOTHING, *LOST_ONE, *FULL, *GAINED_NOTHING, "29 hard-coded", "44 slow", "45 loud"}
-    assert judged | set(attacks.valid_files()) == set(batch["results"])
-    assert {int(s[:2]) for s in judged if s[:2].isdigit()} | {34} == set(range(1, 51))
+    judged = {*NOTHING, *PENALTIES, *GAINED_NOTHING, *FULL, *BOUNDED}
+    judged |= {"03 missing", "28 ships", "29 hard-coded"}
+    assert judged == set(batch.results)
+    reach_outside = {*range(36, 42), 50}  # test_sandbox.py tries these
+    numbers = {int(student[:2]) for student in judged if student[:2].isdigit()}
+    assert numbers | {34} | reach_outside == set(range(1, 51))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("student", NOTHING)
 def test_broken_submissions_earn_nothing_and_say_why(batch, student):
-    status, words = NOTHING[student]
-    result = batch["results"][student]
-    assert (result["status"], result["score"]) == (status, 0)
-    assert words in said(result)
+    result = batch.results[student]
+    assert (result["status"], result["score"]) == (NOTHING[student].status, 0)
+    assert NOTHING[student].words in said(result)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", LOST_ONE)
+@pytest.mark.parametrize("student", ["03 missing", *PENALTIES])
 def test_a_fault_costs_its_own_exercise_alone(batch, student):
-    function, words = LOST_ONE[student]
-    result = batch["results"][student]
+    faulty = "kl_penalty_backward" if student == "03 missing" else "kl_penalty_forward"
+    words = PENALTIES.get(student, ("", "there is no function kl_penalty_backward"))[1]
+    result = batch.results[student]
     for name, entry in full_points().items():
-        if name == function:
+        if name == faulty:
             assert result["points"][name] <= 0.25 * entry["points"]
         else:
             assert result["points"][name] == entry["points"]
@@ -175,7 +169,7 @@ def test_a_fault_costs_its_own_exercise_alone(batch, student):
 @pytest.mark.slow
 @pytest.mark.parametrize("student", GAINED_NOTHING)
 def test_an_attack_gains_nothing(batch, student):
-    result = batch["results"][student]
+    result = batch.results[student]
     for name, entry in full_points().items():
         assert result["points"][name] <= 0.25 * entry["points"]
     assert "IT WORKED" not in result["output"]
@@ -185,14 +179,14 @@ def test_an_attack_gains_nothing(batch, student):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("student", [*FULL, *attacks.valid_files()])
+@pytest.mark.parametrize("student", ["28 ships", *FULL])
 def test_right_submissions_earn_everything(batch, student):
-    assert batch["results"][student]["score"] == 100
+    assert batch.results[student]["score"] == 100
 
 
 @pytest.mark.slow
 def test_answers_learned_by_heart_fail_on_other_inputs(batch):
-    result = batch["results"]["29 hard-coded"]
+    result = batch.results["29 hard-coded"]
     visible = [test for test in result["tests"] if test["passed"] or test["public_only"]]
     assert len(visible) == len(result["tests"])  # it does know the public tests
     assert result["score"] < 50
@@ -201,36 +195,31 @@ def test_answers_learned_by_heart_fail_on_other_inputs(batch):
 
 @pytest.mark.slow
 def test_what_a_person_should_look_at_is_flagged(batch):
-    rows = batch["rows"]
+    rows = batch.rows
     assert "kl_penalty_forward gives other answers" in rows["30 random"]["flags"]
-    assert "100% like the solution" in rows["35 copy"]["flags"]
-    assert "100% like 35 peer's friend" in rows["35 peer"]["flags"]
     assert "imports ctypes" in rows["06 segfault"]["flags"]
     assert "gives other answers" not in rows["35 copy"]["flags"]
 
 
 @pytest.mark.slow
 def test_a_submission_has_a_bounded_size_and_time(batch):
-    slow, loud = batch["results"]["44 slow"], batch["results"]["45 loud"]
+    slow = batch.results["44 slow"]
+    loud = batch.results["45 loud"]
     assert "all its answers together took longer than 18 seconds" in said(slow)
     assert slow["seconds"] <= 40 and slow["score"] < 50
     assert loud["status"] == "graded" and loud["points"]["compute_ref_log_probs"] == 25
-    longest = max(map(len, lines_of(batch["out"] / "results.jsonl")))
+    longest = max(map(len, lines_of(batch.out / "results.jsonl")))
     assert longest < 50_000  # 7 MB were seen
 
 
 @pytest.mark.slow
-def test_nothing_outside_has_changed(batch, surroundings):
-    file, bystander, unix = surroundings
-    assert batch["changed"] == [] and file.read_text() == "nobody's"
-    assert bystander.poll() is None
-    with pytest.raises(BlockingIOError):
-        unix.recv(10)
+def test_nothing_outside_has_changed(batch):
+    assert batch.changed == []
 
 
 @pytest.mark.slow
 def test_the_grader_never_failed(batch):
-    assert {result["status"] for result in batch["results"].values()} == {
+    assert {result["status"] for result in batch.results.values()} == {
         *("graded", "rejected", "import error")
     }
 
@@ -242,31 +231,32 @@ def test_nothing_is_left_behind(batch, listener):
         with pytest.raises(BlockingIOError):
             call()
     time.sleep(2)
-    assert not batch["marker"].exists() and not (ROOT / "instructor" / "owned").exists()
-    assert batch["files"] == [] and batch["shared memory"] == set()
-    alive = [p for p in batch["processes"] if Path(f"/proc/{p}/cmdline").exists()]
-    assert not [p for p in alive if b"worker.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert not batch.marker.exists() and not (ROOT / "instructor" / "owned").exists()
+    assert list(batch.temporary.iterdir()) == [] and batch.shared_memory == set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert bytes(batch.temporary) not in path.read_bytes()  # of a worker
 
 
 @pytest.mark.slow
 def test_text_of_strangers_is_escaped_everywhere(batch):
-    cells = [row["student"] for row in batch["rows"].values()]
+    cells = [row["student"] for row in batch.rows.values()]
     assert "'" + HYPERLINK in cells and HYPERLINK not in cells
-    files = [p for p in batch["out"].rglob("*") if p.is_file()]
+    files = [p for p in batch.out.rglob("*") if p.is_file()]
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert "\x1b" not in text and "\\u001b" not in text and "\x07" not in text
-    assert "\x1b" not in batch["shown"]
-    (page,) = batch["out"].glob("feedback/HYPERLINK*.md")
+    assert "\x1b" not in batch.shown
+    (page,) = batch.out.glob("feedback/HYPERLINK*.md")
     text = page.read_text(encoding="utf-8")
     block = re.compile(r"^ *(`{4,})text\n.*?^ *\1$", re.DOTALL | re.MULTILINE)
     assert "<script>" in text and "<script>" not in block.sub("", text)
-    assert len(list(batch["out"].glob("feedback/*.md"))) == len(batch["results"])
+    assert len(list(batch.out.glob("feedback/*.md"))) == len(batch.results)
 
 
 @pytest.mark.slow
 def test_feedback_gives_no_expected_value_and_no_hidden_input(batch):
-    for path in batch["out"].glob("feedback/*.md"):
+    for path in batch.out.glob("feedback/*.md"):
         assert not re.search(r"^ *expected  ", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert "9021" not in path.read_text(encoding="utf-8")
 
@@ -298,8 +288,8 @@ GRADESCOPE_TEST = {
 
 @pytest.mark.slow
 def test_gradescope_results_have_the_documented_fields(batch):
-    pages = sorted(batch["out"].glob("results/*.json"))
-    assert len(pages) == len(batch["results"])
+    pages = sorted(batch.out.glob("results/*.json"))
+    assert len(pages) == len(batch.results)
     for path in pages:
         page = json.loads(path.read_text(encoding="utf-8"))
         assert set(page) == set(GRADESCOPE)

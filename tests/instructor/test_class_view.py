@@ -1,26 +1,15 @@
-"""What the terminal shows of a class, and files that resemble each other."""
-
-import random
-import time
+"""What the terminal shows of a class, and imports that are worth a look."""
 
 import pytest
 from grading_help import result_of
 from rich.console import Console
 
-from instructor.exercises import CASES
+from cases import CASES
 from instructor.grading.class_view import histogram, shares, show, what_was_written
 from instructor.grading.command import RUBRIC
-from instructor.grading.likeness import (
-    ALIKE,
-    fingerprint,
-    likeness,
-    pairs_alike,
-    similar,
-    unusual_imports,
-)
+from instructor.grading.examining import unusual_imports
 from instructor.grading.points import read_rubric
-from instructor.proof.attacks import SOLUTION, TEMPLATE, valid_files
-from instructor.proof.mutants import with_body
+from instructor.proof.attacks import SOLUTION, TEMPLATE
 
 
 def graded(student, score, failed=(), **more):
@@ -29,7 +18,7 @@ def graded(student, score, failed=(), **more):
         for name, (_, cases) in CASES.items()
         for case in cases
     ]
-    return {**result_of(student, float(score)), "reason": "", **more, "tests": tests}
+    return {**result_of(student, float(score)), **more, "tests": tests}
 
 
 def shown(results):
@@ -64,10 +53,10 @@ def test_what_lies_in_the_folder_is_named_and_what_is_left_to_do(tmp_path):
     for name in ("roster.csv", "answers.html", "answers.csv"):
         (tmp_path / name).touch()
     names = "grades.csv, roster.csv, feedback, results, answers.html and answers.csv"
-    told, left = what_was_written(tmp_path, None).splitlines()
-    assert told == f"Wrote {names} to {tmp_path}"
-    assert left.endswith(f"add --resume --written {tmp_path / 'answers.csv'}.")
-    assert what_was_written(tmp_path, "points.csv") == told
+    wrote, to_do = what_was_written(tmp_path, None).splitlines()
+    assert wrote == f"Wrote {names} to {tmp_path}"
+    assert to_do.endswith(f"add --resume --written {tmp_path / 'answers.csv'}.")
+    assert what_was_written(tmp_path, "points.csv") == wrote
 
 
 def test_many_rows_are_cut_and_the_worst_stand_first():
@@ -101,37 +90,7 @@ def test_a_histogram_by_hand():
 
 @pytest.mark.parametrize("results", [[], [result_of("a", None, status="no submission")]])
 def test_an_empty_class(results):
-    assert "No row needs a look" in shown([{**result, "reason": ""} for result in results])
-
-
-def class_of(count):
-    """Files of a class: styles, own numbers, copies."""
-    rng, styles, files = random.Random(0), list(valid_files().values()), {}
-    for i in range(count):
-        power, share = rng.randint(1, 3), rng.randint(1, 40)
-        body = f"return [s**{power} - 0.0{share} * len(t) for s, t in zip(scores, completions)]"
-        source = with_body(SOLUTION, "shaped_reward", body) if i % 3 else rng.choice(styles)
-        files[f"s{i}"] = source
-    return files
-
-
-def test_alike_pairs_are_those_of_comparing_all_with_all():
-    prints = {name: fingerprint(source) for name, source in class_of(40).items()}
-    want = {
-        (a, b): likeness(prints[a], prints[b])
-        for a in prints
-        for b in prints
-        if a != b and likeness(prints[a], prints[b]) >= ALIKE
-    }
-    assert want and pairs_alike(prints) == pytest.approx(want)
-
-
-def test_two_hundred_files_are_compared_in_seconds():
-    files = class_of(200)
-    started = time.process_time()
-    flags = similar(files)
-    assert time.process_time() - started < 6  # it was 14
-    assert any("like the solution" in flag for own in flags.values() for flag in own)
+    assert "No row needs a look" in shown(results)
 
 
 ODD_SOURCES = {
@@ -143,15 +102,11 @@ ODD_SOURCES = {
 }
 
 
-@pytest.mark.parametrize("name", ODD_SOURCES)
-def test_a_file_that_cannot_be_compared_keeps_nobody_from_it(name):
-    """A number of 5,000 digits, or what the parser gives up at, once ended the run."""
-    sources = {"odd": ODD_SOURCES[name], "ann": SOLUTION, "ben": SOLUTION}
-    flags = similar(sources)
-    assert "100% like ben" in flags["ann"] and not flags["odd"]
-    assert unusual_imports(ODD_SOURCES[name]) == []
-
-
 def test_what_is_handed_out_has_no_unusual_imports():
     assert unusual_imports(SOLUTION) == unusual_imports(TEMPLATE) == []
     assert unusual_imports(SOLUTION + "\nimport ctypes\n") == ["ctypes"]
+
+
+@pytest.mark.parametrize("name", ODD_SOURCES)
+def test_a_file_that_cannot_be_parsed_has_no_imports(name):
+    assert unusual_imports(ODD_SOURCES[name]) == []

@@ -4,8 +4,8 @@ import csv
 
 from grading_help import result_of
 
-from instructor.grading.gradebook import csv_text, write_grades, write_roster
-from instructor.grading.roster import match, people_of, read_roster
+from instructor.grading.gradebook import csv_text, write_grades
+from instructor.grading.roster import match, people_of, read_roster, write_roster
 from instructor.grading.submission import Member
 
 
@@ -17,13 +17,12 @@ def test_a_canvas_gradebook_is_filled_in(tmp_path):
         ["=cmd|x, Eve", "1236", "s2", "eve", "A", "3"],
     ]
     (tmp_path / "gradebook.csv").write_text(csv_text([header, *rows]), encoding="utf-8-sig")
-    kind, header, rows = read_roster(tmp_path / "gradebook.csv")
-    people = list(people_of(kind, header, rows))
-    jose, _, _ = match(Member("nunezjose"), people)
-    by_id, _, _ = match(Member("x", id="1235"), people)
-    assert kind == "canvas" and len(people) == 2 and jose is by_id and jose["row"] == 1
-    by_row = {1: {**result_of("José"), "text": ""}}
-    write_roster(tmp_path / "out.csv", kind, header, rows, by_row, "GRPO")
+    roster = read_roster(tmp_path / "gradebook.csv")
+    people = list(people_of(roster))
+    jose = match(Member("nunezjose"), people).person
+    by_id = match(Member("x", id="1235"), people).person
+    assert roster.kind == "canvas" and len(people) == 2 and jose is by_id and jose.row == 1
+    write_roster(tmp_path / "out.csv", roster, {1: result_of("José")}, "GRPO")
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         got = list(csv.reader(file))
     assert got[0] == header and got[1][5] == "100"
@@ -35,11 +34,10 @@ def test_a_moodle_worksheet_is_filled_in(tmp_path):
     header = ["Identifier", "Full name", "Email address", "Grade", "Feedback comments"]
     rows = [["Participant 501", "Zoë O'Neil", "zoe@example.org", "", ""]]
     (tmp_path / "m.csv").write_text(csv_text([header, *rows]), encoding="utf-8")
-    kind, header, rows = read_roster(tmp_path / "m.csv")
-    people = list(people_of(kind, header, rows))
-    assert match(Member("Z", id="501"), people)[0]["row"] == 0
-    by_row = {0: {**result_of("Z"), "text": "-1 = good"}}
-    write_roster(tmp_path / "out.csv", kind, header, rows, by_row, "GRPO")
+    roster = read_roster(tmp_path / "m.csv")
+    assert match(Member("Z", id="501"), list(people_of(roster))).person.row == 0
+    result = {**result_of("Z"), "reason": "-1 = good"}
+    write_roster(tmp_path / "out.csv", roster, {0: result}, "GRPO")
     with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][2:] == ["zoe@example.org", "87.5", "'-1 = good"]
 

@@ -4,8 +4,7 @@ import random
 
 import pytest
 
-from cases import examples
-from instructor.exercises import CASES, CORE, example_report, is_news
+from cases import CASES, CORE, Ask, example_report, examples, is_news, report
 from instructor.grading.command import RUBRIC
 from instructor.grading.feedback import feedback
 from instructor.grading.journal import blank_result
@@ -15,11 +14,12 @@ from instructor.proof.bodies import log_probs, penalty
 from instructor.proof.mutants import module_with, reports
 
 
-def told(function, body, policy):
+def news_of(function, body, policy):
     """The texts that a student reads about one body, in order: {case: text}."""
-    found, news = reports(function, body, policy), {}
-    core, failures = {case.__name__ for case in CORE.get(function, ())}, {}
-    for case, text in found.items():
+    core = {case.__name__ for case in CORE.get(function, ())}
+    news = {}
+    failures = {}
+    for case, text in reports(function, body, policy).items():
         if is_news(text, failures, core):
             news[case] = text
         failures[case] = text
@@ -31,7 +31,7 @@ CONSTANT = penalty("-(p - q).clamp(max=2).exp()")
 
 
 def test_one_error_is_told_once(classifier, policy):
-    news = told("kl_penalty_forward", SUM_OF_ALL, policy)
+    news = news_of("kl_penalty_forward", SUM_OF_ALL, policy)
     assert list(news) == ["costs_nothing_where_the_models_agree"]
     (text,) = news.values()
     assert "returned one number for 2 completions; return one for each; .sum(-1) adds" in text
@@ -39,20 +39,20 @@ def test_one_error_is_told_once(classifier, policy):
 
 
 def test_what_follows_from_a_core_failure_is_not_told(classifier, policy):
-    news = told("compute_ref_log_probs", log_probs(result="x.mean()"), policy)
+    news = news_of("compute_ref_log_probs", log_probs(result="x.mean()"), policy)
     assert list(news) == ["sums_the_completion"]
     assert "the sum: this is the mean over tokens" in news["sums_the_completion"]
-    news = told("kl_penalty_backward", penalty("r * log_r"), policy)
+    news = news_of("kl_penalty_backward", penalty("r * log_r"), policy)
     assert list(news) == ["pulls_the_policy_back"]
 
 
 def test_two_mistakes_are_two_texts(classifier, policy):
-    news = told("kl_penalty_forward", penalty("q - p", "cost.sum(-1)", mask=False), policy)
+    news = news_of("kl_penalty_forward", penalty("q - p", "cost.sum(-1)", mask=False), policy)
     assert {"ignores_padding", "grows_with_kl_coef"} <= set(news)
 
 
 def test_right_up_to_a_constant_says_so(classifier, policy):
-    news = told("kl_penalty_backward", CONSTANT, policy)
+    news = news_of("kl_penalty_backward", CONSTANT, policy)
     assert list(news) == ["costs_nothing_where_the_models_agree"]
     (text,) = news.values()
     assert "a constant: right but for -1 · kl_coef at every token" in text
@@ -177,8 +177,6 @@ def test_the_feedback_page_shows_no_inputs_that_the_code_printed(classifier, pol
 
 def test_random_inputs_do_not_make_a_right_penalty_wrong(classifier, policy):
     """The new cases draw their inputs; two hundred seeds agree with one."""
-    from instructor.exercises import Ask, report
-
     names = ("depends_on_the_difference_alone", "refunds_what_it_charges")
     cases = [case for case in CORE["kl_penalty_forward"] if case.__name__ in names]
     right, wrong = (

@@ -1,14 +1,15 @@
-"""The rubric, and points worked out by hand; likeness and the names of feedback files."""
+"""The rubric, points worked out by hand, names of feedback files, examples in docstrings."""
+
+import doctest
+import importlib
 
 import pytest
 
-from instructor.exercises import CORE
+from cases import CORE
 from instructor.grading.command import RUBRIC
 from instructor.grading.feedback import file_names
-from instructor.grading.likeness import fingerprint, likeness
 from instructor.grading.points import read_rubric, score
 from instructor.grading.submission import GraderError
-from instructor.proof import attacks
 
 
 def tests_of(**passed):
@@ -52,17 +53,16 @@ def test_a_wrong_rubric_is_one_line(tmp_path, text, message):
     assert "\n" not in str(error.value)
 
 
-def test_likeness_sees_through_names_and_comments():
-    a = "def shaped_reward(scores, completions, prompts=None):\n" + "".join(
-        f"    x{i} = [s * {i} for s in scores]\n" for i in range(9)
-    )
-    b = a.replace("x", "total").replace("scores]", "scores]  # mine")
-    assert likeness(*map(fingerprint, (a, b))) == 1
-    assert likeness(*map(fingerprint, (a, attacks.SOLUTION))) < 0.5
-    assert fingerprint("def broken(:") == {}
-
-
 def test_file_names_are_safe_and_different():
     names = file_names(["Ann/../x", "Ann .. x", "ANN_.._x", "…", ""])
     assert len({name.casefold() for name in names.values()}) == 5
     assert not any("/" in name or name.startswith(".") for name in names.values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["class_view", "collect", "gradebook", "points", "submission", "text", "written"],
+)
+def test_examples_in_docstrings(name):
+    found = doctest.testmod(importlib.import_module(f"instructor.grading.{name}"))
+    assert found.attempted and not found.failed

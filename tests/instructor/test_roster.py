@@ -2,18 +2,29 @@
 
 import csv
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from grading_help import result_of
 
-from instructor.grading.course_files import fill_roster
 from instructor.grading.gradebook import csv_text
+from instructor.grading.roster import fill_roster
 from instructor.grading.submission import Member, Submission
 
+HEADER = ("name", "email", "id", "login", "GRPO")
 
-def filled(tmp_path, header, people, handed):
-    """({row's name: points}, {student: flags}) of hand-ins {student: members}."""
+
+class Filled(NamedTuple):
+    """What becomes of a roster."""
+
+    points: dict  # name of the row -> points
+    flags: dict  # student -> flags
+    absent: set
+
+
+def filled(tmp_path, people, handed):
+    """The roster of these people filled in from hand-ins {student: members}."""
     roster = tmp_path / "roster.csv"
-    roster.write_text(csv_text([header, *people]), encoding="utf-8")
+    roster.write_text(csv_text([HEADER, *people]), encoding="utf-8")
     results = [
         {**result_of(student, score=float(i)), "path": student, "reason": "x"}
         for i, student in enumerate(handed, 1)
@@ -26,10 +37,7 @@ def filled(tmp_path, header, people, handed):
     with open(tmp_path / "roster.csv", newline="", encoding="utf-8") as file:
         points = {row[0]: row[-1] for row in list(csv.reader(file))[1:]}
     flags = {result["student"]: "; ".join(result["flags"]) for result in results}
-    return points, flags, {result["student"] for result in absent}
-
-
-PLAIN = ("name", "email", "id", "login", "GRPO")
+    return Filled(points, flags, {result["student"] for result in absent})
 
 
 def test_a_number_comes_before_an_email_and_a_name(tmp_path):
@@ -43,14 +51,14 @@ def test_a_number_comes_before_an_email_and_a_name(tmp_path):
         "Ann Lee": [Member("Ann Lee", "bob@x")],
         "efox": [Member("efox")],
     }
-    points, flags, absent = filled(tmp_path, PLAIN, people, handed)
+    points, flags, absent = filled(tmp_path, people, handed)
     assert points == {"Ann Lee": "1", "Bob Ray": "2", "Eve Fox": "3"} and absent == set()
 
 
 def test_every_member_of_a_group_gets_the_points(tmp_path):
     people = [["Ann", "a@x", "1", "", ""], ["Ben", "b@x", "2", "", ""], ["Eve", "", "3", "", ""]]
     handed = {"Ann, Ben": [Member("Ann", "a@x"), Member("Ben", "b@x")]}
-    points, flags, absent = filled(tmp_path, PLAIN, people, handed)
+    points, flags, absent = filled(tmp_path, people, handed)
     assert points == {"Ann": "1", "Ben": "1", "Eve": ""} and absent == {"Eve"}
 
 
@@ -64,7 +72,7 @@ def test_what_fits_two_is_entered_nowhere_and_said(tmp_path):
     ]
     handed = {"jose": [Member("jose")], "Li Wei": [Member("Li Wei")]}
     handed |= {"Muller": [Member("Muller")], "Müller": [Member("Müller")]}
-    points, flags, absent = filled(tmp_path, PLAIN, people, handed)
+    points, flags, absent = filled(tmp_path, people, handed)
     assert "fits several in the roster: Jose (row 2), José Núñez (row 3)" in flags["jose"]
     assert "fits several in the roster: Li Wei (row 4), Li Wei (row 5)" in flags["Li Wei"]
     assert points["Jose"] == points["José Núñez"] == "" and points["Li Wei"] == "7"
@@ -76,23 +84,23 @@ def test_what_fits_two_is_entered_nowhere_and_said(tmp_path):
 def test_a_display_name_is_no_login(tmp_path):
     people = [["Ann Lee", "ann@x", "1", "bob", ""], ["Bob Ray", "bob@x", "2", "bray", ""]]
     handed = {"bob": [Member("bob", "bob@elsewhere", "77")]}
-    points, flags, absent = filled(tmp_path, PLAIN, people, handed)
+    points, flags, absent = filled(tmp_path, people, handed)
     assert points == {"Ann Lee": "", "Bob Ray": ""} and "not in the roster" in flags["bob"]
     handed = {"Ann Lee": [Member("Ann Lee", id="77")]}
-    points, flags, absent = filled(tmp_path, PLAIN, people, handed)
+    points, flags, absent = filled(tmp_path, people, handed)
     assert points["Ann Lee"] == "1"
     assert flags["Ann Lee"] == "found by name; 77 is not in the roster"
 
 
 def test_names_of_a_roster_are_made_harmless_where_they_enter(tmp_path):
     people = [["Ann\u2028\x1b[31m Lee\n", "ann@x", "1", "", ""], ["Ben\u202e", "", "2", "", ""]]
-    points, flags, absent = filled(tmp_path, PLAIN, people, {})
+    points, flags, absent = filled(tmp_path, people, {})
     assert absent == {"Ann Lee", "Ben"}
 
 
 def test_an_open_question_leaves_the_gradebook_as_it_is(tmp_path):
     roster = tmp_path / "roster.csv"
-    roster.write_text(csv_text([PLAIN, ["Ann", "a@x", "1", "", "5"]]), encoding="utf-8")
+    roster.write_text(csv_text([HEADER, ["Ann", "a@x", "1", "", "5"]]), encoding="utf-8")
     result = {**result_of("Ann", score=None), "path": "Ann", "reason": "Which?"}
     submission = Submission("Ann", "Ann", members=(Member("Ann"),), question="Which?")
     args = SimpleNamespace(roster=roster, out=tmp_path, column="GRPO")

@@ -12,17 +12,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from break_outs import TRY_ALL, attempts
+from break_outs import ATTACKS
 
 from instructor.grading.course import require_sandbox
+from instructor.grading.probing import denied
 from instructor.grading.submission import GraderError
 
 pytestmark = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="the attacks call Linux by the numbers of x86-64",
 )
-AROUND = attempts("<file>", "<process>", "<socket>", "<name>", "<tools>", ["<around>"])
-ATTACKS = [line.strip() for text in AROUND.values() for line in text.strip().splitlines()]
 NEEDS_A_SOCKET = ("0x8901", "0x8902")  # of which there is none; a pipe knows no such request
 NEWER = ("raw(463", "ioctl(os.open", "xattr")  # not on every kernel and disk
 OF_ROOT = ("chown", "raw(300")  # not for an ordinary user
@@ -36,10 +35,9 @@ def may_fail(attack):
 
 def tried(*jobs):
     """Outcomes of jobs, (edits, what is tried) each, as {what: outcome}."""
-    asked = {"helpers": TRY_ALL, "jobs": [{"edits": e, "tries": t} for e, t in jobs]}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / "locked_in.py")],
-        input=json.dumps(asked),
+        input=json.dumps(jobs),
         capture_output=True,
         text=True,
         timeout=300,
@@ -75,10 +73,10 @@ def in_list(title, value):
     return [rf"(?m)^({title} = \(.*?)\b{value}\b,? ?", r"\1"]
 
 
-OWN_PROCESS = [r"for name in OWN_PROCESS_ONLY", "for name in ()"]
-OTHER_PROCESSES = [r"for name in SELF_AS_ZERO_ONLY", "for name in ()"]
-SCOPES = ["SCOPES = 6, 3", "SCOPES = 6, 0"]
-HIGH_REQUESTS = [r'deny\("ioctl", Arg\(1, GT, 0xFFFF\)\)', "pass"]
+OWN_PROCESS = [r"for call in OWN_PROCESS_ONLY", "for call in ()"]
+OTHER_PROCESSES = [r"for call in SELF_AS_ZERO_ONLY", "for call in ()"]
+SCOPES = ["SCOPES = 3", "SCOPES = 0"]
+HIGH_REQUESTS = [r'yield "ioctl", \[Arg\(1, GT, 0xFFFF\)\]', "pass"]
 OTHER_REQUESTS = [r"for bit in range\(8, 16\)", "for bit in ()"]
 ALL_64_BITS = ["mask=0xFFFFFFFF", "mask=(1 << 64) - 1"]
 ROOT_RIGHTS = [r"        drop_capabilities,\n", ""]
@@ -86,7 +84,7 @@ LANDLOCK = [r"lambda: restrict_files\(.*\),", "lambda: None,"]
 BESIDE_ITS_FOLDER = [r'\[folder, "/dev/null"\]', '[folder, folder + "/..", "/dev/null"]']
 NO_TRUNCATE_RIGHT = [r"FILE_RIGHTS.get\(abi, 16\)", "14"]
 SOFT_LIMITS = [r"\(value, value\)", "(value, resource.getrlimit(name)[1])"]
-ENDLESS_MEMORY = [r"RLIMIT_AS: in_use \+ memory", "RLIMIT_AS: resource.RLIM_INFINITY"]
+ENDLESS_MEMORY = [r"RLIMIT_AS: in_use \+ limits.memory", "RLIMIT_AS: resource.RLIM_INFINITY"]
 
 LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts of what works)
     "chmod": ([call("chmod")], "modes", ["os.chmod('<file>'", "os.chmod('<tools>'"]),
@@ -120,7 +118,10 @@ LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts 
     "F_SETLEASE": ([in_list("FCNTL", 1024)], "processes", []),
     "F_NOTIFY": ([in_list("FCNTL", 1026)], "processes", ["fcntl.F_NOTIFY"]),
     "F_SETPIPE_SZ": ([in_list("FCNTL", 1031)], "processes", ["fcntl(4, 1031"]),
-    "FIOASYNC": ([[r", 0x52\)", ")"]], "processes", ["0x5452"]),
+    "FIOASYNC": ([in_list("TERMINAL_FORBIDDEN", "0x52")], "processes", ["0x5452"]),
+    "TIOCSTI": ([in_list("TERMINAL_FORBIDDEN", "0x12")], "processes", []),
+    "setuid": ([call("setuid")], "processes", []),
+    "named pipes": ([[r" 1 << 10 \|", ""]], "files", []),
     "requests of sockets": ([OTHER_REQUESTS], "processes", []),
     "PR_SET_PDEATHSIG": ([in_list("PRCTL", 1)], "processes", ["raw(157, 1,"]),
     "upper half of a number": ([ALL_64_BITS], None, ["raw(72", "raw(157, 1 + "]),
@@ -128,7 +129,7 @@ LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts 
     "tkill and its scope": ([call("tkill"), SCOPES], None, ["raw(200"]),
     "rt_sigqueueinfo and its scope": ([call("rt_sigqueueinfo"), SCOPES], None, ["raw(129"]),
     "limits of others": ([OTHER_PROCESSES], "processes", ["raw(302, <"]),
-    "starting processes": ([[r'deny\("clone".*\)', "pass"]], "processes", []),
+    "starting processes": ([[r'yield "clone".*', "pass"]], "processes", []),
     "programs": ([call("execve")], "processes", []),
     "socketpair": ([call("socketpair")], "network", ["socketpair()", "SOCK_DGRAM)[0].sendto"]),
     "socket": ([call("socket")], "network", ["socket.SOCK_DGRAM).sendto"]),
@@ -196,3 +197,14 @@ def test_a_scope_holds_what_a_forgotten_call_would_let_through():
     found, connected = tried((calls, signals), ([call("socket"), call("connect")], sockets))
     assert set(found.values()) == set(connected.values()) == {"EPERM"}
     assert len(found) == 4 and len(connected) == 1
+
+
+def test_what_is_denied_is_told_from_what_fails():
+    def fails(error):
+        def attempt():
+            raise error
+
+        return attempt
+
+    assert denied(fails(PermissionError(1, "no"))) and denied(fails(MemoryError()))
+    assert not denied(fails(FileNotFoundError(2, "no"))) and not denied(lambda: None)

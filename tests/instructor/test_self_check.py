@@ -6,18 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from instructor.exercises import every_case
 from instructor.grading import course
 from instructor.grading.command import RUBRIC
 from instructor.grading.examining import Examination, Outcome
-from instructor.grading.points import read_rubric
-from instructor.grading.process import Child, Dead, Workshop, probe
+from instructor.grading.points import every_case, read_rubric
+from instructor.grading.process import Child, Dead, probe
 from instructor.grading.submission import GraderError
 from instructor.proof import attacks, swelling
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 KNOWN = list(attacks.known_files())
-SETTINGS = {"rubric": read_rubric(RUBRIC), "seeds": [0, 1]}
+GRADER = course.Grader({"rubric": read_rubric(RUBRIC), "seeds": [0, 1]}, models=())
 
 
 def earning(wanted):
@@ -33,11 +32,11 @@ def earning(wanted):
 def checked(monkeypatch, believed):
     """Run the self-check with a grader that takes each known file for what `believed` says."""
 
-    def examine(workshop, control, source, seeds, models, seconds):
+    def examine(control, source, seeds, models, seconds):
         return earning(believed[source])
 
     monkeypatch.setattr(course, "examine", examine)
-    course.self_check(SimpleNamespace(controls=[None]), SETTINGS, None)
+    course.self_check(None, GRADER)
 
 
 def truth():
@@ -57,7 +56,7 @@ def test_a_grader_that_judges_rightly_goes_on(monkeypatch):
     checked(monkeypatch, truth())
 
 
-def test_the_check_runs_before_anything_is_graded(monkeypatch, tmp_path):
+def test_the_check_runs_before_anything_is_graded(monkeypatch):
     def stops(*args):
         raise GraderError("self-check")
 
@@ -66,12 +65,12 @@ def test_the_check_runs_before_anything_is_graded(monkeypatch, tmp_path):
     monkeypatch.setattr(course, "load_models", lambda: None)
     monkeypatch.setattr(course, "probe", lambda *args: held)
     monkeypatch.setattr(course, "self_check", stops)
-    console, file = SimpleNamespace(print=lambda *args, **more: None), tmp_path / "results.jsonl"
+    console = SimpleNamespace(print=lambda *args, **more: None)
     with pytest.raises(GraderError, match="self-check"):
-        course.check_and_grade(workshop, [], SETTINGS, file, console, False)
+        course.prepare(workshop, GRADER.settings, console, unsafe=False)
     held["amounts"] = False
     with pytest.raises(GraderError, match="no sandbox for amounts here"):
-        course.check_and_grade(workshop, [], SETTINGS, file, console, False)
+        course.prepare(workshop, GRADER.settings, console, unsafe=False)
 
 
 def test_each_class_of_attack_is_among_the_known_files():
@@ -86,14 +85,11 @@ def test_each_class_of_attack_is_among_the_known_files():
 
 
 @pytest.mark.slow
-def test_a_real_worker_passes_the_probe():
+def test_a_real_worker_passes_the_probe(control):
     """Also what no kernel holds: threads and files, which the worker watches."""
-    with Workshop(jobs=1) as workshop:
-        workshop.wait()
-        (control,) = workshop.controls
-        assert probe(workshop, control) == dict.fromkeys(course.PROTECTIONS, True)
-        started = time.monotonic()
-        with Child(workshop, control, b"", 60.0) as child:
-            with pytest.raises(Dead, match="it started more than 64 threads"):
-                child.ask("overrun", what="threads", number_of=65)
-        assert time.monotonic() - started < 30  # at once, and not when its time is over
+    assert probe(control) == dict.fromkeys(course.PROTECTIONS, True)
+    started = time.monotonic()
+    with Child(control, b"", seconds=60.0) as child:
+        with pytest.raises(Dead, match="it started more than 64 threads"):
+            child.ask("overrun", what="threads", number_of=65)
+    assert time.monotonic() - started < 30  # at once, and not when its time is over

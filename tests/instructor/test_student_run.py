@@ -8,83 +8,67 @@ import sys
 import pytest
 
 from engine.common import ROOT
+from instructor.proof.attacks import SOLUTION, with_bodies
 from instructor.proof.mutants import with_body
 
-SOLUTION = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+pytestmark = pytest.mark.slow
 TODO = 'raise NotImplementedError("{}: implement {}")'
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("student") / "copy"
+    ignored = shutil.ignore_patterns(".*", "outputs*", "__pycache__", "instructor", "*.ipynb")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    return folder
 
 
 def student_tests(folder, source):
     """(exit status, output) of `pytest --student` with this rewards.py."""
-    ignored = shutil.ignore_patterns(".*", "outputs*", "__pycache__", "instructor", "*.ipynb")
-    shutil.copytree(ROOT, folder, ignore=ignored)
     (folder / "rewards.py").write_text(source, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "--student", "-rs", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
-def test_all_exercises_without_the_bonus_are_green(tmp_path):
-    source = with_body(SOLUTION, "my_custom_reward", TODO.format("Bonus", "my_custom_reward"))
-    status, shown = student_tests(tmp_path / "copy", source)
+def test_all_exercises_without_the_bonus_are_green(copy):
+    todo = TODO.format("Bonus", "my_custom_reward")
+    status, shown = student_tests(copy, with_body(SOLUTION, "my_custom_reward", todo))
     assert status == 0, shown
     assert "the bonus is optional" in shown and "failed" not in shown
 
 
-@pytest.mark.slow
-def test_an_exercise_that_is_left_is_red(tmp_path):
-    todo = TODO.format("Exercise 3b", "kl_penalty_forward")
-    source = with_body(SOLUTION, "kl_penalty_forward", todo)
-    status, shown = student_tests(tmp_path / "copy", source)
-    assert status == 1 and "to do: Exercise 3b: implement kl_penalty_forward" in shown
-    assert shown.count("to do: Exercise") >= 1 and "1 failed" in shown
-
-
-@pytest.mark.slow
-def test_a_syntax_error_is_one_line(tmp_path):
+def test_a_syntax_error_is_one_line(copy):
     source = SOLUTION.replace("import math", "import math\ndef broken(:\n", 1)
-    status, shown = student_tests(tmp_path / "copy", source)
+    status, shown = student_tests(copy, source)
     lines = [line for line in shown.splitlines() if line.strip()]
     assert status == 1 and len(lines) == 1, shown
     assert "rewards.py cannot be imported: SyntaxError: invalid syntax (rewards.py, line" in shown
 
 
-@pytest.mark.slow
-def test_one_wrong_form_is_told_once(tmp_path):
-    body = """
-        q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-        return kl_coef * (q - p).sum()
-    """
-    source = with_body(SOLUTION, "kl_penalty_forward", body)
-    status, shown = student_tests(tmp_path / "copy", source)
-    told, _, summary = shown.partition("short test summary")
-    assert status == 1 and "1 failed" in summary
-    assert told.count("returned one number for") == 1 and len(told.splitlines()) < 20
-
-
-@pytest.mark.slow
-def test_an_endless_loop_is_interrupted_once(tmp_path):
-    body = """
-        while True:
-            try:
-                policy_log_probs = policy_log_probs + 0
-            except Exception:
-                pass
-    """
-    source = with_body(SOLUTION, "kl_penalty_forward", body)
-    status, shown = student_tests(tmp_path / "copy", source)
-    told, _, summary = shown.partition("short test summary")
-    assert status == 1 and "1 failed" in summary
-    message = (
-        r"happened     it took longer than 10 seconds \(rewards.py, line \d+\): an endless loop\?"
+def test_what_is_left_or_wrong_is_red_once(copy):
+    """An exercise that is still to do, one wrong form, an endless loop, a false example."""
+    source = with_bodies(
+        kl_penalty_forward=TODO.format("Exercise 3b", "kl_penalty_forward"),
+        kl_penalty_backward="""
+            q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+            return kl_coef * (q - p).sum()
+        """,
+        shaped_reward="""
+            while True:
+                try:
+                    scores = scores + []
+                except Exception:
+                    pass
+        """,
     )
-    assert len(re.findall(message, told)) == 1
-
-
-@pytest.mark.slow
-def test_the_examples_of_the_docstrings_run(tmp_path):
-    source = SOLUTION.replace("    -16.6355\n", "    -16.6356\n")
-    status, shown = student_tests(tmp_path / "copy", source)
-    assert status == 1 and "1 failed" in shown
-    assert "compute_ref_log_probs: the example in its docstring" in shown
+    source = source.replace("    -16.6355\n", "    -16.6356\n")
+    status, shown = student_tests(copy, source)
+    reports, _, summary = shown.partition("short test summary")
+    assert status == 1 and "4 failed" in summary, shown
+    assert "to do: Exercise 3b: implement kl_penalty_forward" in reports
+    assert reports.count("returned one number for") == 1
+    endless = r"longer than 10 seconds \(rewards.py, line \d+\): an endless loop\?"
+    assert len(re.findall(rf"happened     it took {endless}", reports)) == 1
+    assert "compute_ref_log_probs: the example in its docstring" in reports
+    assert len(reports.splitlines()) < 60

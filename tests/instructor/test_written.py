@@ -9,10 +9,10 @@ import zipfile
 from types import SimpleNamespace
 
 import pytest
-from grading_help import put, result_of
+from grading_help import put
 
+from cases import CASES
 from engine.common import ROOT
-from instructor.exercises import CASES
 from instructor.grading.collect import collect
 from instructor.grading.command import RUBRIC
 from instructor.grading.course_files import write_all
@@ -107,14 +107,14 @@ def test_answers_are_collected_wherever_they_lie(tmp_path):
 
 @pytest.fixture
 def course(tmp_path):
-    """(arguments, results, submissions, settings) of two students, as after the grading."""
+    """(arguments, results, submissions, rubric) of two students, as after the grading."""
     put(tmp_path / "in", "Ann <b>", "a = 1")
     (tmp_path / "in" / "Ann <b>" / "answers.md").write_text("## 3b\n<script>alert(1)</script>\n")
     put(tmp_path / "in", "=Bob", "b = 1")
     roster = [["name", "GRPO"], ["Ann <b>", ""], ["=Bob", ""]]
     (tmp_path / "roster.csv").write_text(csv_text(roster))
     submissions = collect(tmp_path / "in")
-    settings = {"rubric": read_rubric(RUBRIC), "seeds": [0]}
+    rubric = read_rubric(RUBRIC)
     results = []
     for submission in submissions:
         tests = [
@@ -122,13 +122,15 @@ def course(tmp_path):
             for name, (_, cases) in CASES.items()
             for case in cases
         ]
-        points = {n: float(e["points"]) for n, e in settings["rubric"]["exercises"].items()}
-        result = blank_result(submission, settings, "x")
+        points = {n: float(e["points"]) for n, e in rubric["exercises"].items()}
+        result = blank_result(submission, {"rubric": rubric, "seeds": [0]}, "x")
         results.append({**result, "tests": tests, "points": points, "score": 100.0})
     args = SimpleNamespace(out=tmp_path / "out", roster=tmp_path / "roster.csv", column="GRPO")
-    args.visibility, args.gradescope, args.written = "visible", False, None
+    args.visibility = "visible"
+    args.gradescope = False
+    args.written = None
     args.out.mkdir()
-    return args, results, submissions, settings
+    return args, results, submissions, rubric
 
 
 def test_one_page_shows_question_key_and_answer(course):
@@ -207,7 +209,3 @@ def test_a_table_of_other_columns_is_one_line(tmp_path):
         read_points(tmp_path / "a.csv", read_rubric(RUBRIC), [])
     with pytest.raises(GraderError, match="cannot be read"):
         read_points(tmp_path / "b.csv", read_rubric(RUBRIC), [])
-
-
-def test_results_without_written_points_stay_as_they_were():
-    assert "written" not in result_of("Ann")
