@@ -1,6 +1,8 @@
 """How the judge is built: whose ratings, which sentences, and the same bytes again."""
 
+import contextlib
 import gzip
+import io
 import json
 import random
 import re
@@ -84,11 +86,11 @@ def test_the_rating_itself_is_taken_out():
 def test_segments_keep_their_places():
     texts = ["One two three four. Five six seven eight nine.", "Short. This one is long enough."]
     placed = placed_segments(texts, 10, random.Random(3))
-    assert [segment for segment, _ in placed] == review_segments(texts, 10, random.Random(3))
+    assert [segment.text for segment in placed] == review_segments(texts, 10, random.Random(3))
     sentences = [re.split(r"(?<=\.) ", text) for text in texts]
     assert len(placed) == 3
-    for segment, (review, place) in placed:
-        assert segment in sentences[review][place]
+    for text, review, sentence in placed:
+        assert text in sentences[review][sentence]
 
 
 def test_no_sentence_that_the_reward_model_learned_from(corpus):
@@ -96,7 +98,8 @@ def test_no_sentence_that_the_reward_model_learned_from(corpus):
     from tiny.build.examples import Corpora
 
     (corpus / "sst5-train.jsonl.gz").write_bytes(gzip.compress(b""))
-    rng, count = random.Random(0), 1500
+    rng = random.Random(0)
+    count = 1500
     negations(rng, 4000)
     labelled = review_segments(Corpora(corpus).reviews, count, rng)
     texts, ratings = unseen_reviews(corpus, count)
@@ -110,16 +113,30 @@ def test_no_sentence_that_the_reward_model_learned_from(corpus):
     assert not any("/10" in text for text in texts)
 
 
-def test_the_same_bytes_again(corpus, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope="module")
+def built(corpus, tmp_path_factory):
+    """(the folder of a judge, the lines that its building printed)."""
+    folder = tmp_path_factory.mktemp("judge")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        building.build_judge(corpus, folder, minimum=(5, 5, 5), labelled_segments=1500)
+    return folder, printed.getvalue().splitlines()
+
+
+def test_a_judge_of_made_up_reviews(built):
+    folder, printed = built
+    good, bad = NgramJudge(folder)([LIKES, HATES])
+    assert good > 0.7 and bad < 0.3
+    assert [path.name for path in folder.iterdir()] == [FILE]
+    assert any("of the other half" in line for line in printed)
+    assert "40 openings of rated reviews, 2 polar sentences of SST-5 dev" in printed
+    (judge,) = [line.split() for line in printed if line.startswith("judge ")]
+    assert float(judge[1].rstrip("%")) > 90
+
+
+def test_the_same_bytes_again(built, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "report_judge", lambda corpus, out: None)
-    for name in ("first", "second"):
-        building.build_judge(corpus, tmp_path / name, minimum=(5, 5, 5), labelled_segments=1500)
-    first, second = ((tmp_path / name / FILE).read_bytes() for name in ("first", "second"))
-    assert first == second
-    positive, _ = NgramJudge(tmp_path / "first").answers([LIKES, HATES])
-    assert positive[0] > 0.8 and positive[1] < 0.2
-    assert [path.name for path in (tmp_path / "first").iterdir()] == [FILE]
-    assert "of the other half" in capsys.readouterr().out
+    building.build_judge(corpus, tmp_path, minimum=(5, 5, 5), labelled_segments=1500)
+    assert (tmp_path / FILE).read_bytes() == (built[0] / FILE).read_bytes()
 
 
 def test_too_small_a_corpus_is_refused(corpus, tmp_path):
@@ -127,28 +144,23 @@ def test_too_small_a_corpus_is_refused(corpus, tmp_path):
         building.build_judge(corpus, tmp_path)
 
 
-def test_the_report_runs(corpus, tmp_path, monkeypatch, capsys):
-    building.build_judge(corpus, tmp_path, minimum=(5, 5, 5), labelled_segments=1500)
-    lines = capsys.readouterr().out.splitlines()
-    assert "40 openings of rated reviews, 2 polar sentences of SST-5 dev" in lines
-    (judge,) = [line.split() for line in lines if line.startswith("judge ")]
-    assert float(judge[1].rstrip("%")) > 90
-
-
 def test_made_up_texts_keep_their_length():
-    rng, text = np.random.default_rng(0), tokens("This is a text of some length, is it not.")
+    rng = np.random.default_rng(0)
+    text = tokens("This is a text of some length, is it not.")
     for _ in range(50):
         fake = building.made_up(text, ["good", "bad"], rng)
         assert len(fake) == len(text) and set(fake) <= {*text, "good", "bad", "and", "very", "."}
 
 
 def test_accuracy_by_hand():
-    scores, good = np.array([0.9, 0.5, 0.4, 0.6]), np.array([True, True, False, False])
+    scores = np.array([0.9, 0.5, 0.4, 0.6])
+    good = np.array([True, True, False, False])
     assert accuracy(scores, good) == pytest.approx((1 + 0.5 + 1 + 0) / 4)
 
 
 def test_partial_correlation_by_hand():
     given = np.array([0.0, 0.0, 1.0, 1.0])
-    a, b = given + [1, -1, 1, -1], 5 * given + [1, -1, 1, -1]
+    a = given + [1, -1, 1, -1]
+    b = 5 * given + [1, -1, 1, -1]
     assert partial_correlation(a, b, given) == pytest.approx(1)
     assert partial_correlation(a, given + [1, -1, -1, 1], given) == pytest.approx(0, abs=1e-12)
