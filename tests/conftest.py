@@ -1,6 +1,7 @@
 """Shared fixtures. The suite needs no network, no GPU and nothing outside this repository."""
 
 import ast
+import gc
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     quiet_libraries()
+    gc.freeze()  # accelerate looks for garbage after each run, in all that is imported too
     if config.getoption("--student"):
         try:
             load_rewards()

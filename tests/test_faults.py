@@ -139,8 +139,6 @@ def rewards_file(tmp_path):
             "ZeroDivisionError.*line 10.*was '",
         ),
         ("[float('nan')] * 4", "returned nan at index 0.*The completion was '"),
-        ("[0.0] * 3", "returned 3 values for 4 completions"),
-        ("torch.zeros(4, device='meta')", "returned a tensor on meta"),
     ],
 )
 def test_a_reward_that_fails_in_mid_run(rewards_file, tmp_path, classifier, bad, message):

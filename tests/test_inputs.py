@@ -130,6 +130,7 @@ def test_kl_estimates_are_never_negative(rows):
 # Files of prompts.
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_prompts(tmp_path, policy):
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"Film number {i} was\n\n" for i in range(100_000)), encoding="utf-8")
@@ -143,15 +144,17 @@ def test_a_hundred_thousand_prompts(tmp_path, policy):
     assert time.perf_counter() - started < 30
 
 
-def test_prompts_of_every_script_train(tmp_path, capsys):
+def test_prompts_of_every_script_train(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:4])
     file = tmp_path / "prompts.txt"
     lines = ["这部电影", "هذا الفيلم", "🎬 was", "\u202eback", "naïve café", "   ", "", "x" * 40]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert len(data.get_train_dataset(str(file))) == 6  # the blank ones are none
-    options = {"preset": "tiny", "batch_size": 12, "num_generations": 2, "max_steps": 1}
+    # Seven prompts a step: more than there are.
+    options = {"preset": "tiny", "batch_size": 14, "num_generations": 2, "max_steps": 2}
     options |= {"max_completion_length": 4, "prompts": str(file), "eval_steps": 10}
     trainer = train.train(**options, output_dir=str(tmp_path / "out"))
-    assert trainer.state.global_step == 1
+    assert trainer.state.global_step == 2
 
 
 def test_a_prompt_of_ten_kilobytes_is_named(tmp_path, policy):
@@ -165,15 +168,6 @@ def test_a_prompt_of_ten_kilobytes_is_named(tmp_path, policy):
     ) as error:
         tokenize_prompts(prompts, tokenizer, model, options.max_completion_length)
     assert len(str(error.value)) < 250
-
-
-def test_more_prompts_in_a_step_than_there_are(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("It was\nThe plot\n", encoding="utf-8")
-    options = {"preset": "tiny", "batch_size": 8, "num_generations": 2, "max_steps": 2}
-    options |= {"max_completion_length": 4, "prompts": str(file), "eval_steps": 10}
-    trainer = train.train(**options, output_dir=str(tmp_path / "out"))
-    assert trainer.state.global_step == 2
 
 
 def test_the_students_file_is_read_as_utf_8(tmp_path):
