@@ -81,7 +81,7 @@ def train(options: Options) -> list[dict]:
         lr_scheduler_type=options.lr_scheduler_type,
         warmup_steps=5,
         disable_dropout=True,
-        gradient_checkpointing=False,  # as in train.py: it trades time for memory
+        activation_checkpointing=False,  # as in train.py: it trades time for memory
         seed=options.seed,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",

@@ -143,6 +143,11 @@ def progress(title, total, console=None):
         yield tick
 
 
+def hide_warnings():
+    """What the libraries warn of is for whoever maintains this: the tests show it."""
+    warnings.filterwarnings("ignore")
+
+
 def quiet_libraries():
     """No progress bars, no advice and no messages of the Hub from the libraries underneath; and
     none to the Hub: trackio would report its use there."""
@@ -153,7 +158,7 @@ def quiet_libraries():
     import datasets
     import transformers
 
-    warnings.filterwarnings("ignore")
+    hide_warnings()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()

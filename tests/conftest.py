@@ -12,7 +12,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import pytest
 import torch
 
-from engine.common import UserError, quiet_libraries
+from engine import common
+from engine.common import UserError
 from engine.course.checklist import exercises
 from engine.course.student import load_rewards, rewards_file
 from engine.model.loading import load_model
@@ -31,7 +32,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    quiet_libraries()
+    common.hide_warnings = lambda: None  # here they are to be seen: TRL and transformers move on
+    common.quiet_libraries()
     gc.freeze()  # accelerate looks for garbage after each run, in all that is imported too
     if config.getoption("--student"):
         try:

@@ -199,7 +199,7 @@ def make_config(options: Options, device) -> GRPOConfig:
         warmup_steps=5,
         max_grad_norm=1.0,
         disable_dropout=True,  # with dropout the policy is not the reference at step 0
-        gradient_checkpointing=False,  # trades time for memory that these sizes do not need
+        activation_checkpointing=False,  # trades time for memory that these sizes do not need
         ddp_find_unused_parameters=False,  # there are none, and DDP would warn of the search
         seed=options.seed,
         shuffle_dataset=False,  # `data.arrange` has done it
