@@ -117,8 +117,7 @@ def score_batch(rewards, options: Options, batch: Batch) -> torch.Tensor:
     Raises:
         UserError: a function of the student's is missing, failed or returned something else.
     """
-    score = get_hackable_scores if options.hackable_reward else get_sentiment_scores
-    batch.score = score(batch.completions)
+    batch.scorer = get_hackable_scores if options.hackable_reward else get_sentiment_scores
     shaped = shape_scores(rewards, options, batch)
     batch.figures = {"score": shaped.mean().item()}
     batch.shaped = -shaped if options.negate_reward else shaped

@@ -13,7 +13,6 @@ from engine.model.loading import WEIGHTS, choose_kernels, load_pretrained
 from engine.options import NLPTOWN
 
 _loaded: Any = None  # (model, tokenizer) of the last load_sentiment_model call
-_latest: Any = None  # (texts, their probabilities), of the last call of get_star_probs
 
 
 def load_sentiment_model(model_name: str = NLPTOWN, device=None):
@@ -30,7 +29,7 @@ def load_sentiment_model(model_name: str = NLPTOWN, device=None):
     Raises:
         UserError: it cannot be fetched, or it has not five labels.
     """
-    global _loaded, _latest
+    global _loaded
     model, tokenizer = _load_classifier(model_name, device)
     if model.config.num_labels != 5:
         raise UserError(
@@ -39,7 +38,6 @@ def load_sentiment_model(model_name: str = NLPTOWN, device=None):
         )
     choose_kernels(model)
     _loaded = model, tokenizer
-    _latest = None
     return _loaded
 
 
@@ -54,8 +52,7 @@ def _load_classifier(name, device=None):
 def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
     """Probabilities of one to five stars for each text.
 
-    Texts of similar length share a batch; a text beyond the model's context is cut. Asked about the
-    same texts again, as a training asks besides the student's function, it answers from memory.
+    Texts of similar length share a batch; a text beyond the model's context is cut.
 
     Args:
         texts: list of N strings; N may be 0, a string may be empty.
@@ -63,11 +60,8 @@ def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
     Returns:
         (N, 5) float32 tensor on the CPU, in the order of `texts`; every row sums to 1.
     """
-    global _latest
     model, tokenizer = _loaded or load_sentiment_model()
-    if _latest is None or _latest[0] != texts:
-        _latest = [*texts], class_probs(model, tokenizer, texts, batch_size)
-    return _latest[1].clone()
+    return class_probs(model, tokenizer, texts, batch_size)
 
 
 @torch.no_grad()

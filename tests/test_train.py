@@ -210,14 +210,17 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, capsys, monkeypatch):
     """Weights, figures, texts and card; under a KL target the coefficient is another each step."""
     from engine.training.monitor import Monitor
 
+    write = Monitor.on_log
+
     def killed(self, args, state, control, **kwargs):
-        if state.global_step == 3:
+        write(self, args, state, control, **kwargs)
+        if state.global_step == 3:  # its row is in metrics.jsonl, beyond the checkpoint
             raise KeyboardInterrupt
 
     options = {"kl_type": "forward", "kl_target": 0.5, "save_steps": 2, "max_steps": 5}
     one, whole = run(tmp_path / "whole", **options)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Monitor, "on_step_end", killed)
+        patch.setattr(Monitor, "on_log", killed)
         run(tmp_path / "parts", **options)
     capsys.readouterr()
     other, parts = run(tmp_path / "parts", max_steps=5, resume=True)

@@ -6,6 +6,8 @@ The trainer makes it and asks both models about its tokens; `reward_utils.score_
 rewards; the credit cuts it short; the page about the run keeps some of it.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -28,12 +30,18 @@ class Batch:
     completions: list[str]  # without their prompts
     kl_coef: float = 0.0  # of this step, reward per nat
     log_probs: LogProbs | None = None  # (B, T) each, nats; None without a penalty
-    score: list[float] = field(default_factory=list)  # of the reward model, or of counted words
+    scorer: Callable[[list[str]], list[float]] | None = None  # the reward model, or a word count
     shaped: torch.Tensor = NOT_YET  # (B,), by --reward_shaping, after --negate_reward
     penalty: torch.Tensor = NOT_YET  # (B,), what the KL penalty takes from it
     reward: torch.Tensor = NOT_YET  # (B,), shaped − penalty
     advantages: torch.Tensor = NOT_YET  # (B,), or (B, T) under --credit prefix
     figures: dict[str, float] = field(default_factory=dict)  # what the log of a step tells of it
+
+    @functools.cached_property
+    def score(self) -> list[float]:
+        """What the scorer says of each text. Asked only where it is needed: not where the student's
+        own function scores the texts."""
+        return self.scorer(self.completions) if self.scorer else []
 
     def rows(self, rows: slice) -> "Batch":
         """Some of its texts, and what they were given."""
@@ -44,7 +52,7 @@ class Batch:
             completions=self.completions[rows],
             kl_coef=self.kl_coef,
             log_probs=self.log_probs and LogProbs(*(values[rows] for values in self.log_probs)),
-            score=self.score[rows],
+            scorer=self.scorer,
             shaped=self.shaped[rows],
             penalty=self.penalty[rows],
             reward=self.reward[rows],

@@ -135,9 +135,12 @@ def test_step_0_with_the_log_probs_of_the_rollout(classifier, policy, solution):
 
 
 @pytest.mark.parametrize("sampler", [True, False])
-def test_dropout_does_not_act_whatever_the_mode(small_gpt2, token_ids, sampler):
+@pytest.mark.parametrize("plain", [True, False])
+def test_dropout_does_not_act_whatever_the_mode(small_gpt2, token_ids, sampler, plain):
     """GPT-2 ships with dropout 0.1, which acts in training mode."""
     assert small_gpt2.config.attn_pdrop == 0.1
+    if not plain:  # read by the forward pass of transformers, as other architectures are
+        small_gpt2.config.scale_attn_by_inverse_layer_idx = True
     ids = torch.tensor([[3, 1, 4, 1, 5, 9]])
 
     def measure():

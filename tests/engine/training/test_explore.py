@@ -48,7 +48,7 @@ def batch(first):
         prompt_ids=[[1]] * 6,
         completion_ids=[[i + 5] for i in range(6)],
         completions=[f" text {i}" for i in range(6)],
-        score=[0.25] * 6,
+        scorer=lambda texts: [0.25] * len(texts),
         shaped=shaped,
         penalty=penalty,
         reward=shaped - penalty,
@@ -118,7 +118,12 @@ def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
         assert completion_ids == tokenizer(completions)["input_ids"]
         shaped, cost = torch.rand(PROMPTS) + 1, torch.arange(PROMPTS) / 4
         random.random(), np.random.rand()
-        given = {"score": [0.5] * 6, "shaped": shaped, "penalty": cost, "reward": shaped - cost}
+        given = {
+            "scorer": lambda texts: [0.5] * 6,
+            "shaped": shaped,
+            "penalty": cost,
+            "reward": shaped - cost,
+        }
         return Batch(prompts, [], completion_ids, completions, **given)
 
     explorer.rewarded = rewarded
