@@ -71,9 +71,8 @@ def grpo_loss(
     if kl_term:
         log_r = kl_term.ref_log_probs - log_probs
         k3 = log_r.exp() - 1 - log_r  # (B, T)
-        gain = (
-            gain - kl_term.beta * ratio * k3
-        )  # without the ratio it would pull at another divergence
+        # Without the ratio it would pull at another divergence.
+        gain = gain - kl_term.beta * ratio * k3
     return -(gain * mask).sum() / mask.sum()
 
 

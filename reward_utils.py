@@ -21,7 +21,7 @@ from engine.course.student import (
     name_of,
 )
 from engine.model.scoring import LogProbs, compute_log_probs, kl_values
-from engine.options import Options
+from engine.options import Options, resolve_options
 from engine.training.batch import Batch
 from sentiment import get_hackable_scores, get_sentiment_scores, get_star_probs
 
@@ -119,7 +119,7 @@ def score_batch(rewards, options: Options, batch: Batch) -> torch.Tensor:
     """
     batch.scorer = get_hackable_scores if options.hackable_reward else get_sentiment_scores
     shaped = shape_scores(rewards, options, batch)
-    batch.figures = {"score": shaped.mean().item()}
+    batch.figures = {"score": shaped.mean().item()}  # by this name in the log, shaped or not
     batch.shaped = -shaped if options.negate_reward else shaped
     batch.penalty = torch.zeros_like(shaped)
     if options.kl_type != "none":
@@ -156,16 +156,20 @@ def shape_scores(rewards, options: Options, batch: Batch) -> torch.Tensor:
 
 def kl_penalty(rewards, kl_type, batch: Batch, log_probs: LogProbs) -> torch.Tensor:
     """The student's penalty of each completion, (B,) float32."""
-    name = f"kl_penalty_{kl_type}"
-    function = getattr(rewards, name, None)
-    if function is None:
-        raise UserError(f"There is no function {name} in the rewards file.")
+    function = getattr(rewards, f"kl_penalty_{kl_type}")
     returned = call_student(function, *log_probs, kl_coef=batch.kl_coef)
     return check_rewards(returned, batch.completions, name_of(function), log_probs.mask.device)
 
 
-def require_word_counts(options: Options) -> None:
-    """Refuse a shaping that scores the sentiment itself where words are to be counted."""
+def require_reward(rewards, options: Options) -> None:
+    """Refuse a reward that means nothing, or whose penalty is not there.
+
+    Raises:
+        UserError: saying which.
+    """
+    name = f"kl_penalty_{options.kl_type}"
+    if options.kl_type != "none" and not hasattr(rewards, name):
+        raise UserError(f"There is no function {name} in the rewards file.")
     if options.hackable_reward and options.reward_shaping not in ("linear", "shaped"):
         raise UserError(
             f"--hackable_reward counts words and --reward_shaping {options.reward_shaping} scores "
@@ -189,12 +193,18 @@ def make_reward_function(rewards, log_probs=None, **options):
     Raises:
         UserError: a combination that means nothing.
     """
-    chosen = Options(**options)
-    require_word_counts(chosen)
+    chosen = resolve_options(options)
+    require_reward(rewards, chosen)
 
     def reward(prompts, completions, completion_ids, log_metric=None, **columns):
-        batch = Batch(prompts, [], completion_ids, completions, kl_coef=chosen.kl_coef)
-        if log_probs is not None:
+        batch = Batch(
+            prompts=prompts,
+            prompt_ids=[],
+            completion_ids=completion_ids,
+            completions=completions,
+            kl_coef=chosen.kl_coef,
+        )
+        if chosen.kl_type != "none" and log_probs is not None:
             batch.log_probs = LogProbs(*log_probs(prompts, completion_ids))
         scored = score_batch(rewards, chosen, batch)
         if log_metric is not None:
@@ -211,7 +221,7 @@ def check_exercises(rewards, options: Options) -> None:
     Raises:
         UserError: an exercise is not implemented, or returns what no run could use.
     """
-    require_word_counts(options)
+    require_reward(rewards, options)
     generator = torch.Generator().manual_seed(0)  # the run's own random numbers stay as they are
     policy, ref = -torch.rand(2, 2, 3, generator=generator)
     mask = torch.tensor([[True, True, True], [True, True, False]])

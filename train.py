@@ -11,13 +11,10 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from engine.common import UserError, first_line, make_console, quiet_libraries, short_path
-from engine.options import FIELDS, PRESETS, Options, parse_arguments, resolve_options
-
-__all__ = ["FIELDS", "PRESETS", "main", "short_path", "train"]
+from engine.common import UserError, first_line, make_console, quiet_libraries
+from engine.options import FIELDS, Options, parse_arguments, resolve_options
 
 
 def train(**given):
@@ -54,25 +51,26 @@ def train(**given):
     parts = load_parts(options, device)
     checkpoint = prepare(options)
     reward = describe_reward(options)
-    facts = {"device": str(device), "reward": reward, "train_prompts": len(parts.dataset)}
-    manifest = Manifest(options, **facts)
-    describe_run(options, parts.models.policy, device, reward, console)
+    manifest = Manifest(
+        options, device=str(device), reward=reward, train_prompts=len(parts.dataset)
+    )
+    describe_run(options, parts.models.policy, device=device, reward=reward, console=console)
 
     trainer = make_trainer(options, parts)
-    monitor = make_monitor(options, parts, trainer, console, checkpoint)
+    monitor = make_monitor(trainer, console, checkpoint)
     safeguard = Safeguard(console)
     trainer.add_callback(monitor)
     trainer.add_callback(safeguard)
-    with guarded(trainer, options, manifest, on_exit=[monitor.stop, safeguard.restore]):
+    with guarded(trainer, manifest, on_exit=[monitor.stop, safeguard.restore]):
         trainer.train(resume_from_checkpoint=checkpoint)
         model = trainer.trained_model()
         seconds = round(time.perf_counter() - started, 1)
-        finished = manifest.values | monitor.results() | {"status": "finished", "seconds": seconds}
+        manifest.values |= monitor.results() | {"seconds": seconds}
         if process.is_first:
-            final = save_final(model, parts.models.tokenizer, finished)
-        manifest.write(finished)
+            final = save_final(model, parts.models.tokenizer, manifest.values)
+        manifest.write(status="finished")
     if process.is_first:
-        summarise_run(options, finished, final, console)
+        summarise_run(options, manifest.values, final=final, console=console)
     return trainer
 
 
@@ -83,6 +81,7 @@ def check(options, console):
         UserError: something is missing.
     """
     from data import train_prompts
+    from engine.course.student import rewards_file
     from engine.training import preflight
     from reward_utils import functions_called
 
@@ -90,18 +89,11 @@ def check(options, console):
         options,
         console,
         read_prompts=lambda: train_prompts(options.prompts),
-        rewards=rewards_path(options),
+        rewards=rewards_file(options.use_solution, options.rewards),
         needed=functions_called(options),
     )
     if not ready:
         raise UserError("not ready: see the crosses above.")
-
-
-def rewards_path(options):
-    """The file whose functions the run calls."""
-    from engine.course.student import rewards_file
-
-    return Path(options.rewards) if options.rewards else rewards_file(options.use_solution)
 
 
 @dataclass
@@ -123,7 +115,7 @@ def load_parts(options: Options, device) -> Parts:
     import copy
 
     import data
-    from engine.course.student import load_rewards
+    from engine.course.student import load_rewards, rewards_file
     from engine.model.devices import mixed_precision
     from engine.model.loading import add_lora, load_model, tokenize_prompts
     from engine.model.scoring import Models
@@ -131,7 +123,7 @@ def load_parts(options: Options, device) -> Parts:
     from sentiment import load_sentiment_model
 
     dataset = data.get_train_dataset(options.prompts)
-    rewards = load_rewards(rewards_path(options))
+    rewards = load_rewards(rewards_file(options.use_solution, options.rewards))
     load_sentiment_model(options.sentiment_model, device)
     check_exercises(rewards, options)
     policy, tokenizer = load_model(options.model_name, device)
@@ -162,39 +154,40 @@ def make_trainer(options: Options, parts: Parts):
         parts.models,
         parts.prompt_ids,
         dataset=arrange(parts.dataset, prompts, options.seed),
-        score=functools.partial(score_batch, parts.rewards, options),
+        reward_batch=functools.partial(score_batch, parts.rewards, options),
     )
 
 
-def make_monitor(options, parts, trainer, console, checkpoint):
+def make_monitor(trainer, console, checkpoint):
     """The callback that validates, and in the first process shows and records the run."""
     from data import VALIDATION_PROMPTS
     from engine.model.processes import from_first, this_process
-    from engine.training.explore import Explorer
     from engine.training.monitor import Monitor, Validations
     from engine.training.trackers import start_tracker
     from evaluate import evaluate_model
 
+    options = trainer.options
+    models = trainer.models
+
     def validate():
         return evaluate_model(
-            parts.models.policy,
-            parts.models.tokenizer,
+            models.policy,
+            models.tokenizer,
             VALIDATION_PROMPTS,
-            parts.models.ref,
+            ref_model=models.ref,
             samples_per_prompt=2,  # a validation costs less than two steps
             max_new_tokens=options.max_completion_length,
             temperature=options.temperature,
             batch_size=options.batch_size,
-            amp_dtype=parts.models.amp_dtype,
+            amp_dtype=models.amp_dtype,
             process=this_process(),
         )
 
     if not this_process().is_first:
         return Validations(validate, trainer, validated=from_first(None))
     start_tracker(options, console)
-    explorer = Explorer(options, parts.models, trainer.rewarded)
     start_step = int(checkpoint.rsplit("-", 1)[1]) if checkpoint else 0
-    monitor = Monitor(validate, trainer, explorer, console, start_step)
+    monitor = Monitor(validate, trainer, console=console, start_step=start_step)
     from_first(monitor.validated)  # to the others
     return monitor
 
@@ -216,7 +209,7 @@ def main(argv=None):
         if given.get("debug"):
             raise
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            sys.exit(1)  # of several processes the first one of each host says it
+            sys.exit(1)  # of several processes the first one says it
         if isinstance(error, UserError):
             sys.exit(f"train.py: {error}")
         sys.exit(f"train.py: {type(error).__name__}: {first_line(error)} (--debug shows where)")

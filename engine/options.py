@@ -148,11 +148,11 @@ def resolve_options(given: dict[str, Any]) -> Options:
         raise UserError("--kl_target controls your KL penalty: add --kl_type forward or backward.")
     if options.kl_target is not None and options.kl_coef == 0:
         raise UserError("--kl_target multiplies --kl_coef at each step: start above 0.")
-    batch, group = options.batch_size, options.num_generations
-    if batch % group:
+    batch = options.batch_size
+    if batch % options.num_generations:
         legal = [n for n in range(2, batch + 1) if batch % n == 0]
         raise UserError(
-            f"--num_generations {group} does not divide --batch_size {batch}; "
+            f"--num_generations {options.num_generations} does not divide --batch_size {batch}; "
             f"legal for this batch: {', '.join(map(str, legal))}."
         )
     return options
@@ -171,6 +171,7 @@ def recorded_options(given):
         recorded = {name: recorded.get(name, FIELDS[name].default) for name in FIELDS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"There is no run to resume in {folder}.") from error
+    recorded = {name: check_option(name, value) for name, value in recorded.items()}
     for name, value in given.items():
         if name not in MAY_CHANGE and recorded[name] != value:
             raise UserError(
@@ -196,16 +197,21 @@ def check_option(name: str, value: Any) -> Any:
     kind = type_of(field)
     if kind is float:
         value = _as_float(value)
-    if (value, field.default) == (None, None):
+    if value is None and field.default is None:
         return None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"{name} must be of type {kind.__name__}, not {value!r}.")
-    choices, minimum = field.metadata["choices"], field.metadata["minimum"]
+    _require_legal(name, value)
+    return value
+
+
+def _require_legal(name: str, value: Any) -> None:
+    choices = FIELDS[name].metadata["choices"]
+    minimum = FIELDS[name].metadata["minimum"]
     if choices and value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
     if minimum is not None and not minimum <= value < math.inf:
         raise UserError(f"{name} must be at least {minimum}, not {value!r}.")
-    return value
 
 
 def _as_float(value: Any) -> Any:

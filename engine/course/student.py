@@ -21,8 +21,10 @@ from engine.common import ROOT, UserError
 TIME_LIMIT = 120  # seconds for one call of a student's function
 
 
-def rewards_file(use_solution: bool = False) -> Path:
-    """The path of `rewards.py`, or of `rewards_solution.py`."""
+def rewards_file(use_solution: bool = False, path: str | None = None) -> Path:
+    """The path of `rewards.py`, or of `rewards_solution.py`; `path` itself where one is given."""
+    if path:
+        return Path(path)
     return ROOT / ("rewards_solution.py" if use_solution else "rewards.py")
 
 

@@ -26,7 +26,7 @@ def read(model, ids, mask, cache=None) -> Read:
     """Hidden states of texts, after the last layer norm. Dropout does not act.
 
     Args:
-        model: one that `policy.is_plain_gpt2`.
+        model: one that `architecture.is_plain_gpt2`.
         ids: (B, L) token ids.
         mask: (B, L) 1 for a real token, 0 for padding, wherever it stands.
         cache: is filled with the keys and values, where it is given; see `GPT2Decoder`.
@@ -34,48 +34,50 @@ def read(model, ids, mask, cache=None) -> Read:
     transformer = base_of(model).transformer
     heads = base_of(model).config.n_head
     rows, length = ids.shape
-    nodes, first = _shared(ids, mask)
+    nodes, first_seen = _shared(ids, mask)
     blocked = _blocked(mask)
     blocked = blocked + blocked.new_full((length, length), LEAST).triu(1)  # later tokens
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    x = transformer.wte(ids.flatten()[first]) + transformer.wpe(positions.flatten()[first])
+    x = transformer.wte(ids.flatten()[first_seen])
+    x = x + transformer.wpe(positions.flatten()[first_seen])
     for i, block in enumerate(transformer.h):
 
-        def attend(qkv, place=None if cache is None else cache[i]):
+        def attend(qkv, layer=i):
             query, keys, values = _heads(qkv.index_select(0, nodes.flatten()), rows, heads)
-            if place is not None:
-                place[0, :, :, :length] = keys
-                place[1, :, :, :length] = values
-            return _attention(query, keys, values, blocked).index_select(0, first)
+            if cache is not None:
+                cache[layer, 0, :, :, :length] = keys
+                cache[layer, 1, :, :, :length] = values
+            return _attention(query, keys, values, blocked).index_select(0, first_seen)
 
         x = _Block(block)(x, attend)
     return Read(transformer.ln_f(x), nodes)
 
 
 def _shared(ids, mask):
-    """Texts as a tree: (nodes, first), as in `read`, and (N,) where in the flattened ids each node
-    stands first. A node is a token and all the tokens before it."""
+    """Texts as a tree: (nodes, first_seen), as in `read`, and (N,) where in the flattened ids each
+    node stands first. A node is a token and all the tokens before it."""
     tree = {}  # (node of the text before, token) -> node
-    nodes, first = [], []
-    place = 0
+    nodes = []
+    first_seen = []
+    position = 0
     for row, real in zip(ids.tolist(), mask.tolist()):
         node = -1
         for token, is_real in zip(row, real):
             if is_real:
-                node = tree.setdefault((node, token), len(first))
-                if node == len(first):
-                    first.append(place)
+                node = tree.setdefault((node, token), len(first_seen))
+                if node == len(first_seen):
+                    first_seen.append(position)
             nodes.append(max(node, 0))
-            place += 1
+            position += 1
     nodes = torch.tensor(nodes, device=ids.device).view(ids.shape)
-    return nodes, torch.tensor(first, device=ids.device)
+    return nodes, torch.tensor(first_seen, device=ids.device)
 
 
 class GPT2Decoder:
     """A GPT-2 that remembers the keys and values of the tokens it has read.
 
     Args:
-        model: one that `policy.is_plain_gpt2`; dropout does not act.
+        model: one that `architecture.is_plain_gpt2`; dropout does not act.
         mask: (B, P) 1 for a real token of the prompts, 0 for padding, which stands on their left.
         max_new_tokens: how many tokens may follow the prompts.
     """

@@ -174,6 +174,7 @@ def tokenize_prompts(prompts, tokenizer, model, max_new_tokens) -> list[list[int
     if tokens + max_new_tokens > limit:
         raise UserError(
             f"The prompt '{prompts[longest][:40]}…' has {tokens} tokens; with {max_new_tokens} new "
-            f"ones it exceeds the model's context of {limit}. Shorten it, or allow fewer tokens."
+            f"ones it exceeds the model's context of {limit}. Shorten it, or lower "
+            "--max_completion_length of train.py, --max_new_tokens of evaluate.py."
         )
     return prompt_ids

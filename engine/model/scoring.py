@@ -142,6 +142,10 @@ class LogProbs(NamedTuple):
     ref: torch.Tensor  # float32
     mask: torch.Tensor  # boolean: the tokens that are real
 
+    def part(self, *rows_and_columns: slice) -> "LogProbs":
+        """Those of some rows, or of some rows and columns."""
+        return LogProbs(*(values[rows_and_columns] for values in self))
+
 
 def policy_and_ref_log_probs(
     models: Models,

@@ -21,7 +21,7 @@ NOT_YET = torch.empty(0)
 class Batch:
     """B texts in groups: the completions of a prompt stand one after the other.
 
-    The first four are known from the start; the others are empty until their turn.
+    What is empty at first gets its value when its turn comes.
     """
 
     prompts: list[str]
@@ -51,7 +51,7 @@ class Batch:
             completion_ids=self.completion_ids[rows],
             completions=self.completions[rows],
             kl_coef=self.kl_coef,
-            log_probs=self.log_probs and LogProbs(*(values[rows] for values in self.log_probs)),
+            log_probs=self.log_probs and self.log_probs.part(rows),
             scorer=self.scorer,
             shaped=self.shaped[rows],
             penalty=self.penalty[rows],
@@ -68,5 +68,5 @@ class Batch:
             completion_ids=ids,
             completions=tokenizer.batch_decode(ids, skip_special_tokens=True),
             kl_coef=self.kl_coef,
-            log_probs=self.log_probs and LogProbs(*(v[:, :count] for v in self.log_probs)),
+            log_probs=self.log_probs and self.log_probs.part(slice(None), slice(count)),
         )

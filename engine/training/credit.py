@@ -56,8 +56,8 @@ def discounted(earned, decay):
     [[1.5, 1.0, 2.0]]
     """
     credit = earned.clone()
-    for place in reversed(range(earned.shape[1] - 1)):
-        credit[:, place] += decay * credit[:, place + 1]
+    for part in reversed(range(earned.shape[1] - 1)):
+        credit[:, part] += decay * credit[:, part + 1]
     return credit
 
 

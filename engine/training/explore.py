@@ -39,15 +39,15 @@ class Explorer:
     Args:
         options: of the run.
         models: `scoring.Models`.
-        rewarded: callable(prompts, completions, completion_ids) -> a `Batch` of these texts with
+        make_batch: callable(prompts, completions, completion_ids) -> a `Batch` of these texts with
             the rewards that the run would give them.
     """
 
-    def __init__(self, options, models, rewarded):
+    def __init__(self, options, models, make_batch):
         self.file = Path(options.output_dir) / FILE
         self.options = options
         self.models = models
-        self.rewarded = rewarded
+        self.make_batch = make_batch
         self.every = options.eval_steps * math.ceil(
             options.max_steps / options.eval_steps / RECORDS
         )
@@ -128,7 +128,7 @@ class Explorer:
         ids = [sample["ids"] for sample in samples]
         # A function that draws random numbers leaves those of the training as they are.
         with contextlib.suppress(UserError), random_numbers_kept():
-            batch = self.rewarded(prompts, texts, ids)
+            batch = self.make_batch(prompts, texts, ids)
             return {name: rounded(getattr(batch, name)) for name in PARTS}
         return {}
 

@@ -38,12 +38,12 @@ class KLControl(TrainerCallback, ExportableState):
 
     def __init__(self, target, coef):
         self.target = target
-        self.first = self.level = self.coef = coef
+        self.first_coef = self.level = self.coef = coef
         self.recent = []  # KL of the last steps, the newest last
 
     def state(self):
         return {
-            "args": {"target": self.target, "coef": self.first},
+            "args": {"target": self.target, "coef": self.first_coef},
             "attributes": {"level": self.level, "coef": self.coef, "recent": self.recent},
         }
 
@@ -75,7 +75,7 @@ class KLControl(TrainerCallback, ExportableState):
         error = (kl + (kl - self.recent[0])) / self.target - 1
         gain = INTEGRAL / max(steps, FEWEST_STEPS)
         level = self.level * math.exp(gain * clip(error, MAX_ERROR))
-        self.level = min(max(level, self.first / MAX_CHANGE), self.first * MAX_CHANGE)
+        self.level = min(max(level, self.first_coef / MAX_CHANGE), self.first_coef * MAX_CHANGE)
         self.coef = self.level * math.exp(IMMEDIATE * clip(error, 1.0))
 
 

@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 from engine.common import append_jsonl, keep_rows, progress, read_jsonl
 from engine.measuring.samples import print_sample
 from engine.measuring.tables import validation_header, validation_row
+from engine.training.explore import Explorer
 
 SAMPLES_SHOWN = 4
 
@@ -61,6 +62,9 @@ class Validations(TrainerCallback):
     def _validate(self, step):
         self.validate()
 
+    def on_batch(self, batch):
+        """A training batch, complete, before the policy learns from it."""
+
     def results(self):
         """What the manifest of a finished run keeps of the validations."""
         return {}
@@ -73,13 +77,12 @@ class Monitor(Validations):
         validate: as for `Validations`.
         trainer: `BatchTrainer`: its log gets the validation metrics too, each name with "eval_"
             before it, and passes them on to a tracker.
-        explorer: `Explorer` that keeps what the page about the run shows.
         console: rich's.
         start_step: the step of the checkpoint that the run resumes from.
     """
 
-    def __init__(self, validate, trainer, explorer, console, start_step=0):
-        self.explorer = explorer
+    def __init__(self, validate, trainer, console, start_step=0):
+        self.explorer = Explorer(trainer.options, trainer.models, trainer.make_batch)
         options = trainer.options
         self.by_parts = options.credit == "prefix"  # then equal rewards are not all that counts
         self.console = console
@@ -92,9 +95,10 @@ class Monitor(Validations):
             done = read_jsonl(self.metrics_file, phase="validation")
         super().__init__(validate, trainer, (row["step"] for row in done))
         keep_rows(self.completions_file, lambda row: row["step"] in self.validated)
-        explorer.resume(self.validated)
+        self.explorer.resume(self.validated)
         figures = [{k: v for k, v in row.items() if k not in ("step", "phase")} for row in done]
-        self.first, self.last = (figures[0], figures[-1]) if figures else (None, None)
+        self.before = figures[0] if figures else None  # of the first validation
+        self.after = figures[-1] if figures else None  # of the latest
         self.header_shown = False
         self.train_log = {}  # TRL's latest log
         self.equal_groups = []  # share of groups with equal rewards, each step since validation
@@ -149,14 +153,13 @@ class Monitor(Validations):
         self.progress.stop()
 
     def on_batch(self, batch):
-        """A training batch, before the policy learns from it."""
         self.explorer.see(batch)
 
     def results(self):
         """What the manifest of a finished run keeps."""
         return {
-            "before": self.first,
-            "after": self.last,
+            "before": self.before,
+            "after": self.after,
             "kl_coef": self.train_log.get("kl_coef"),  # at the last step
             "validation_seconds": round(self.validation_seconds, 1),
         }
@@ -175,7 +178,8 @@ class Monitor(Validations):
         self.explorer.record(step, samples)
         append_jsonl(self.metrics_file, [{"step": step, "phase": "validation", **metrics}])
         self.trainer.log({f"eval_{name}": value for name, value in metrics.items()})
-        self.first, self.last = self.first or metrics, metrics
+        self.before = self.before or metrics
+        self.after = metrics
 
     def _show(self, step, metrics, samples):
         if not self.header_shown:

@@ -106,12 +106,13 @@ class Manifest:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **facts,
         }
-        self.write(self.values)
+        self.write()
 
-    def write(self, values):
-        """Write it with other values."""
+    def write(self, **values):
+        """Write it, with other values."""
+        self.values |= values
         if this_process().is_first:
-            write_json(self.path, values)
+            write_json(self.path, self.values)
 
 
 def git_commit():
@@ -125,23 +126,23 @@ def git_commit():
 
 
 @contextlib.contextmanager
-def guarded(trainer, options, manifest, on_exit):
+def guarded(trainer, manifest, on_exit):
     """Whatever ends the run early is recorded in its manifest and told in one line.
 
     Args:
-        trainer: TRL's trainer; its state tells the step.
-        options: of the run.
+        trainer: `BatchTrainer`; its state tells the step.
         manifest: `Manifest` of the run.
         on_exit: callables for the end, whether good or bad.
 
     Raises:
         UserError: in place of an error whose meaning is known.
     """
+    options = trainer.options
     try:
         yield
     except BaseException as error:
         with contextlib.suppress(OSError):
-            manifest.write(manifest.values | {"status": "stopped"})
+            manifest.write(status="stopped")
         reason = explain(error, options)
         if reason is None:
             raise

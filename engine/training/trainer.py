@@ -26,24 +26,25 @@ from engine.options import PROJECT, Options
 from engine.training.batch import Batch
 from engine.training.credit import cuts, prefix_advantages
 from engine.training.kl_control import KLControl
+from engine.training.monitor import Validations
 
 
 class BatchTrainer(GRPOTrainer):
-    """Trains a policy on batches that `score` rewards.
+    """Trains a policy on batches that `reward_batch` rewards.
 
     Args:
         options: of the run.
         models: policy, reference and tokenizer.
         prompt_ids: {prompt: its token ids}, of all prompts of the run.
         dataset: with a `prompt` column, in the order of the training.
-        score: callable(Batch) -> its rewards, (B,); it completes the batch up to them.
+        reward_batch: callable(Batch) -> its rewards, (B,); it completes the batch up to them.
     """
 
-    def __init__(self, options: Options, models: Models, prompt_ids, dataset, score):
+    def __init__(self, options: Options, models: Models, prompt_ids, dataset, reward_batch):
         self.options = options
         self.models = models
         self.prompt_ids = prompt_ids
-        self.score = score
+        self.reward_batch = reward_batch
         self.sharded = is_sharded()
         self.kl_control = None
         if options.kl_target is not None:
@@ -67,14 +68,13 @@ class BatchTrainer(GRPOTrainer):
         seed = (self.options.seed + 1) * 1_000_003 + self.state.global_step
         process = this_process()
         prompt_ids = [self.prompt_ids[prompt] for prompt in prompts]
-        with self.whole_weights():
-            sampled = generate(
-                self.models.policy,
-                self.models.tokenizer,
-                prompt_ids,
-                Sampling(self.options.max_completion_length, self.options.temperature, seed),
-                Rows(process.index * len(prompts), process.count * len(prompts)),
-            )
+        sampled = generate(
+            self.models.policy,
+            self.models.tokenizer,
+            prompt_ids,
+            sampling=Sampling(self.options.max_completion_length, self.options.temperature, seed),
+            rows=Rows(process.index * len(prompts), process.count * len(prompts)),
+        )
         return {
             "prompt_ids": prompt_ids,
             "completion_ids": sampled.completion_ids,
@@ -84,15 +84,14 @@ class BatchTrainer(GRPOTrainer):
 
     def reward(self, prompts, completions, completion_ids, log_metric, **columns):
         """TRL's reward function: makes the batch of this step."""
-        with self.whole_weights():
-            self.batch = self.rewarded(
-                prompts, completions, completion_ids, columns.get("sampled_log_probs")
-            )
+        self.batch = self.make_batch(
+            prompts, completions, completion_ids, columns.get("sampled_log_probs")
+        )
         for name, value in self.batch.figures.items():
             log_metric(name, value)
         return self.batch.reward.tolist()
 
-    def rewarded(self, prompts, completions, completion_ids, sampled_log_probs=None) -> Batch:
+    def make_batch(self, prompts, completions, completion_ids, sampled_log_probs=None) -> Batch:
         """A batch of these texts with their rewards, as of this step; needs whole weights."""
         batch = Batch(
             prompts=prompts,
@@ -106,10 +105,10 @@ class BatchTrainer(GRPOTrainer):
                 self.models,
                 batch.prompt_ids,
                 completion_ids,
-                self.options.temperature,
+                temperature=self.options.temperature,
                 sampled_log_probs=sampled_log_probs,
             )
-        self.score(batch)
+        self.reward_batch(batch)
         return batch
 
     def _generate_and_score_completions(self, inputs):
@@ -117,13 +116,13 @@ class BatchTrainer(GRPOTrainer):
 
         TRL computes its loss from advantages of shape (B, T) too, for subclasses such as this.
         """
-        inputs = super()._generate_and_score_completions(inputs)
-        if self.options.credit == "prefix":
-            inputs["advantages"] = self._credited(inputs["completion_mask"])
-        self.batch.advantages = inputs["advantages"]
         with self.whole_weights():
+            inputs = super()._generate_and_score_completions(inputs)
+            if self.options.credit == "prefix":
+                inputs["advantages"] = self._credited(inputs["completion_mask"])
+            self.batch.advantages = inputs["advantages"]
             for callback in self.callback_handler.callbacks:
-                if hasattr(callback, "on_batch"):
+                if isinstance(callback, Validations):
                     callback.on_batch(self.batch)
         return inputs
 
@@ -132,7 +131,7 @@ class BatchTrainer(GRPOTrainer):
         rewards = []
         for count in cuts(self.batch.completion_ids):
             cut = self.batch.first_tokens(count, self.models.tokenizer)
-            rewards.append(self.score(cut))
+            rewards.append(self.reward_batch(cut))
         rewards = torch.stack([*rewards, self.batch.reward], dim=1)
         return prefix_advantages(rewards, mask, self.options.num_generations)
 
@@ -154,7 +153,11 @@ class BatchTrainer(GRPOTrainer):
         def read():
             asked = attention_mask[:, -logits_to_keep:] != 0
             return completion_log_probs(
-                policy, input_ids, attention_mask, asked, self.options.temperature
+                policy,
+                input_ids,
+                attention_mask,
+                asked=asked,
+                temperature=self.options.temperature,
             )
 
         if model is policy:

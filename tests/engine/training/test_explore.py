@@ -113,7 +113,7 @@ def test_a_group_has_no_advantages_where_its_parts_have_their_own(explorer):
 def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
     tokenizer = explorer.models.tokenizer
 
-    def rewarded(prompts, completions, completion_ids):
+    def make_batch(prompts, completions, completion_ids):
         assert prompts == STARTS[::2][:PROMPTS]
         assert completion_ids == tokenizer(completions)["input_ids"]
         shaped, cost = torch.rand(PROMPTS) + 1, torch.arange(PROMPTS) / 4
@@ -126,7 +126,7 @@ def test_a_validation_text_has_the_reward_that_it_would_earn(explorer):
         }
         return Batch(prompts, [], completion_ids, completions, **given)
 
-    explorer.rewarded = rewarded
+    explorer.make_batch = make_batch
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     want = random.random(), np.random.rand(), torch.rand(()).item()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)

@@ -61,7 +61,8 @@ def test_the_default_folder_cannot_collide_with_named_runs():
 class Trainer:
     """All that `guarded` asks of a trainer."""
 
-    def __init__(self, step):
+    def __init__(self, step, options):
+        self.options = options
         self.state = type("State", (), {"global_step": step})
 
 
@@ -80,7 +81,7 @@ def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error
     manifest = run_folder.Manifest(options)
     ended = []
     with pytest.raises(UserError, match=message) as told:
-        with run_folder.guarded(Trainer(step), options, manifest, [lambda: ended.append(1)]):
+        with run_folder.guarded(Trainer(step, options), manifest, [lambda: ended.append(1)]):
             raise error
     assert "\n" not in str(told.value) and ended == [1]
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"
@@ -91,7 +92,7 @@ def test_what_has_no_explanation_passes_through(tmp_path):
     manifest = run_folder.Manifest(options)
     ended = []
     with pytest.raises(KeyError):
-        with run_folder.guarded(Trainer(0), options, manifest, [lambda: ended.append(1)]):
+        with run_folder.guarded(Trainer(0, options), manifest, [lambda: ended.append(1)]):
             raise KeyError("x")
     assert ended == [1]
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "stopped"

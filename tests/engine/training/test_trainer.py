@@ -15,7 +15,7 @@ from engine.model.scoring import Models
 from engine.options import resolve_options
 from engine.training.trainer import BatchTrainer
 
-OWN = {"rollout", "reward", "rewarded", "_credited", "whole_weights", "trained_model"}
+OWN = {"rollout", "reward", "make_batch", "_credited", "whole_weights", "trained_model"}
 OVERRIDDEN = {
     "__init__",
     "create_model_card",
@@ -40,7 +40,15 @@ def test_what_is_overridden_is_there_and_nothing_else_is():
 def test_no_attribute_of_the_trainer_collides_with_one_of_the_library():
     """The subclass keeps these; nothing in TRL's or transformers' trainer has such a name."""
     source = inspect.getsource(GRPOTrainer) + inspect.getsource(Trainer)
-    for name in ("options", "models", "prompt_ids", "score", "sharded", "kl_control", "batch"):
+    for name in (
+        "options",
+        "models",
+        "prompt_ids",
+        "reward_batch",
+        "sharded",
+        "kl_control",
+        "batch",
+    ):
         assert f"self.{name} " not in source and f"self.{name}." not in source
 
 
