@@ -90,7 +90,7 @@ def write(policies: Policies, prompt: str, samples: int, **settings) -> dict[str
 
 def build(names: list[str], settings: dict[str, Any]):
     """The page as Gradio's Blocks; `settings` are those of `run_settings`."""
-    import gradio as gr
+    import gradio as gr  # pyright: ignore[reportMissingImports]  # optional
 
     from engine.pages.play_page import page_of
     from sentiment import load_sentiment_model
@@ -136,7 +136,7 @@ def build(names: list[str], settings: dict[str, Any]):
 
 def launch(page, port: int | None, no_browser: bool) -> None:
     """Serve the page to this machine alone until Ctrl+C."""
-    from gradio.themes import Default
+    from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
     from engine.pages.play_page import STYLE
 

@@ -24,14 +24,15 @@ HATES = "I hated this film. The story was awful and the acting was terrible. A b
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Made-up reviews in the form of the corpora: every sixth states its rating."""
+    """Made-up reviews in the form of the corpora: two of five state their rating, so that both
+    halves of these have good ones and bad ones."""
     folder = tmp_path_factory.mktemp("corpus")
 
     def review(number):
         sentences = (LIKES, HATES)[number % 2].split(". ")
         random.Random(number).shuffle(sentences)
         text = f"Film number {number} of them all. " + ". ".join(sentences * 2) + "."
-        return text + f" I give it {(9, 2)[number % 2]}/10." * (number % 6 < 2)
+        return text + f" I give it {(9, 2)[number % 2]}/10." * (number % 5 < 2)
 
     files = {
         "imdb-train": [{"text": review(i), "rating": (9, 2)[i % 2]} for i in range(40)],

@@ -45,6 +45,7 @@ def commands():
     return found
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_every_command_of_a_page_exists():
     assert commands().pop("-m pytest") <= {"--student"}
     for program, options in commands().items():
