@@ -57,7 +57,7 @@ def generate_completions(
     from engine.model.sampling import Sampling, generate_batches
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-    ids = generate_batches(model, tokenizer, prompts, sampling)
+    ids = generate_batches(model, tokenizer, prompts, sampling=sampling)
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
@@ -101,7 +101,10 @@ def evaluate_model(
     samples = describe_samples(repeated[own], ids, tokenizer)
     _add_scores(samples, measuring.judge)
     _add_log_probs(
-        samples, Models(model, ref_model, tokenizer, measuring.amp_dtype), prefixed[own], measuring
+        samples,
+        Models(model, ref_model, tokenizer, measuring.amp_dtype),
+        prefixed[own],
+        measuring=measuring,
     )
     samples = gather(samples, measuring.process)
     return {"metrics": summarise(samples), "samples": samples}
@@ -447,7 +450,7 @@ def _base(args, settings):
         args.base,
         settings["sentiment_model"],
         settings["max_new_tokens"],
-        settings["temperature"],
+        temperature=settings["temperature"],
     )
 
 

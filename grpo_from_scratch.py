@@ -103,7 +103,7 @@ def train_toy(
         advantages = group_advantages(rewards, num_generations)
         log_probs = logits.log_softmax(0)[words]
         kl_term = KLTerm(beta, ref[:, None]) if beta else None
-        loss = grpo_loss(log_probs[:, None], old[:, None], advantages, mask, kl_term=kl_term)
+        loss = grpo_loss(log_probs[:, None], old[:, None], advantages, mask=mask, kl_term=kl_term)
         (gradient,) = torch.autograd.grad(loss, logits)
         with torch.no_grad():
             logits -= learning_rate * gradient

@@ -125,7 +125,7 @@ def score_batch(rewards, options: Options, batch: Batch) -> torch.Tensor:
     if options.kl_type != "none":
         if batch.log_probs is None:
             raise ValueError("a KL penalty needs the log-probabilities of policy and reference")
-        batch.penalty = kl_penalty(rewards, options.kl_type, batch, batch.log_probs)
+        batch.penalty = kl_penalty(rewards, options.kl_type, batch, log_probs=batch.log_probs)
         kl = kl_values(*batch.log_probs)
         batch.figures |= {
             "kl_coef": batch.kl_coef,
@@ -158,7 +158,9 @@ def kl_penalty(rewards, kl_type, batch: Batch, log_probs: LogProbs) -> torch.Ten
     """The student's penalty of each completion, (B,) float32."""
     function = getattr(rewards, f"kl_penalty_{kl_type}")
     returned = call_student(function, *log_probs, kl_coef=batch.kl_coef)
-    return check_rewards(returned, batch.completions, name_of(function), log_probs.mask.device)
+    return check_rewards(
+        returned, batch.completions, name_of(function), device=log_probs.mask.device
+    )
 
 
 def require_reward(rewards, options: Options) -> None:

@@ -61,7 +61,7 @@ def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
         (N, 5) float32 tensor on the CPU, in the order of `texts`; every row sums to 1.
     """
     model, tokenizer = _loaded or load_sentiment_model()
-    return class_probs(model, tokenizer, texts, batch_size)
+    return class_probs(model, tokenizer, texts, batch_size=batch_size)
 
 
 @torch.no_grad()

@@ -128,7 +128,9 @@ def load_parts(options: Options, device) -> Parts:
     check_exercises(rewards, options)
     policy, tokenizer = load_model(options.model_name, device)
     prompts = list(dict.fromkeys([*dataset["prompt"], *data.VALIDATION_PROMPTS]))
-    prompt_ids = tokenize_prompts(prompts, tokenizer, policy, options.max_completion_length)
+    prompt_ids = tokenize_prompts(
+        prompts, tokenizer, policy, max_new_tokens=options.max_completion_length
+    )
     if options.use_peft:
         policy = add_lora(policy)
         ref_model = None  # the policy without its adapter

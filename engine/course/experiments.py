@@ -96,7 +96,7 @@ def compare_penalties(candidates: dict[str, Candidate], toy: TokenToy) -> dict[s
         pull = cosine(toys.penalty_gradient(cost, log_q), toys.exact_gradient(kind, *toy))
         rows[name] = PenaltyFigures(
             kind=kind,
-            estimate=toys.statistics(kind, cost, log_q, toy.log_p),
+            estimate=toys.statistics(kind, cost, log_q, log_p=toy.log_p),
             pull=pull or 0.0,
             path=toys.follow(cost_of, *toy),
         )

@@ -168,6 +168,6 @@ class NgramJudge:
 
     def _is_text(self, ids, rows, texts):
         stop = self.words.get(STOP, 0)
-        shares = text_statistics(ids, rows, texts, stop, self.base, self.tables)
+        shares = text_statistics(ids, rows, texts, stop=stop, base=self.base, tables=self.tables)
         enough = np.bincount(rows[ids != stop], minlength=texts) >= MIN_WORDS
         return enough * sigmoid(shares @ self.text_weights + self.text_bias)

@@ -273,7 +273,9 @@ def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -
     from engine.model.sampling import Sampling, generate
 
     length = base.max_completion_length
-    prompt_ids = dict(zip(prompts, tokenize_prompts(prompts, tokenizer, model, length)))
+    prompt_ids = dict(
+        zip(prompts, tokenize_prompts(prompts, tokenizer, model, max_new_tokens=length))
+    )
     scores = {prompt: [] for prompt in prompts}
     largest = -math.inf
     repeated = [prompt for prompt in prompts for _ in range(samples)]
@@ -283,7 +285,7 @@ def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -
             batch = repeated[start : start + BATCH_SIZE]
             rows = [prompt_ids[prompt] for prompt in batch]
             sampling = Sampling(length, base.temperature, seed=start)
-            ids, log_probs = generate(model, tokenizer, rows, sampling)
+            ids, log_probs = generate(model, tokenizer, rows, sampling=sampling)
             texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
             for prompt, value in zip(batch, score(texts)):
                 scores[prompt].append(float(value))

@@ -91,7 +91,9 @@ def print_samples(samples, with_kl=True):
     console.print("".join(titles) + "  prompt and completion", style="bold", highlight=False)
     for sample in samples:
         cells = [METRICS[name].form.format(sample[name]).rjust(w) for name, w in shown.items()]
-        print_sample(console, "".join(cells) + "  ", sample["prompt"], sample["completion"])
+        print_sample(
+            console, "".join(cells) + "  ", sample["prompt"], completion=sample["completion"]
+        )
     if with_kl:
         note = "KL nats: log q − log p of this text, which may be below 0; the mean is the KL."
         console.print(note, style="dim", highlight=False)

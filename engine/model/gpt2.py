@@ -47,7 +47,7 @@ def read(model, ids, mask, cache=None) -> Read:
             if cache is not None:
                 cache[layer, 0, :, :, :length] = keys
                 cache[layer, 1, :, :, :length] = values
-            return _attention(query, keys, values, blocked).index_select(0, first_seen)
+            return _attention(query, keys, values, blocked=blocked).index_select(0, first_seen)
 
         x = _Block(block)(x, attend)
     return Read(transformer.ln_f(x), nodes)
@@ -114,7 +114,7 @@ class GPT2Decoder:
                 cache[0, :, :, start : self.seen] = keys
                 cache[1, :, :, start : self.seen] = values
                 keys, values = cache[:, :, :, : self.seen]
-                return _attention(query, keys, values, blocked)
+                return _attention(query, keys, values, blocked=blocked)
 
             x = block(x, attend)
         self.positions = self.positions + 1

@@ -66,7 +66,7 @@ def _decode(model, tokenizer, prompt_ids, sampling, rows):
     of the vocabulary and takes half of a CPU decode step to do so.
     """
     device = model.device
-    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device)  # (B, P)
+    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device=device)  # (B, P)
     if is_plain_gpt2(model):
         next_logits = GPT2Decoder(model, mask, sampling.max_new_tokens)
     else:
@@ -130,7 +130,7 @@ def _uniforms(sampling, rows, count):
 
 def _decode_with_transformers(model, tokenizer, prompt_ids, sampling, rows):
     """The same through the model's own `generate`, and a second pass for the log-probabilities."""
-    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", model.device)
+    ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device=model.device)
     seed = int(torch.randint(2**31, ())) if sampling.seed is None else sampling.seed
     with torch.random.fork_rng():
         torch.manual_seed(seed + 7_368_787 * rows.first)  # or processes would sample alike
@@ -146,7 +146,7 @@ def _decode_with_transformers(model, tokenizer, prompt_ids, sampling, rows):
             eos_token_id=tokenizer.eos_token_id,
         )
     completions = _until_end(sampled[:, ids.shape[1] :], tokenizer.eos_token_id)
-    padded, real = pad(completions, tokenizer.pad_token_id, "right", model.device)
+    padded, real = pad(completions, tokenizer.pad_token_id, "right", device=model.device)
     log_probs = compute_log_probs(
         model,
         torch.cat([ids, padded], dim=1),
@@ -177,7 +177,7 @@ def generate_batches(
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    prompt_ids = tokenize_prompts(prompts, tokenizer, model, sampling.max_new_tokens)
+    prompt_ids = tokenize_prompts(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     rows = range(len(prompts)) if rows is None else rows
     completion_ids = []
     for start in range(0, len(prompts), sampling.batch_size):
@@ -189,8 +189,8 @@ def generate_batches(
             model,
             tokenizer,
             prompt_ids[own.start : own.stop],
-            replace(sampling, seed=(sampling.seed or 0) * 100_003 + start),
-            Rows(own.start - start, stop - start),
+            sampling=replace(sampling, seed=(sampling.seed or 0) * 100_003 + start),
+            rows=Rows(own.start - start, stop - start),
         ).completion_ids
         tick()
     return completion_ids

@@ -70,10 +70,12 @@ def compute_log_probs(model, input_ids, attention_mask, completion_length, tempe
     if is_plain_gpt2(model) and not torch.is_autocast_enabled(input_ids.device.type):
         with evaluation_mode(model):
             asked = attention_mask[:, -length:] != 0
-            return completion_log_probs(model, input_ids, attention_mask, asked, temperature)[0]
+            return completion_log_probs(
+                model, input_ids, attention_mask, asked=asked, temperature=temperature
+            )[0]
     order = attention_mask.long().argsort(dim=1, stable=True)  # padding first, then real tokens
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-    log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)
+    log_probs = vocabulary_log_probs(model, ids, mask, length=length, temperature=temperature)
     log_probs = log_probs.gather(-1, ids[:, -length:, None])[..., 0]  # (B, T)
     back = torch.zeros_like(input_ids, dtype=torch.float32)
     back = back.scatter(1, order[:, -length:], log_probs)[:, -length:]
@@ -172,13 +174,15 @@ def policy_and_ref_log_probs(
     """
     padding = models.tokenizer.pad_token_id
     device = models.policy.device
-    completions, completion_mask = pad(completion_ids, padding, "right", device)
+    completions, completion_mask = pad(completion_ids, padding, "right", device=device)
 
     def score(model, prompt_ids):
-        prompts, prompt_mask = pad(prompt_ids, padding, "left", device)
+        prompts, prompt_mask = pad(prompt_ids, padding, "left", device=device)
         ids = torch.cat([prompts, completions], dim=1)  # (B, P + T)
         mask = torch.cat([prompt_mask, completion_mask], dim=1)
-        return compute_log_probs(model, ids, mask, completions.shape[1], temperature)
+        return compute_log_probs(
+            model, ids, mask, completion_length=completions.shape[1], temperature=temperature
+        )
 
     autocast = torch.autocast(
         device.type, dtype=models.amp_dtype, enabled=models.amp_dtype is not None

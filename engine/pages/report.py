@@ -90,7 +90,7 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
                 bbox=dict(facecolor="white", alpha=0.7, linewidth=0, pad=1),
             )
     for (title, optimum), marker in zip(optima, "dsv^<>" * len(optima)):
-        _draw_optimum(axes, title, optimum, marker)
+        _draw_optimum(axes, title, optimum, marker=marker)
     axes.set_xscale("asinh", linear_width=1.0)
     axes.set_xticks(KL_TICKS, [f"{tick:g}" for tick in KL_TICKS])
     axes.set_xticks([], minor=True)

@@ -57,12 +57,14 @@ def describe_tokens(
         return [[] for _ in completion_ids]
     tokenizer = models.tokenizer
     rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids)]
-    ids, mask = pad(rows, tokenizer.pad_token_id, "left", models.policy.device)  # (B, L)
+    ids, mask = pad(rows, tokenizer.pad_token_id, "left", device=models.policy.device)  # (B, L)
     length = max(map(len, completion_ids))
     tokens = ids[:, -length:, None]
 
     def ask(model):
-        log_probs = vocabulary_log_probs(model, ids, mask, length, temperature)  # (B, T, V)
+        log_probs = vocabulary_log_probs(
+            model, ids, mask, length=length, temperature=temperature
+        )  # (B, T, V)
         values, indices = log_probs.topk(min(LIKELIEST, log_probs.shape[-1]))
         own = log_probs.gather(-1, tokens)[..., 0]
         return Answer(own.tolist(), values.tolist(), indices.tolist())

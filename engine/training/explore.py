@@ -136,7 +136,7 @@ class Explorer:
         """The tokens of some completions, as they are kept."""
         prompt_ids = self.models.tokenizer(prompts)["input_ids"]
         described = describe_tokens(
-            self.models, prompt_ids, completion_ids, self.options.temperature
+            self.models, prompt_ids, completion_ids, temperature=self.options.temperature
         )
         return [
             [

@@ -197,4 +197,4 @@ class Monitor(Validations):
             )
         every = max(len(samples) // SAMPLES_SHOWN, 1)
         for sample in samples[::every][:SAMPLES_SHOWN]:
-            print_sample(self.console, " " * 8, sample["prompt"], sample["completion"])
+            print_sample(self.console, " " * 8, sample["prompt"], completion=sample["completion"])
