@@ -56,45 +56,22 @@ def train(options: Options) -> list[dict]:
     """Train; returns TRL's log of each step."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     from data import get_train_dataset
-    from engine.model.devices import best_device, mixed_precision
+    from engine.model.devices import best_device
+    from engine.training.trainer import make_config
     from sentiment import load_sentiment_model
 
     device = best_device()
-    precision = mixed_precision(device)
     load_sentiment_model(options.sentiment_model, device)
     tokenizer = AutoTokenizer.from_pretrained(options.model_name, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(options.model_name, dtype=torch.float32)
     model = model.to(device)
-    config = GRPOConfig(
-        output_dir=options.output_dir,
-        max_steps=options.max_steps,
-        per_device_train_batch_size=options.batch_size,
-        num_generations=options.num_generations,
-        max_completion_length=options.max_completion_length,
-        temperature=options.temperature,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.lr_scheduler_type,
-        warmup_steps=5,
-        disable_dropout=True,
-        activation_checkpointing=False,  # as in train.py: it trades time for memory
-        seed=options.seed,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type == "cuda",
-        logging_steps=1,
-        disable_tqdm=True,
-        save_strategy="no",
-        report_to="none",
-        bf16=precision.bf16,
-        fp16=precision.fp16,
-    )
     trainer = GRPOTrainer(
         model=model,
-        args=config,
+        args=make_config(options, device),  # the settings of train.py
         reward_funcs=make_reward(options, model, tokenizer),
         train_dataset=get_train_dataset(options.prompts),
         processing_class=tokenizer,

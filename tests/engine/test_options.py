@@ -53,6 +53,12 @@ def test_bad_options(given, message):
         resolve_options(given)
 
 
+def test_a_run_that_began_with_what_is_no_more_is_not_resumed(tmp_path):
+    (tmp_path / "run.json").write_text('{"options": {"generation": "vllm"}}')
+    with pytest.raises(UserError, match="generation must be one of own, trl, not 'vllm'"):
+        resolve_options({"resume": True, "output_dir": str(tmp_path)})
+
+
 @pytest.mark.parametrize("content", ["- a\n- b\n", "just text", "a: [1\n", ""])
 def test_bad_config_files(tmp_path, content):
     (tmp_path / "c.yaml").write_text(content)
