@@ -33,7 +33,15 @@ from engine.measuring.optimum import (
     sample_optimum,
     settings_of,
 )
-from engine.measuring.runs import base_name, base_of, model_of, read_run, run_settings
+from engine.measuring.runs import (
+    asked_kl_coef,
+    base_name,
+    base_of,
+    model_of,
+    read_manifest,
+    read_run,
+    run_settings,
+)
 from engine.measuring.tables import print_metrics, print_prefixes
 from engine.model.devices import tune_cpu
 from engine.model.loading import load_model
@@ -330,10 +338,11 @@ def _compare(args):
     tables.print_estimates(estimates)
     if args.optimum != 0:
         run = Path(args.trained).parent
-        folders = [run] if (run / MANIFEST).exists() else []
-        best = optimum_of(base, prompts, folders, samples=args.optimum)
-        estimates["overpayment"] = best.overpayment(comparison["trained"]["samples"])
-        tables.print_overpayment(estimates, best)
+        of_run = (run / MANIFEST).exists()
+        best = optimum_of(base, prompts, [run] if of_run else [], samples=args.optimum)
+        kl_coef = asked_kl_coef(read_manifest(run)["options"]) if of_run else None
+        estimates["nats"] = best.paid(comparison["trained"]["samples"], kl_coef)
+        tables.print_nats(estimates, best, kl_coef)
     print_comparison_samples(comparison)
     _print_verdict(tables.verdict(estimates))
     if args.plot:

@@ -131,14 +131,14 @@ def few(tmp_path):
     return f"--prompts={tmp_path / 'few.txt'}"
 
 
-def test_compare_tells_what_was_overpaid(capsys, tmp_path, policy):
+def test_compare_tells_what_was_paid(capsys, tmp_path, policy):
     """Against the known optimum beside the run: nothing is sampled anew, and the JSON has it."""
     model, tokenizer = policy
     moved = copy.deepcopy(model)
     with torch.no_grad():  # a policy that is not the base
         for parameter in moved.parameters():
             parameter += 0.01 * torch.randn(parameter.shape)
-    run = write_run(tmp_path / "run", max_completion_length=4)
+    run = write_run(tmp_path / "run", max_completion_length=4, kl_type="forward", kl_coef=0.5)
     moved.save_pretrained(run / "final")
     tokenizer.save_pretrained(run / "final")
     base = settings_of(TINY["model_name"], TINY["sentiment_model"], 4, 1.0)
@@ -153,16 +153,19 @@ def test_compare_tells_what_was_overpaid(capsys, tmp_path, policy):
         return optimum, json.loads(file.read_text()), capsys.readouterr().out
 
     _, estimates, shown = compared([i / 1000 for i in range(100)])
-    want = "100 samples of each prompt know the best possible policy up to 2.6 nats"
-    assert want in " ".join(shown.split()) and estimates["overpayment"]["mean"] is None
-    optimum, estimates, shown = compared([(i / 99) ** 3 for i in range(100)])
-    paid, trained = estimates["overpayment"], estimates["trained"]
-    want = trained["kl"]["mean"] / paid["optimal_kl"]
-    assert paid["mean"] == pytest.approx(want, rel=1e-9) and paid["low"] < want < paid["high"]
-    assert paid["optimal_kl"] == pytest.approx(
-        optimum.optimal_kl(trained["sentiment"]["mean"]), rel=0.01
-    )
-    assert f"overpayment {want:.1f}×" in shown
+    shown = " ".join(shown.split())
+    assert "which 100 samples of each prompt allow up to 2.6 nats" in shown
+    assert estimates["nats"]["needed"] is None and "times the least" not in shown
+    optimum, estimates, shown = compared([round((i / 99) ** 3, 3) for i in range(100)])
+    nats, trained = estimates["nats"], estimates["trained"]
+    needed = optimum.needed_kl(trained["sentiment"]["mean"])
+    assert nats["needed"]["mean"] == pytest.approx(needed, rel=1e-6)
+    assert nats["sideways"]["mean"] == pytest.approx(trained["kl"]["mean"] - needed, rel=1e-6)
+    assert nats["sideways"]["low"] < nats["sideways"]["mean"] < nats["sideways"]["high"]
+    shown = " ".join(shown.split())
+    assert f"{needed:.2f} (" in shown and f"; {trained['kl']['mean'] / needed:.1f} (" in shown
+    assert f"{nats['to_optimum']['mean']:.2f} (" in shown
+    assert "asked for: the highest sentiment − 0.5 · KL" in shown
 
 
 def test_models_without_a_common_vocabulary_do_not_compare(tmp_path, classifier):
@@ -264,7 +267,7 @@ def test_compare_of_one_prompt_has_no_interval_and_no_verdict(capsys, tmp_path, 
     shown = capsys.readouterr().out
     assert "base" in shown and "trained" in shown and "ref. perplexity" in shown
     assert "one prompt only" in shown and "One prompt is too little for a verdict" in shown
-    assert "nan" not in shown and "rose by" not in shown and "overpayment" in shown
+    assert "nan" not in shown and "rose by" not in shown and "nats paid" in shown
     assert sorted(file.name for file in out.iterdir()) == ["estimates.json", "plot.png"]
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
 

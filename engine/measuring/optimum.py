@@ -10,6 +10,16 @@ w_i ∝ exp(R_i/β) that sum to 1, the reward is Σ w_i R_i and the KL is Σ w_i
 from ∞ to 0 the two run along one curve, and no policy lies above it. The estimate of the KL can
 never exceed log N, where one sample has all the weight: it is trusted up to log N − 2.
 
+What a policy q paid, its KL(q‖p), falls into two parts. Let q_s be the tilted reference that has
+the mean reward of q. Then
+
+    KL(q‖p) = KL(q_s‖p) + KL(q‖q_s),
+
+the nats that the reward needs, and the nats that went sideways: log(q_s/p) is R/β minus a constant
+of the prompt, so q and q_s have the same mean of it. In the same way the distance from the optimum
+of J = E[R] − c·KL(q‖p) is known without its texts: (J* − J)/c = KL(q‖q*), where J* is the mean over
+prompts of c · log E_p[exp(R/c)]. Both hold for means over prompts too, with one β for all.
+
 Sources: Ziegler et al. 2019, arXiv 1909.08593, figure 3; Rafailov et al. 2023, arXiv 2305.18290,
 section 4. Best-of-n: Beirami et al. 2024, arXiv 2401.01879.
 """
@@ -24,14 +34,15 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.common import ROOT, UserError, progress, write_whole
-from engine.measuring.metrics import bootstrap, by_prompt
+from engine.measuring.metrics import Estimate, bootstrap, by_prompt
 
 OPTIMUM = "optimum.json"  # in tiny/ that of the bundled models, in a run's folder that of its base
 SAMPLES = 128  # of each prompt, where nobody says how many
 BATCH_SIZE = 64
 MARGIN = 2.0  # nats below log N up to which the estimate is trusted
-# 1/β per unit of reward, from the reference itself to (nearly) its best sample.
-STRENGTHS = np.concatenate([[0.0], np.geomspace(0.02, 1000.0, 100)])
+# 1/β per unit of reward: from (nearly) the worst sample over the reference itself to the best.
+_UP = np.geomspace(0.05, 300.0, 500)
+STRENGTHS = np.concatenate([-_UP[::-1], [0.0], _UP])
 
 
 class Base(NamedTuple):
@@ -44,6 +55,7 @@ class Base(NamedTuple):
 
 
 SETTINGS = Base._fields
+NATS = ("needed", "sideways", "overpayment", "to_optimum")  # of `Optimum.paid`
 
 
 def tilt(scores, strengths=STRENGTHS):
@@ -63,7 +75,8 @@ def tilt(scores, strengths=STRENGTHS):
     scores = np.asarray(scores, dtype=float)
     reward, kl = np.empty((2, len(strengths), len(scores)))
     for i, strength in enumerate(strengths):
-        weights = np.exp(strength * (scores - scores.max(axis=1, keepdims=True)))  # (P, N)
+        exponents = strength * scores  # (P, N)
+        weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
         # 0 · log 0 is 0: the smallest positive number stands in for a weight of 0.
         logs = np.log(np.maximum(weights * scores.shape[1], np.finfo(float).tiny))
@@ -100,7 +113,7 @@ class Optimum:
 
         The last two are the 95 % interval of the sentiment at this KL, over prompts.
         """
-        reward, kl = self.tilted
+        reward, kl = (values[STRENGTHS >= 0][::5] for values in self.tilted)
         prompts = np.random.default_rng(0).integers(0, len(self.table), (500, len(self.table)))
         at = [x for x in kl.mean(axis=1) if x <= self.limit]
         again = np.array(
@@ -111,26 +124,42 @@ class Optimum:
         names = ("kl", "sentiment", "low", "high")
         return [dict(zip(names, map(float, row))) for row in zip(at, middle, low, high)]
 
-    def optimal_kl(self, sentiment, prompts=slice(None)):
+    def needed_kl(self, sentiment, prompts=None):
         """The least KL, in nats, at which a policy can have this mean sentiment.
 
         Args:
             sentiment: mean over prompts.
-            prompts: indices of the prompts that count, for resampling.
+            prompts: indices of the prompts that count, for resampling; None for all, once each.
 
         Returns:
-            0 at and below the mean of the reference; infinity where the samples cannot say.
+            KL(q_s‖p); infinity where the samples cannot say.
         """
-        reward, kl = (values[:, prompts].mean(axis=1) for values in self.tilted)
-        if sentiment <= reward[0]:
-            return 0.0
-        needed = float(np.interp(sentiment, reward, kl, right=math.inf))
+        prompts = np.arange(len(self.table)) if prompts is None else prompts
+        share = np.bincount(prompts, minlength=len(self.table)) / len(prompts)
+        reward, kl = (values @ share for values in self.tilted)
+        after = int(np.searchsorted(reward, sentiment))
+        if not 0 < after < len(reward):
+            return math.inf
+        here = slice(after - 1, after + 1)
+        needed = hermite(sentiment, reward[here], kl[here], slopes=STRENGTHS[here])
         return needed if needed <= self.limit else math.inf
 
     def sentiment_at(self, kl):
         """The highest mean sentiment that a policy can have at this KL; None beyond the limit."""
-        reward, price = (values.mean(axis=1) for values in self.tilted)
+        reward, price = (values[STRENGTHS >= 0].mean(axis=1) for values in self.tilted)
         return None if kl > self.limit else float(np.interp(kl, price, reward))
+
+    def best_for(self, kl_coef, prompts=None):
+        """The highest value of E[R] − kl_coef · KL(q‖p), mean over prompts.
+
+        Args:
+            kl_coef: reward per nat.
+            prompts: as for `needed_kl`.
+        """
+        table = self.table if prompts is None else self.table[prompts]
+        largest = table.max(axis=1)
+        rest = np.exp((table - largest[:, None]) / kl_coef).mean(axis=1)
+        return float((largest + kl_coef * np.log(rest)).mean())
 
     def best_of_n(self, counts=(1, 2, 4, 8, 16, 32, 64)):
         """What the reference reaches if each answer is the best of n by reward.
@@ -156,36 +185,49 @@ class Optimum:
             points.append({"n": n, "sentiment": mean, "kl": math.log(n) - (n - 1) / n})
         return points
 
-    def overpayment(self, samples):
-        """The policy's KL over the least KL at its sentiment: 1 is perfect.
+    def paid(self, samples, kl_coef=None) -> dict[str, Estimate | None]:
+        """What a policy paid its nats for.
 
         Args:
             samples: of `evaluate_model`, to exactly the prompts of this optimum.
+            kl_coef: of a policy that was asked for the most of E[R] − kl_coef · KL(q‖p).
 
         Returns:
-            dict `mean`, `low`, `high` (95 % over prompts; None where nothing is known) and
-            `optimal_kl`. A factor is None where the sentiment did not rise, or where it lies
-            beyond what the samples can say.
+            Four estimates with their 95 % intervals over prompts: `needed`, KL(q_s‖p), and
+            `sideways`, KL(q‖q_s), both in nats; `overpayment`, all nats over the needed ones; and
+            `to_optimum`, KL(q‖q*) in nats, without a `kl_coef` None. The first three are None
+            where the sentiment lies beyond what the samples can say, the overpayment also where
+            it did not rise. An end of an interval that the samples cannot say is None.
         """
         groups = by_prompt(samples)
-        reached = {
-            name: np.array([np.mean([s[name] for s in groups[prompt]]) for prompt in self.scores])
+        sentiment, kl = (
+            np.array([np.mean([s[name] for s in groups[prompt]]) for prompt in self.scores])
             for name in ("sentiment", "kl")
-        }
+        )
 
-        def factor(prompts):
-            needed = self.optimal_kl(reached["sentiment"][prompts].mean(), prompts)
-            if not 0 < needed < math.inf:
-                return math.nan
-            return float(reached["kl"][prompts].mean() / needed)
+        def needed(prompts):
+            return self.needed_kl(sentiment[prompts].mean(), prompts)
 
-        needed = self.optimal_kl(reached["sentiment"].mean())
-        if math.isnan(factor(np.arange(len(self.scores)))):
-            nothing = {"mean": None, "low": None, "high": None}
-            return nothing | {"optimal_kl": needed if needed < math.inf else None}
-        estimate = bootstrap(factor, len(self.scores))
-        ends = {k: v if v is None or math.isfinite(v) else None for k, v in estimate.items()}
-        return ends | {"optimal_kl": needed}
+        def sideways(prompts):
+            return kl[prompts].mean() - needed(prompts)
+
+        def overpayment(prompts):
+            return kl[prompts].mean() / needed(prompts)
+
+        def to_optimum(prompts):
+            reached = sentiment[prompts].mean() / kl_coef - kl[prompts].mean()
+            return self.best_for(kl_coef, prompts) / kl_coef - reached
+
+        found: dict[str, Estimate | None] = dict.fromkeys(NATS)
+        everything = np.arange(len(self.scores))
+        if needed(everything) < math.inf:
+            found["needed"] = _known(bootstrap(needed, len(everything)))
+            found["sideways"] = _known(bootstrap(sideways, len(everything)))
+            if sentiment.mean() > self.table.mean():
+                found["overpayment"] = _known(bootstrap(overpayment, len(everything)))
+        if kl_coef:
+            found["to_optimum"] = _known(bootstrap(to_optimum, len(everything)))
+        return found
 
     def save(self, path):
         """Write it as JSON, three decimals of each score, one prompt a line."""
@@ -198,6 +240,28 @@ class Optimum:
         lines = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in head.items()]
         body = ",\n".join([*lines, f' "thousandths": {{\n{rows}\n }}'])
         write_whole(path, f"{{\n{body}\n}}\n")
+
+
+def hermite(x, ends, values, slopes):
+    """The cubic through two points with these slopes there, at a place between them.
+
+    KL as a function of the mean reward has the slope 1/β, so that this is far more exact than a
+    straight line.
+
+    >>> hermite(2.0, (1.0, 3.0), values=(1.0, 27.0), slopes=(3.0, 27.0))  # x³
+    8.0
+    """
+    width = ends[1] - ends[0]
+    t = (x - ends[0]) / width
+    value = values[0] * (1 + 2 * t) * (1 - t) ** 2 + values[1] * t**2 * (3 - 2 * t)
+    return float(value + width * t * (1 - t) * (slopes[0] * (1 - t) - slopes[1] * t))
+
+
+def _known(estimate: Estimate) -> Estimate:
+    """An estimate with None in place of an end that is infinite."""
+    ends = {name: estimate[name] for name in ("low", "high")}
+    known = {k: v if v is None or math.isfinite(v) else None for k, v in ends.items()}
+    return Estimate(mean=estimate["mean"], low=known["low"], high=known["high"])
 
 
 def read_optimum(path):

@@ -114,3 +114,15 @@ def run_settings(*model_names: str) -> dict[str, Any]:
         "max_new_tokens": options.get("max_completion_length", 48),
         "temperature": options.get("temperature", 1.0),
     }
+
+
+def asked_kl_coef(options: dict[str, Any]) -> float | None:
+    """The kl_coef of a run that was asked for the highest sentiment − kl_coef · KL(policy‖ref).
+
+    None for a run that was asked for something else: another reward or divergence, or a KL.
+    """
+    sentiment = options["reward_shaping"] == "linear" and not options["hackable_reward"]
+    alone = not options["negate_reward"] and not options["beta"] and options["kl_target"] is None
+    if options["kl_type"] == "forward" and sentiment and alone:
+        return options["kl_coef"] or None
+    return None

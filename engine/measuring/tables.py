@@ -110,9 +110,9 @@ def print_estimates(estimates: Estimates) -> None:
     for name, metric in METRICS.items():
         base, trained, change = (estimates[k][name] for k in ("base", "trained", "difference"))
         signed = metric.form.replace("{:", "{:+").format
-        interval = "one prompt only"
+        ends = "one prompt only"
         if change["low"] is not None:
-            interval = f"{signed(change['low'])} … {signed(change['high'])}"
+            ends = f"{signed(change['low'])} … {signed(change['high'])}"
         direction = metric.better * change["mean"] if is_clear(change) else 0
         mark = "[green]▲ better[/]" if direction > 0 else "[red]▼ worse[/]" if direction < 0 else ""
         table.add_row(
@@ -120,7 +120,7 @@ def print_estimates(estimates: Estimates) -> None:
             metric.form.format(base["mean"]),
             metric.form.format(trained["mean"]),
             signed(change["mean"]),
-            interval,
+            ends,
             mark,
         )
     make_console().print(table)
@@ -143,25 +143,49 @@ def print_optimum(optimum: Optimum) -> None:
     )
 
 
-def print_overpayment(estimates: Estimates, optimum: Optimum) -> None:
-    """What the policy paid for its sentiment, against the best possible policy."""
+def print_nats(estimates: Estimates, optimum: Optimum, kl_coef: float | None = None) -> None:
+    """What the policy paid its nats for, and how far it is from what it was asked for.
+
+    Args:
+        estimates: with `nats`, of `Optimum.paid`.
+        optimum: of the base model.
+        kl_coef: of what it was asked for, the highest sentiment − kl_coef · KL; None: not known.
+    """
     kl, sentiment = (estimates["trained"][name]["mean"] for name in ("kl", "sentiment"))
-    paid: dict[str, Any] = estimates["overpayment"]
-    factor, low, high, optimal_kl = (paid[k] for k in ("mean", "low", "high", "optimal_kl"))
-    if factor is not None:
-        interval = "" if low is None else f" ({low:.1f} … {high:.1f})"
+    nats: dict[str, Estimate | None] = estimates["nats"]
+    if nats["needed"] and nats["sideways"]:
         text = (
-            f"overpayment {factor:.1f}×{interval}: the policy paid {kl:.2f} nats for a "
-            f"sentiment of {sentiment:.3f}; the best possible one pays {optimal_kl:.2f}"
-        )
-    elif optimal_kl is None:
-        text = (
-            f"overpayment beyond the estimate: {optimum.table.shape[1]} samples of each prompt "
-            f"know the best possible policy up to {optimum.limit:.1f} nats"
+            f"{kl:.2f} nats paid: {interval(nats['needed'])} needed for a sentiment of "
+            f"{sentiment:.3f}, {interval(nats['sideways'])} sideways"
         )
     else:
-        text = "overpayment: none, since the sentiment did not rise"
-    make_console().print(f"\n{text}", highlight=False)
+        text = (
+            f"{kl:.2f} nats paid; how many the sentiment needed is beyond the estimate, which "
+            f"{optimum.table.shape[1]} samples of each prompt allow up to {optimum.limit:.1f} nats"
+        )
+    if nats["overpayment"]:
+        text += f"; {interval(nats['overpayment'], '.1f')} times the least"
+    console = make_console()
+    console.print(f"\n{text}", highlight=False)
+    if nats["to_optimum"]:
+        console.print(
+            f"{interval(nats['to_optimum'])} nats away from what it was asked for: the highest "
+            f"sentiment − {kl_coef:g} · KL",
+            highlight=False,
+        )
+
+
+def interval(estimate: Estimate, form: str = ".2f") -> str:
+    """An estimate and its interval as text.
+
+    >>> interval({"mean": 1.0, "low": 0.9, "high": None}, ".1f")
+    '1.0 (0.9 … ?)'
+    """
+    ends = [estimate["low"], estimate["high"]]
+    if ends == [None, None]:
+        return f"{estimate['mean']:{form}}"
+    low, high = ("?" if end is None else f"{end:{form}}" for end in ends)
+    return f"{estimate['mean']:{form}} ({low} … {high})"
 
 
 def verdict(estimates: Estimates) -> str:

@@ -27,7 +27,9 @@ def exact(probabilities, rewards, strength):
 
 
 def exact_kl(probabilities, rewards, sentiment):
-    strength = brentq(lambda s: exact(probabilities, rewards, s)[0] - sentiment, 0, 200)
+    strength = brentq(
+        lambda s: exact(probabilities, rewards, s)[0] - sentiment, -200, 200, xtol=1e-13
+    )
     return exact(probabilities, rewards, strength)[1]
 
 
@@ -58,10 +60,10 @@ def test_tilting_the_whole_toy_is_exact():
     optimum = Optimum(BASE, {str(i): row.tolist() for i, row in enumerate(rewards)})
     reward, kl = tilt(rewards, [3.0])
     assert (reward.mean(), kl.mean()) == pytest.approx(exact(even, rewards, 3.0), abs=1e-10)
-    # the grid of strengths is fine enough for the inverse
-    for sentiment in (0.6, 0.7, 0.8):
+    # the grid of strengths is fine enough for the inverse, on both sides of the reference
+    for sentiment in (0.3, 0.4, 0.55, 0.6, 0.7, 0.8):
         want = exact_kl(even, rewards, sentiment)
-        assert optimum.optimal_kl(sentiment) == pytest.approx(want, rel=0.005)
+        assert optimum.needed_kl(sentiment) == pytest.approx(want, abs=1e-9)
 
 
 def test_an_estimate_from_samples_holds_the_exact_optimum_in_its_interval():
@@ -70,7 +72,7 @@ def test_an_estimate_from_samples_holds_the_exact_optimum_in_its_interval():
         optimum = sampled(probabilities, rewards, 384, seed)
         for sentiment in (0.65, 0.8):
             want = exact_kl(probabilities, rewards, sentiment)
-            assert optimum.optimal_kl(sentiment) == pytest.approx(want, rel=0.06)
+            assert optimum.needed_kl(sentiment) == pytest.approx(want, rel=0.06)
         for point in optimum.curve()[30::5]:
             best = exact_sentiment(probabilities, rewards, point["kl"])
             assert point["low"] <= best <= point["high"]
@@ -82,7 +84,7 @@ def test_the_estimate_saturates_and_knows_it():
     _, kl = optimum.tilted
     assert kl.max() <= math.log(16) + 1e-9
     assert optimum.limit == pytest.approx(math.log(16) - MARGIN)
-    assert optimum.optimal_kl(0.95) == math.inf and optimum.sentiment_at(2.0) is None
+    assert optimum.needed_kl(0.95) == math.inf and optimum.sentiment_at(2.0) is None
     assert all(point["kl"] <= optimum.limit for point in optimum.curve())
 
 
@@ -92,24 +94,71 @@ def rows(optimum, sentiment, kl):
     return [{"prompt": p, "sentiment": sentiment, "kl": kl} for p in prompts for _ in range(2)]
 
 
-def test_a_policy_on_the_curve_overpays_by_1():
-    probabilities, rewards = toy(prompts=16)
-    optimum = sampled(probabilities, rewards, 400)
-    sentiment = 0.75
-    needed = optimum.optimal_kl(sentiment)
-    paid = optimum.overpayment(rows(optimum, sentiment, needed))
-    assert paid["mean"] == pytest.approx(1.0, abs=1e-9) and paid["low"] < 1 < paid["high"]
-    paid = optimum.overpayment(rows(optimum, sentiment, 3 * needed))
-    assert paid["mean"] == pytest.approx(3.0, abs=1e-9)
-    assert paid["optimal_kl"] == pytest.approx(needed)
+def figures_of(policies, probabilities, rewards):
+    """Samples that stand for policies whose every text is known: the exact means of each prompt."""
+    sentiment = (policies * rewards).sum(axis=1)
+    kl = (policies * np.log(policies / probabilities)).sum(axis=1)
+    return [
+        {"prompt": str(i), "sentiment": s, "kl": k} for i, (s, k) in enumerate(zip(sentiment, kl))
+    ]
 
 
-def test_where_there_is_no_factor():
+@pytest.mark.parametrize("seed", range(4))
+def test_nats_needed_and_sideways_are_divergences(seed):
+    """Against the divergences themselves, on a world whose texts are all listed."""
+    rng = np.random.default_rng(seed)
+    _, rewards = toy(seed, texts=200, prompts=5)
+    even = np.full(rewards.shape, 1 / 200)
+    drift = rng.normal(0, 0.4, rewards.shape)  # what has nothing to do with the reward
+    policies = np.exp(2.0 * rewards + rng.uniform(-1, 1, (5, 1)) * rewards + drift)
+    policies /= policies.sum(axis=1, keepdims=True)
+    optimum = Optimum(BASE, {str(i): row.tolist() for i, row in enumerate(rewards)})
+
+    def divergence(other):
+        return (policies * np.log(policies / other)).sum(axis=1).mean()
+
+    def tilted(strength):
+        weights = np.exp(strength * rewards)
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    reward = (policies * rewards).sum(axis=1).mean()
+    strength = brentq(lambda s: (tilted(s) * rewards).sum(1).mean() - reward, 0, 50, xtol=1e-14)
+    paid = optimum.paid(figures_of(policies, even, rewards), kl_coef=0.25)
+    means = {name: estimate["mean"] for name, estimate in paid.items()}
+    needed = (tilted(strength) * np.log(200 * tilted(strength))).sum(axis=1).mean()
+    assert means["needed"] == pytest.approx(needed, abs=1e-9)
+    assert means["sideways"] == pytest.approx(divergence(tilted(strength)), abs=1e-9)
+    assert means["needed"] + means["sideways"] == pytest.approx(divergence(even), abs=1e-12)
+    assert means["to_optimum"] == pytest.approx(divergence(tilted(1 / 0.25)), abs=1e-9)
+    assert means["overpayment"] == pytest.approx(divergence(even) / needed, abs=1e-9)
+    for estimate in paid.values():
+        assert estimate["low"] < estimate["mean"] < estimate["high"]
+
+
+def test_the_optimum_itself_pays_nothing_sideways():
+    _, rewards = toy(texts=50)
+    even = np.full(rewards.shape, 1 / 50)
+    optimum = Optimum(BASE, {str(i): row.tolist() for i, row in enumerate(rewards)})
+    best = np.exp(rewards / 0.3)
+    best /= best.sum(axis=1, keepdims=True)
+    paid = optimum.paid(figures_of(best, even, rewards), kl_coef=0.3)
+    assert paid["sideways"]["mean"] == pytest.approx(0.0, abs=1e-9)
+    assert paid["to_optimum"]["mean"] == pytest.approx(0.0, abs=1e-9)
+    assert paid["overpayment"]["mean"] == pytest.approx(1.0, abs=1e-9)
+    value = (best * (rewards - 0.3 * np.log(50 * best))).sum(axis=1).mean()
+    assert optimum.best_for(0.3) == pytest.approx(value, abs=1e-12)
+
+
+def test_what_the_samples_cannot_say_is_none():
     optimum = sampled(*toy(), 100)
     base = optimum.table.mean()
-    nothing = {"mean": None, "low": None, "high": None}
-    assert optimum.overpayment(rows(optimum, base - 0.01, 0.1)) == nothing | {"optimal_kl": 0.0}
-    assert optimum.overpayment(rows(optimum, 0.999, 9.0)) == nothing | {"optimal_kl": None}
+    fell = optimum.paid(rows(optimum, base - 0.01, 0.1))
+    assert fell["overpayment"] is None and fell["to_optimum"] is None
+    assert 0 < fell["needed"]["mean"] < 0.01
+    assert fell["sideways"]["mean"] == pytest.approx(0.1 - fell["needed"]["mean"], abs=1e-12)
+    beyond = optimum.paid(rows(optimum, 0.999, 9.0), kl_coef=0.1)
+    assert beyond["needed"] is beyond["sideways"] is beyond["overpayment"] is None
+    assert beyond["to_optimum"]["mean"] > 0
 
 
 def test_best_of_n_is_the_mean_over_all_choices():

@@ -3,8 +3,8 @@ from made_up_run import write_run
 
 import evaluate
 from engine.common import UserError
-from engine.measuring.runs import read_run, run_settings
-from engine.options import PRESETS
+from engine.measuring.runs import asked_kl_coef, read_run, run_settings
+from engine.options import PRESETS, resolve_options
 
 TINY = PRESETS["tiny"]
 
@@ -55,3 +55,21 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, command):
     assert "\n" not in error.value.code
     with pytest.raises(SystemExit, match="There is no folder"):
         evaluate.main([command, str(tmp_path / "gone")])
+
+
+@pytest.mark.parametrize(
+    "given, want",
+    [
+        ({"kl_type": "forward", "kl_coef": 0.3}, 0.3),
+        ({"kl_type": "forward", "kl_coef": 0.0}, None),
+        ({"kl_type": "backward"}, None),
+        ({"kl_type": "forward", "beta": 0.1}, None),
+        ({"kl_type": "forward", "kl_target": 2.0}, None),
+        ({"kl_type": "forward", "negate_reward": True}, None),
+        ({"kl_type": "forward", "hackable_reward": True}, None),
+        ({"kl_type": "forward", "reward_shaping": "exponential"}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_run_was_asked_for(given, want):
+    assert asked_kl_coef(resolve_options({"preset": "tiny", **given}).__dict__) == want
