@@ -401,12 +401,22 @@ def add_self_bleu(
     """
     from sacrebleu.metrics.bleu import BLEU
 
-    bleu = BLEU(tokenize="none", effective_order=True)
+    settings: dict[str, Any] = {"tokenize": "none", "effective_order": True}
     texts = [" ".join(map(str, s["ids"])) for s in samples]
     chosen = np.unique(np.linspace(0, len(texts) - 1, references + 1).astype(int)).tolist()
+    # Most texts have the same references, whose n-grams are counted once.
+    usual = [texts[j] for j in chosen[:references]]
+    of_the_others = BLEU(**settings, references=[[text] for text in usual])
     for i, sample in enumerate(samples):
         others = [texts[j] for j in chosen if j != i][:references]
-        score = bleu.sentence_score(texts[i], others).score if texts[i] and others else 0.0
+        score = 0.0
+        if texts[i] and others:
+            bleu = (
+                of_the_others
+                if others == usual
+                else BLEU(**settings, references=[[t] for t in others])
+            )
+            score = bleu.corpus_score([texts[i]], None).score
         sample["self_bleu_4"] = score / 100
         if i % 64 == 0:
             tick()
