@@ -110,12 +110,16 @@ def cell(values: list[float], percent: bool = False) -> str:
     return f"{mean}{unit}" + (f"<br>({low}–{high}{unit})" if len(values) > 1 else "")
 
 
-def overpayment(rung: str, seeds: list[int]) -> str:
-    """The cell of a rung: the KL over the least KL at its sentiment, where that is known."""
-    paid = [estimate["overpayment"] for estimate in estimates(rung, seeds)]
-    if all(one["mean"] is not None for one in paid):
-        return cell([one["mean"] for one in paid])
-    return "" if any(one["optimal_kl"] == 0 for one in paid) else "beyond"
+def nats(name: str) -> Callable[[str, list[int]], str]:
+    """The cell of a rung for one of the figures of `Optimum.paid`."""
+
+    def of_rung(rung: str, seeds: list[int]) -> str:
+        paid = [estimate["nats"][name] for estimate in estimates(rung, seeds)]
+        if all(paid):
+            return cell([one["mean"] for one in paid])
+        return "beyond" if name == "needed" else ""
+
+    return of_rung
 
 
 def seconds(rung: str, seeds: list[int]) -> str:
@@ -125,15 +129,24 @@ def seconds(rung: str, seeds: list[int]) -> str:
 
 
 class Table(NamedTuple):
-    """The columns of a table: names of `METRICS`, and one more that is made of whole runs."""
+    """The columns of a table: names of `METRICS`, and more that are made of whole runs."""
 
     metrics: tuple[str, ...]
-    title: str
-    last: Callable[[str, list[int]], str]  # the cell of a rung with these seeds
+    more: dict[str, Callable[[str, list[int]], str]]  # title: the cell of a rung with these seeds
 
 
-REACHED = Table(("sentiment", "judge", "kl", "perplexity"), "overpayment", overpayment)
-TEXTS = Table(("repetition_3", "distinct_2", "length", "win_rate"), "seconds", seconds)
+REACHED = Table(
+    ("sentiment", "judge", "kl"),
+    {
+        "needed": nats("needed"),
+        "sideways": nats("sideways"),
+        "from asked": nats("to_optimum"),
+        "overpaid ×": nats("overpayment"),
+    },
+)
+TEXTS = Table(
+    ("perplexity", "repetition_3", "distinct_2", "length", "win_rate"), {"seconds": seconds}
+)
 
 
 def table_of(columns: Table, seeds: list[int]) -> str:
@@ -141,7 +154,7 @@ def table_of(columns: Table, seeds: list[int]) -> str:
     from engine.measuring.metrics import METRICS
 
     metrics = [METRICS[name] for name in columns.metrics]
-    titles = ["run", *(metric.title for metric in metrics), columns.title]
+    titles = ["run", *(metric.title for metric in metrics), *columns.more]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
     def cells(models):
@@ -155,10 +168,12 @@ def table_of(columns: Table, seeds: list[int]) -> str:
         if not done:
             continue
         if len(lines) == 2:
-            lines.append(f"| base model | {cells([done[0]['base']])} | |")
+            empty = " |" * len(columns.more)
+            lines.append(f"| base model | {cells([done[0]['base']])} |{empty}")
         few = "" if len(done) == len(seeds) else f", {len(done)} of {len(seeds)} seeds"
         figures = cells([estimate["trained"] for estimate in done])
-        lines.append(f"| {name_of(rung)}{few} | {figures} | {columns.last(rung, seeds)} |")
+        more = " | ".join(of_rung(rung, seeds) for of_rung in columns.more.values())
+        lines.append(f"| {name_of(rung)}{few} | {figures} | {more} |")
     return "\n".join(lines)
 
 
@@ -203,8 +218,10 @@ and in brackets the lowest and highest seed.
 
 ### How high, and how far
 
-The overpayment is the KL over the least KL at that sentiment; *beyond*: the sentiment is higher
-than the samples of the untrained model can tell of.
+The KL is the sum of the nats that the sentiment *needed* and of those that went *sideways*. *From
+asked*: how many nats the policy is away from the best for sentiment − `kl_coef` · KL, where a run
+was asked for that. *Overpaid*: the KL over the needed nats. *Beyond*: the sentiment is higher than
+the samples of the untrained model can tell of.
 
 {table_of(REACHED, seeds)}
 

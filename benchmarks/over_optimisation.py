@@ -15,6 +15,7 @@ their error, so that one can see whether they deserve trust; the picture has the
 """
 
 import collections
+import math
 import statistics
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,7 @@ import numpy as np
 from starting import make_parser, one_line_errors
 
 from engine.common import ROOT, UserError
+from engine.measuring.judge import NgramJudge
 from engine.measuring.runs import read_run
 from engine.pages import report
 
@@ -34,6 +36,7 @@ FORMS = {  # what β multiplies, as a function of d
 }
 RL_FORM = "d(α − β log d)"
 COLORS = {"proxy": "tab:red", "judge": "tab:blue"}
+PARTS = {"positive": ("^", "tab:green"), "text": ("x", "black")}  # of the bundled judge
 
 
 class Fit(NamedTuple):
@@ -45,11 +48,13 @@ class Fit(NamedTuple):
 
 
 class Points(NamedTuple):
-    """What the validations of runs of one kind say: three arrays of the same length."""
+    """What the validations of runs of one kind say: arrays of the same length."""
 
     distance: np.ndarray  # √KL, in √nats
-    proxy: np.ndarray  # gain over the base model
+    proxy: np.ndarray  # gain over the base model, as the others
     judge: np.ndarray
+    positive: np.ndarray  # P(positive) and P(text), the two answers of the bundled judge, or NaN
+    text: np.ndarray
 
 
 def fit_gain(distance, gain, form: str = RL_FORM) -> Fit:
@@ -81,11 +86,11 @@ def kind_of(run: dict) -> str:
     return report.label({**run, "name": ""}).strip(" ()") or "no flags"
 
 
-def validations(run: dict, judge) -> tuple[list[float], list[float], list[float]]:
-    """The mean KL, proxy and judge of each validation of a run.
+def validations(run: dict, judge) -> list[list[float]]:
+    """The means of each validation of a run: KL, then the rest of `Points` in its order.
 
     The proxy is the score that the run was paid for, and its negative under --negate_reward; then
-    the judge's counts negative too.
+    what the judge says counts negative too, but for P(text).
 
     Raises:
         UserError: the run does not begin with its base model, or its samples lack a score.
@@ -98,24 +103,29 @@ def validations(run: dict, judge) -> tuple[list[float], list[float], list[float]
         samples_of[row["step"]].append(row)
     if 0 not in samples_of:
         raise UserError(f"the run in {run['folder']} has no validation before its first step.")
-    kl, proxy, judged = [], [], []
+    rows = []
     try:
         for _, samples in sorted(samples_of.items()):
-            kl.append(statistics.fmean(row["kl"] for row in samples))
-            proxy.append(sign * statistics.fmean(row[paid] for row in samples))
-            judged.append(sign * statistics.fmean(judge([row["completion"] for row in samples])))
+            texts = [row["completion"] for row in samples]
+            positive, text = (math.nan, math.nan)
+            if isinstance(judge, NgramJudge):
+                positive, text = map(np.mean, judge.answers(texts))
+            kl = statistics.fmean(row["kl"] for row in samples)
+            proxy = sign * statistics.fmean(row[paid] for row in samples)
+            judged = sign * statistics.fmean(judge(texts))
+            rows.append([kl, proxy, judged, sign * positive, text])
     except KeyError as error:
         raise UserError(f"the samples of the run in {run['folder']} lack {error}.") from error
-    return kl, proxy, judged
+    return rows
 
 
 def points_of(runs: list[dict], judge) -> dict[str, Points]:
     """The points of each kind of run; each run's own base model is subtracted."""
     kinds = collections.defaultdict(list)
     for run in runs:
-        kl, proxy, judged = np.array(validations(run, judge))
+        kl, *scores = np.array(validations(run, judge)).T
         distance = kl.clip(min=0) ** 0.5  # an estimate of a small KL may be below 0
-        kinds[kind_of(run)].append((distance, proxy - proxy[0], judged - judged[0]))
+        kinds[kind_of(run)].append([distance, *(score - score[0] for score in scores)])
     return {kind: Points(*np.concatenate(points, axis=1)) for kind, points in kinds.items()}
 
 
@@ -148,6 +158,11 @@ def draw(kinds: dict[str, Points], judge_name: str):
             axes.plot(points.distance, gains, "o", color=color, alpha=0.5, markersize=4)
             axes.plot(line, fit.alpha * line - fit.beta * FORMS[RL_FORM](line), color=color)
             axes.plot([], [], "o-", color=color, markersize=4, label=title)
+        for name, (marker, color) in PARTS.items():
+            gains = getattr(points, name)
+            if np.isfinite(gains).all():
+                label = f"judge's P({name})"
+                axes.plot(points.distance, gains, marker, color=color, alpha=0.5, ms=4, label=label)
         axes.axhline(0, color="gray", linewidth=0.8)
         axes.set(title=kind, xlabel="√KL(policy‖ref), √nats")
         axes.legend(fontsize=8)

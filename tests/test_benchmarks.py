@@ -4,10 +4,14 @@ import importlib
 import json
 import math
 
+import numpy as np
 import pytest
 
 from engine.common import ROOT, UserError, append_jsonl, write_json
+from engine.measuring.judge import NgramJudge
 from engine.measuring.metrics import METRICS
+from engine.measuring.optimum import NATS
+from engine.measuring.runs import read_run
 
 
 @pytest.fixture
@@ -30,14 +34,14 @@ def over_optimisation(program):
     return program("over_optimisation")
 
 
-def finish(ladder, rung, seed, sentiment, factor=2.0, optimal_kl=1.0):
+def finish(ladder, rung, seed, sentiment, **nats):
     """Pretend that a run of the ladder is finished."""
     folder = ladder.folder(rung, seed)
     folder.mkdir(parents=True)
     figures = {name: {"mean": 0.5} for name in METRICS}
     trained = {**figures, "sentiment": {"mean": sentiment}, "perplexity": {"mean": 1050.4}}
-    overpayment = {"mean": factor, "optimal_kl": optimal_kl}
-    comparison = {"base": figures, "trained": trained, "overpayment": overpayment}
+    paid = {name: {"mean": nats[name]} if name in nats else None for name in NATS}
+    comparison = {"base": figures, "trained": trained, "nats": paid}
     write_json(folder / "compare.json", comparison)
     write_json(folder / "run.json", {"seconds": 60.0 + seed})
     rows = [("The end", f" was *fun* {i}", i / 10) for i in range(5)]
@@ -51,7 +55,7 @@ def test_the_tables_of_the_ladder(ladder):
     finish(ladder, "linear", 0, 0.9)
     finish(ladder, "linear", 1, 0.8)
     finish(ladder, "lora", 0, 0.7)
-    columns = ladder.Table(("sentiment", "perplexity", "win_rate"), "seconds", ladder.seconds)
+    columns = ladder.Table(("sentiment", "perplexity", "win_rate"), {"seconds": ladder.seconds})
     middle = "1,050<br>(1,050–1,050) | 50.0%<br>(50.0–50.0%)"
     assert ladder.table_of(columns, [0, 1]).splitlines() == [
         "| run | sentiment | ref. perplexity | win rate | seconds |",
@@ -62,15 +66,21 @@ def test_the_tables_of_the_ladder(ladder):
     ]
 
 
-def test_the_overpayment_in_the_tables_of_the_ladder(ladder):
-    finish(ladder, "linear", 0, 0.9, factor=2.0)
-    finish(ladder, "linear", 1, 0.9, factor=2.5)
-    finish(ladder, "shaped", 0, 0.9, factor=2.0)
-    finish(ladder, "shaped", 1, 0.99, factor=None, optimal_kl=None)  # beyond the samples
-    finish(ladder, "negated", 0, 0.1, factor=None, optimal_kl=0.0)  # it did not rise
-    rungs = ("linear", "shaped", "negated")
-    cells = [ladder.overpayment(rung, [0, 1]) for rung in rungs]
-    assert cells == ["2.25<br>(2.00–2.50)", "beyond", ""]
+def test_the_nats_in_the_tables_of_the_ladder(ladder):
+    finish(ladder, "linear", 0, 0.9, needed=0.5, sideways=0.75, overpayment=2.5)
+    finish(ladder, "linear", 1, 0.9, needed=0.5, sideways=0.25, overpayment=1.5)
+    finish(ladder, "shaped", 0, 0.9, needed=0.5, sideways=0.75)
+    finish(ladder, "shaped", 1, 0.99)  # beyond the samples
+    cells = {
+        title: [of_rung(rung, [0, 1]) for rung in ("linear", "shaped")]
+        for title, of_rung in ladder.REACHED.more.items()
+    }
+    assert cells == {
+        "needed": ["0.500<br>(0.500–0.500)", "beyond"],
+        "sideways": ["0.500<br>(0.250–0.750)", ""],
+        "from asked": ["", ""],
+        "overpaid ×": ["2.00<br>(1.50–2.50)", ""],
+    }
 
 
 def test_the_samples_of_the_ladder(ladder):
@@ -213,8 +223,6 @@ def word_judge(texts):
 
 
 def test_points_of_runs_by_hand(over_optimisation, tmp_path):
-    from engine.measuring.runs import read_run
-
     folders = [over_optimised(tmp_path / "a"), over_optimised(tmp_path / "b", seed=1, max_steps=15)]
     folders.append(over_optimised(tmp_path / "c", hackable_reward=True, negate_reward=True))
     kinds = over_optimisation.points_of([read_run(folder) for folder in folders], word_judge)
@@ -225,8 +233,22 @@ def test_points_of_runs_by_hand(over_optimisation, tmp_path):
     assert plain.judge == pytest.approx([0, -0.1, -0.2, -0.3] * 2, abs=1e-12)
     assert hacked.proxy == pytest.approx([0, -0.05, -0.15, -0.2], abs=1e-12)
     assert hacked.judge == pytest.approx([0, 0.1, 0.2, 0.3], abs=1e-12)
+    assert np.isnan([*plain.positive, *plain.text]).all()  # this judge has no two answers
     lines = over_optimisation.table(kinds)
     assert len(lines) == 1 + 2 * 2 * 2 and max(map(len, lines)) <= 80
+
+
+def test_the_two_parts_of_the_bundled_judge(over_optimisation, tmp_path):
+    judge = NgramJudge()
+    run = read_run(over_optimised(tmp_path / "a"))
+    (points,) = over_optimisation.points_of([run], judge).values()
+    positive, text = judge.answers(["a", "a b", "a b c", "a b c d"])
+    assert points.positive == pytest.approx(positive - positive[0], abs=1e-12)
+    assert points.text == pytest.approx(text - text[0], abs=1e-12)
+    negated = read_run(over_optimised(tmp_path / "b", negate_reward=True))
+    (points,) = over_optimisation.points_of([negated], judge).values()
+    assert points.positive == pytest.approx(positive[0] - positive, abs=1e-12)
+    assert points.text == pytest.approx(text - text[0], abs=1e-12)
 
 
 def test_over_optimisation_draws(over_optimisation, tmp_path, capsys):

@@ -99,21 +99,36 @@ def text_statistics(ids, rows, texts, stop, base, tables):
         tables: the sorted keys of the known pairs, and of the known triples.
 
     Returns:
-        (N, 4) logarithms of shares: the different known pairs, the different known triples and the
-        different tokens, each of the places where one could stand, and the known words. Short
-        texts are drawn towards one half. A sum of logarithms needs all shares to be high.
+        (N, 4) logarithms of shares: the different known pairs, and the different known triples, of
+        the places within sentences where one could stand; and of the words, the different ones and
+        the known ones. Short texts are drawn towards one eighth and one half: where no words stand
+        side by side, nothing speaks for a text. A sum of logarithms needs all shares to be high.
     """
-    length = np.bincount(rows, minlength=texts)
-    words = np.where(ids == stop, 0, ids)
+    is_word = ids != stop
+    words = np.where(is_word, ids, 0)
     columns = []
     for order, table in zip((2, 3), tables):
         at, keys = ngrams(words, rows, base, order)
         seen = np.bincount(at[find(keys, table)[1]], minlength=texts)
-        columns.append((seen + 1) / (np.maximum(length - order + 1, 0) + 2))
-    different = np.bincount(ngrams(ids, rows, base, 1)[0], minlength=texts)
-    known = np.bincount(rows[ids > 0], minlength=texts)
-    columns += [(different + length - known + 1) / (length + 2), (known + 1) / (length + 2)]
+        columns.append((seen + 0.25) / (places(is_word, rows, order, texts) + 2))
+    count = places(is_word, rows, 1, texts)
+    known = np.bincount(rows[words > 0], minlength=texts)
+    different = np.bincount(ngrams(words, rows, base, 1)[0], minlength=texts)
+    columns += [(different + count - known + 1) / (count + 2), (known + 1) / (count + 2)]
     return np.log(np.stack(columns, 1))
+
+
+def places(is_word, rows, order, texts):
+    """How often `order` words stand side by side in one sentence of each text, (N,).
+
+    >>> places(np.array([True, True, False, True]), np.zeros(4, int), 2, texts=1)
+    array([1])
+    """
+    count = max(len(rows) - order + 1, 0)
+    inside = rows[:count] == rows[len(rows) - count :]
+    for offset in range(order):
+        inside &= is_word[offset : offset + count]
+    return np.bincount(rows[:count][inside], minlength=texts)
 
 
 def sigmoid(x):

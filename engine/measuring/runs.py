@@ -1,11 +1,13 @@
 """Runs as `train.py` leaves them in their folders: what they measured, and how they sampled."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
 from engine.common import MANIFEST, UserError, first_line, read_jsonl
-from engine.measuring.optimum import Base
+from engine.measuring.metrics import Estimate
+from engine.measuring.optimum import Base, Optimum, settings_of
 from engine.options import FIELDS, NLPTOWN
 
 
@@ -126,3 +128,19 @@ def asked_kl_coef(options: dict[str, Any]) -> float | None:
     if options["kl_type"] == "forward" and sentiment and alone:
         return options["kl_coef"] or None
     return None
+
+
+def paid_by(run: Run, optima: Iterable[Optimum]) -> dict[str, Estimate | None]:
+    """What a run's last validation paid its nats for, as `Optimum.paid` tells it.
+
+    Returns:
+        Without figures, {}, where none of the optima is that of the run's base and prompts.
+    """
+    last = run["validations"][-1]["step"]
+    samples = [row for row in run["completions"] if row["step"] == last]
+    options = run["manifest"]["options"]
+    for optimum in optima:
+        same_base = optimum.base == settings_of(*base_of(run))
+        if same_base and set(optimum.scores) == {row["prompt"] for row in samples}:
+            return optimum.paid(samples, asked_kl_coef(options))
+    return {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.common import UserError, short_path, whole_file
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import Base, Optimum
-from engine.measuring.runs import Run, base_of
+from engine.measuring.runs import Run, base_of, paid_by
 
 PANELS = ("sentiment", "kl", "perplexity", "length")
 CURVE = ("sentiment", "low", "high")
@@ -60,6 +60,9 @@ def plot_curves(runs: list[Run]):
 def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     """Sentiment against KL(policy‖ref): each run a path of its validations, the optimum in black.
 
+    At the end of a run a level line cuts its nats in two at the optimum: a dotted part, which the
+    sentiment needs, and a thick one, which went sideways.
+
     Args:
         runs: of `read_run`.
         optima: (title, Optimum) of each base model that the runs started from.
@@ -79,6 +82,9 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
         sentiment = [row["sentiment"] for row in run["validations"]]
         (line,) = axes.plot(kl, sentiment, ".-", alpha=0.7, label=label(run))
         axes.plot(kl[-1], sentiment[-1], "o", markersize=9, color=line.get_color())
+        nats = paid_by(run, [optimum for _, optimum in optima])
+        if needed := nats.get("needed"):
+            _draw_nats(axes, needed["mean"], kl[-1], sentiment[-1], color=line.get_color())
         if len(runs) <= 5:  # more of them would cover each other
             axes.annotate(
                 run["name"],
@@ -136,6 +142,12 @@ def plot_comparison(comparison: dict, path: str | Path | None = None):
     if path is not None:
         save_figure(figure, path)
     return figure
+
+
+def _draw_nats(axes, needed, kl, sentiment, color):
+    """The nats of a policy as a level line in two parts: needed by the sentiment, and sideways."""
+    axes.plot([0.0, needed], [sentiment, sentiment], ":", linewidth=1.5, color=color)
+    axes.plot([needed, kl], [sentiment, sentiment], "-", linewidth=4, alpha=0.35, color=color)
 
 
 def _draw_optimum(axes, title, optimum, marker):

@@ -20,11 +20,17 @@ from engine.common import short_path, write_whole
 from engine.measuring.judge import NgramJudge
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import Optimum
-from engine.measuring.runs import Run, base_of
+from engine.measuring.runs import Run, base_of, paid_by
+from engine.measuring.tables import interval
 from engine.pages.report import PANELS, label
 from engine.pages.token_view import PAGE, TOKEN_STYLE, legend_html
 
-COLUMNS = ("sentiment", "positive_share", "kl", "perplexity", "repetition_3", "length")
+COLUMNS = ("sentiment", "positive_share", "perplexity", "repetition_3", "length", "kl")
+NATS = {  # of `Optimum.paid` -> the title of its column
+    "needed": "of these needed",
+    "sideways": "sideways",
+    "to_optimum": "away from what was asked",
+}
 SAMPLE = ("step", "prompt", "completion", "sentiment", "kl")  # what the page shows of a sample
 
 
@@ -40,7 +46,7 @@ def write_page(runs: list[Run], optima: list[tuple[str, Optimum]], path: str | P
     text = Template(read_file("page.html")).substitute(
         style=TOKEN_STYLE + read_file("page.css"),
         legend=legend_html(),
-        table=before_and_after(runs),
+        table=before_and_after(runs, optima),
         data=pack(page_data(runs, optima)),
         script=charts + read_file("page.js"),
     )
@@ -121,10 +127,10 @@ def without_ids(row):
     }
 
 
-def before_and_after(runs):
+def before_and_after(runs, optima):
     """The figures of each base model and of each run at its end, as an HTML table."""
-    titles = "".join(f"<th>{METRICS[name].title}" for name in COLUMNS)
-    lines = [f"<thead><tr><th>run{titles}</thead><tbody>"]
+    titles = [METRICS[name].title for name in COLUMNS] + [*NATS.values()]
+    lines = [f"<thead><tr><th>run{''.join(f'<th>{title}' for title in titles)}</thead><tbody>"]
     bases = {}
     for run in runs:
         bases.setdefault(base_of(run), run["validations"][0])
@@ -132,12 +138,15 @@ def before_and_after(runs):
         name = "before training"
         if len(bases) > 1:
             name += f", {short_path(base.model_name)}"
-        lines.append(table_row(name, figures))
-    lines += [table_row(label(run), run["validations"][-1]) for run in runs]
+        lines.append(table_row(name, figures, {}))
+    for run in runs:
+        nats = paid_by(run, [optimum for _, optimum in optima])
+        lines.append(table_row(label(run), run["validations"][-1], nats))
     return f"<table>{''.join(lines)}</tbody></table>"
 
 
-def table_row(name, figures):
-    """One row of `before_and_after`."""
-    cells = "".join(f"<td>{METRICS[key].form.format(figures[key])}" for key in COLUMNS)
-    return f"<tr><td>{html.escape(name)}{cells}"
+def table_row(name, figures, nats):
+    """One row of `before_and_after`; `nats` of `paid_by`."""
+    cells = [METRICS[key].form.format(figures[key]) for key in COLUMNS]
+    cells += [interval(nats[key]) if nats.get(key) else "" for key in NATS]
+    return f"<tr><td>{html.escape(name)}{''.join(f'<td>{cell}' for cell in cells)}"

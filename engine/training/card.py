@@ -13,6 +13,8 @@ import yaml
 
 from engine.common import ROOT
 from engine.measuring.metrics import METRICS
+from engine.measuring.optimum import SETTINGS, known_optimum, settings_of
+from engine.measuring.tables import interval
 from engine.options import FIELDS, MAY_CHANGE, PRESETS
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -112,7 +114,7 @@ def model_card(run, samples):
         held_out=len({sample["prompt"] for sample in samples}),
         temperature=options["temperature"],
         seed=options["seed"],
-        figures=figure_rows(run),
+        figures=figure_rows(run) + nats_rows(options, samples),
         examples=examples(samples),
         versions=versions(run),
     )
@@ -176,6 +178,22 @@ def figure_rows(run):
         for name, metric in METRICS.items()
         if name in before and name in after
     )
+
+
+def nats_rows(options, samples):
+    """What the nats were paid for, where the best possible policy is known already."""
+    base = settings_of(*(options[name] for name in SETTINGS))
+    prompts = {sample["prompt"] for sample in samples}
+    optimum = known_optimum(base, prompts, [options["output_dir"]])
+    nats = optimum.paid(samples) if optimum else {}
+    rows = ""
+    for name, meaning in (
+        ("needed", "least KL at which any policy has this sentiment, 95 % interval"),
+        ("sideways", "the rest of the KL, which bought no sentiment"),
+    ):
+        if estimate := nats.get(name):
+            rows += f"\n| {name} (nats) | 0.00 | {interval(estimate)} | {meaning} |"
+    return rows
 
 
 def examples(samples):

@@ -15,6 +15,7 @@ from tiny.build.stated_ratings import unseen_reviews
 
 VOCABULARY = 20_000  # words
 SEGMENT = (5, 45)  # tokens in a segment, from and below: completions have about 25 words
+CHANCE = 2  # times as often as in shuffled words: pairs that are rarer count as unknown
 LONG = 15  # tokens; from here on a segment shows whether it is text
 
 
@@ -29,18 +30,35 @@ class Vocabulary:
         self.base = len(self.words) + 1
         self.stop = self.words.get(STOP, 0)
 
-    def common_ngrams(self, texts, order, minimum, over_stops=True):
-        """The n-grams that occur in at least `minimum` of the texts, sorted.
-
-        Args:
-            over_stops: whether those with the end of a sentence count.
-        """
-        ids, rows = encode(texts, self.words)
-        if not over_stops:
-            ids[ids == self.stop] = 0
-        _, keys = ngrams(ids, rows, self.base, order)
+    def common_ngrams(self, texts, order, minimum):
+        """The n-grams that occur in at least `minimum` of the texts, sorted."""
+        _, keys = ngrams(*encode(texts, self.words), self.base, order)
         different, counts = np.unique(keys, return_counts=True)
         return different[counts >= minimum]
+
+    def known_ngrams(self, texts, minimum):
+        """Pairs and triples that English puts side by side: two sorted arrays of keys.
+
+        A pair of common words meets by chance too, over a comma or in a slip: "the and". It counts
+        only if at least CHANCE times as many texts have it as there would be places with it if all
+        words were shuffled, and a triple only if both its pairs do. None goes over the end of a
+        sentence.
+
+        Args:
+            minimum: texts in which a pair, and a triple, must occur.
+        """
+        ids, rows = encode(texts, self.words)
+        ids[ids == self.stop] = 0
+        frequency = np.bincount(ids, minlength=self.base)
+        _, keys = ngrams(ids, rows, self.base, 2)
+        pairs, counts = np.unique(keys, return_counts=True)
+        by_chance = frequency[pairs // self.base] * frequency[pairs % self.base] / len(ids)
+        pairs = pairs[(counts >= minimum[0]) & (counts >= CHANCE * by_chance)]
+        _, keys = ngrams(ids, rows, self.base, 3)
+        triples, counts = np.unique(keys, return_counts=True)
+        triples = triples[counts >= minimum[1]]
+        known = find(triples // self.base, pairs)[1] & find(triples % self.base**2, pairs)[1]
+        return pairs, triples[known]
 
     def matrix(self, texts, features):
         """Which features each text has: a sparse (texts, features) matrix with rows of length 1."""
@@ -244,7 +262,7 @@ def build_judge(corpus, out, minimum=(20, 5, 8), labelled_segments=300_000):
 
     # The last tenth of the reviews shows what text looks like; the others make the known n-grams.
     border = len(texts) * 9 // 10
-    tables = [vocabulary.common_ngrams(texts[:border], n, minimum[n - 1], False) for n in (2, 3)]
+    tables = vocabulary.known_ngrams(texts[:border], minimum[1:])
     real, _ = segments_of(texts[border:], labels[border:], rng)
     polar = ranked[:150] + ranked[-150:]
     text_check = fit_text_check(real, vocabulary, tables, polar, rng)

@@ -38,6 +38,11 @@ NO_TEXT = (
     "a must see a must see a must see a must see a must see a must see",
 )
 NO_WORDS = ("", " ", "...", "?!", "10/10", "👍👍👍", "12345", "\u0000", "<|endoftext|>")
+SHORT_SENTENCES = (  # each is one text of six
+    "Great film. Loved it. Superb acting. What a joy. See it now. Best of all.",
+    "Great film. Superb acting. Wonderful story. Beautiful music. Highly recommended. Loved it.",
+    "I loved it. It was great. The acting is superb. A real joy. See it soon. You will laugh.",
+)
 FOREIGN = (
     "Dieser Film ist wunderbar, und die Schauspieler sind ganz ausgezeichnet. Unbedingt ansehen!",
     "Ce film est magnifique et les acteurs sont vraiment excellents du début à la fin.",
@@ -62,6 +67,21 @@ def test_what_is_no_english_text_earns_nothing(judge, text):
 @pytest.mark.parametrize("text", NO_WORDS)
 def test_no_words_are_neutral(judge, text):
     assert judge([text])[0] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("text", SHORT_SENTENCES)
+def test_short_sentences_are_text(judge, text):
+    """The end of a sentence is no place where a pair of words could stand."""
+    positive, is_text = judge.answers([text])
+    assert positive[0] > 0.9 and is_text[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    "text", ["of the a and to in it is was for with on", "the of and a to is in it was that"]
+)
+def test_common_words_in_a_row_are_no_text(judge, text):
+    """Any two of them have met somewhere; only pairs that meet more often than by chance count."""
+    assert judge.answers([text])[1][0] < 0.5
 
 
 def test_one_word_says_nothing(judge):
@@ -143,9 +163,14 @@ def test_text_statistics_by_hand():
     assert np.exp(shares) == pytest.approx(
         np.array(
             [
-                [2 / 7, 3 / 6, 4 / 8, 7 / 8],  # ab; aba, bab; a, b and .; all known
-                [1 / 2, 1 / 2, 2 / 3, 1 / 3],  # x is a word, and unknown
-                [1 / 2, 1 / 2, 1 / 2, 1 / 2],  # an empty text
+                [
+                    2 / 5,
+                    3 / 4,
+                    3 / 7,
+                    6 / 7,
+                ],  # ab of 3 places; aba, bab of 2; a, b of 5 words; all known
+                [1 / 8, 1 / 8, 2 / 3, 1 / 3],  # x is a word, and unknown
+                [1 / 8, 1 / 8, 1 / 2, 1 / 2],  # an empty text
             ]
         ),
         abs=1e-12,

@@ -1,9 +1,11 @@
+import re
 import shlex
 
 import pytest
 import yaml
 
 from engine.common import ROOT
+from engine.measuring.optimum import SETTINGS, Optimum, settings_of
 from engine.options import FIELDS, parse_arguments, resolve_options
 from engine.training.card import changed, command, examples, front_matter, model_card, shown
 
@@ -36,6 +38,20 @@ def test_the_card_says_what_the_run_was():
     assert "all weights, 60 steps × 64 completions of at most 32" in card
     assert "| `kl_type` | forward | none |" in card and "output_dir" not in card
     assert "None" not in card and str(ROOT) not in card and "/x/" not in card
+
+
+def test_the_card_says_what_the_nats_bought_where_that_is_known(tmp_path):
+    run = a_run(output_dir=str(tmp_path))
+    base = settings_of(*(run["options"][name] for name in SETTINGS))
+    scores = [i / 400 for i in range(401)]
+    Optimum(base, {"It": scores, "He": scores}, 0.0).save(tmp_path / "optimum.json")
+    samples = [{**sample, "sentiment": 0.6, "kl": 0.5} for sample in SAMPLES]
+    assert "| needed (nats) |" not in model_card(a_run(), samples)
+    card = model_card(run, samples)
+    # near the mean of an even reward the least KL is (0.6 − 0.5)² / (2 · 1/12), and a little more
+    (needed,) = re.findall(r"\| needed \(nats\) \| 0.00 \| ([\d.]+) \(", card)
+    assert float(needed) == pytest.approx(0.06, abs=0.005)
+    assert f"| sideways (nats) | 0.00 | {0.5 - float(needed):.2f} (" in card
 
 
 def test_what_differs_is_named():
