@@ -55,6 +55,7 @@ from engine.pages.report import (
 )
 
 BATCH_SIZE = 64  # of the commands; functions take it as `batch_size`
+PARTS = 8  # of a text, whose KL is told apart
 PREFIXES = ("Positive review: ", "I loved it! ", "This is the best film ever made. ")
 
 
@@ -86,7 +87,8 @@ def evaluate_model(
     Returns:
         dict with `metrics`, what `metrics.summarise` makes of the samples, and `samples`, a list
         of P·S dicts in the order of the prompts: `prompt`, `completion`, `ids`, `sentiment`,
-        `positive_words`, `kl` and `ref_nll` (nats, summed over the completion's tokens), `length`,
+        `positive_words`, `kl` and `ref_nll` (nats, summed over the completion's tokens), `kl_parts`
+        (the KL of each of PARTS parts of max_new_tokens / PARTS tokens, rounded up), `length`,
         `repetition_3`, `repetition_4`, `finished`, and `judge` where there is one.
 
     Raises:
@@ -135,7 +137,10 @@ def _add_scores(samples, judge):
 
 
 def _add_log_probs(samples, models, read, measuring):
-    """Add `kl` and `ref_nll`; `read` are the prompts with the prefix that the policy read."""
+    """Add `kl`, `kl_parts` and `ref_nll`; `read` are the prompts with the prefix that the policy
+    read."""
+    from torch.nn.functional import pad
+
     from engine.model.scoring import policy_and_ref_log_probs
 
     for start in range(0, len(samples), measuring.batch_size):
@@ -150,12 +155,16 @@ def _add_log_probs(samples, models, read, measuring):
         policy, ref, mask = policy_and_ref_log_probs(
             models, **ids, temperature=measuring.temperature
         )
-        kl = ((policy - ref) * mask).sum(-1).tolist()
+        kl = (policy - ref) * mask
+        width = math.ceil(measuring.max_new_tokens / PARTS)
+        by_part = pad(kl, (0, PARTS * width - kl.shape[1])).unflatten(1, (PARTS, width)).sum(-1)
+        by_part = [[round(nats, 4) for nats in row] for row in by_part.tolist()]
+        kl = kl.sum(-1).tolist()
         if measuring.temperature != 1:  # perplexity is that of the reference itself
             ref = policy_and_ref_log_probs(models, **ids, temperature=1.0).ref
         ref_nll = (-ref * mask).sum(-1).tolist()
-        for sample, kl_i, nll_i in zip(batch, kl, ref_nll):
-            sample |= {"kl": kl_i, "ref_nll": nll_i}
+        for sample, kl_i, parts_i, nll_i in zip(batch, kl, by_part, ref_nll):
+            sample |= {"kl": kl_i, "kl_parts": parts_i, "ref_nll": nll_i}
         measuring.tick()
 
 

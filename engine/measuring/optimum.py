@@ -75,14 +75,24 @@ def tilt(scores, strengths=STRENGTHS):
     scores = np.asarray(scores, dtype=float)
     reward, kl = np.empty((2, len(strengths), len(scores)))
     for i, strength in enumerate(strengths):
-        exponents = strength * scores  # (P, N)
-        weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
+        weights = tilted_weights(scores, strength)
         # 0 · log 0 is 0: the smallest positive number stands in for a weight of 0.
         logs = np.log(np.maximum(weights * scores.shape[1], np.finfo(float).tiny))
         reward[i] = (weights * scores).sum(axis=1)
         kl[i] = (weights * logs).sum(axis=1)
     return reward, kl
+
+
+def tilted_weights(scores, strength):
+    """The weights of samples under the tilted reference, (P, N); those of a prompt sum to 1.
+
+    Args:
+        scores: (P, N), the rewards of the samples.
+        strength: 1/β.
+    """
+    exponents = strength * scores
+    weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 @dataclass

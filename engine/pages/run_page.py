@@ -13,6 +13,7 @@ import html
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 from string import Template
 
@@ -114,9 +115,22 @@ def run_data(run: Run, judge: NgramJudge) -> dict:
         "label": label(run),
         "manifest": manifest,
         "validations": [{key: row.get(key) for key in figures} for row in run["validations"]],
+        "places": nats_by_place(run),
         "samples": samples,
         "explore": [without_ids(row) for row in run["explore"]],
     }
+
+
+def nats_by_place(run: Run) -> list[dict]:
+    """The mean nats per token along the texts of a run's last validation, as points x (tokens from
+    the start) and y; empty for a run of an older version."""
+    last = run["validations"][-1]["step"]
+    parts = [r["kl_parts"] for r in run["completions"] if r["step"] == last and "kl_parts" in r]
+    if not parts:
+        return []
+    width = math.ceil(run["manifest"]["options"]["max_completion_length"] / len(parts[0]))
+    means = [statistics.fmean(column) / width for column in zip(*parts)]
+    return [{"x": (i + 0.5) * width, "y": mean} for i, mean in enumerate(means)]
 
 
 def without_ids(row):

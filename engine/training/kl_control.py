@@ -7,7 +7,21 @@ is faster, and two terms keep it from swinging:
 
     error = (KL + change of KL over the last 3 steps) / target − 1
     level ← level · exp(30 / steps · clip(error, −0.2, 0.2))
-    coef  = level · exp(3 · clip(error, −1, 1))
+    coef  = level · exp(3 · clip(error, −1, 1)), at most cap
+
+A coefficient cannot help against noise. A learning rate that is too high throws the policy about;
+its KL grows whatever the penalty says, and a coefficient that follows drowns the reward: then the
+policy forgets what it has learned, and moves away all the same. So the coefficient ends at
+
+    cap = the coefficient at which the penalty differs within a group as much as the reward does.
+
+At the optimum for KL(policy‖ref), reward minus penalty is equal for all texts of a prompt: the two
+differ alike. A penalty that differs more is noise. Where the cap holds the coefficient back and the
+KL is still too high, the learning rate falls instead:
+
+    rate ← rate · exp(−0.5 · clip(error, 0, 1)), of the learning rate of the run
+
+and it rises again, slowly, where the KL is below the target.
 """
 
 import math
@@ -26,6 +40,8 @@ LOOK_BACK = 3  # steps
 # goes with the number of steps. Below 60 it would be too large for the ten steps of delay.
 FEWEST_STEPS = 60
 MAX_CHANGE = 100.0  # of the level, either way: a target out of reach drives it no further
+BRAKE, RELEASE = 0.5, 0.05  # of the learning rate
+SLOWEST = 0.01  # of the learning rate
 
 
 class KLControl(TrainerCallback, ExportableState):
@@ -39,28 +55,31 @@ class KLControl(TrainerCallback, ExportableState):
     def __init__(self, target, coef):
         self.target = target
         self.first_coef = self.level = self.coef = coef
+        self.rate = 1.0  # of the learning rate of the run
         self.recent = []  # KL of the last steps, the newest last
 
     def state(self):
+        attributes = {name: getattr(self, name) for name in ("level", "coef", "rate", "recent")}
         return {
             "args": {"target": self.target, "coef": self.first_coef},
-            "attributes": {"level": self.level, "coef": self.coef, "recent": self.recent},
+            "attributes": attributes,
         }
 
     def on_train_begin(self, args, state, control, **kwargs):
         # Left to transformers, a second controller would be made, unknown to the reward function.
         callbacks: Any = state.stateful_callbacks
-        saved = callbacks[type(self).__name__]["attributes"]
-        self.level = saved["level"]
-        self.coef = saved["coef"]
-        self.recent = saved["recent"]
+        for name, value in callbacks[type(self).__name__]["attributes"].items():
+            setattr(self, name, value)
 
     def on_log(self, args, state, control, logs, **kwargs):
         """TRL logs the mean over all processes: they all go on with the same coefficient."""
-        if "kl_policy_ref" in logs:  # not in the closing summary of the run
-            self.update(logs["kl_policy_ref"], state.max_steps)
+        if "kl_policy_ref" not in logs:  # the closing summary of the run
+            return
+        rate = self.rate
+        self.update(logs["kl_policy_ref"], state.max_steps, logs["score_sd"], logs["penalty_sd"])
+        self._set_rate(self.rate / rate, kwargs["optimizer"], kwargs["lr_scheduler"])
 
-    def update(self, kl, steps):
+    def update(self, kl, steps, score_sd, penalty_sd):
         """Take account of one step.
 
         Args:
@@ -68,6 +87,9 @@ class KLControl(TrainerCallback, ExportableState):
                 `scoring.kl_values`: its mean is that of the validation table, its noise a third
                 less. One that is not finite, or None, changes nothing.
             steps: of the whole run.
+            score_sd: standard deviation of the reward without its penalty in a group, mean over
+                the groups of the step.
+            penalty_sd: that of the penalty, with the coefficient as it was.
         """
         if kl is None or not math.isfinite(kl):
             return
@@ -75,8 +97,24 @@ class KLControl(TrainerCallback, ExportableState):
         error = (kl + (kl - self.recent[0])) / self.target - 1
         gain = INTEGRAL / max(steps, FEWEST_STEPS)
         level = self.level * math.exp(gain * clip(error, MAX_ERROR))
-        self.level = min(max(level, self.first_coef / MAX_CHANGE), self.first_coef * MAX_CHANGE)
-        self.coef = self.level * math.exp(IMMEDIATE * clip(error, 1.0))
+        lowest = self.first_coef / MAX_CHANGE
+        wanted = level * math.exp(IMMEDIATE * clip(error, 1.0))
+        cap = self.coef * score_sd / penalty_sd if penalty_sd > 0 else math.inf
+        held = wanted > cap
+        # A level above the cap would only have to come down again.
+        self.level = min(max(min(level, cap), lowest), self.first_coef * MAX_CHANGE)
+        self.coef = max(min(wanted, cap), lowest * math.exp(-IMMEDIATE))
+        if error < 0:
+            self.rate = min(self.rate * math.exp(RELEASE), 1.0)
+        elif held:
+            self.rate = max(self.rate * math.exp(-BRAKE * clip(error, 1.0)), SLOWEST)
+
+    def _set_rate(self, factor, optimizer, scheduler):
+        """Multiply the learning rate of the next step, and of all that the schedule has planned."""
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+        plan = getattr(scheduler, "scheduler", scheduler)  # accelerate has wrapped it
+        plan.base_lrs = [base * factor for base in plan.base_lrs]
 
 
 def clip(value, limit):

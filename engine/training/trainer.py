@@ -7,6 +7,7 @@ later version has renamed it.
 
 import contextlib
 import copy
+import statistics
 from pathlib import Path
 
 import torch
@@ -87,6 +88,9 @@ class BatchTrainer(GRPOTrainer):
         self.batch = self.make_batch(
             prompts, completions, completion_ids, columns.get("sampled_log_probs")
         )
+        if self.kl_control:
+            self.batch.figures["score_sd"] = self._spread(self.batch.shaped)
+            self.batch.figures["penalty_sd"] = self._spread(self.batch.penalty)
         for name, value in self.batch.figures.items():
             log_metric(name, value)
         return self.batch.reward.tolist()
@@ -110,6 +114,11 @@ class BatchTrainer(GRPOTrainer):
             )
         self.reward_batch(batch)
         return batch
+
+    def _spread(self, values) -> float:
+        """The standard deviation in a group, mean over the groups of this process."""
+        groups = [group for group in values.split(self.options.num_generations) if len(group) > 1]
+        return statistics.fmean(group.std().item() for group in groups)
 
     def _generate_and_score_completions(self, inputs):
         """The batch is complete here: its advantages, and whoever looks at it before it is learnt.

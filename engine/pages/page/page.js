@@ -124,6 +124,27 @@ function frontier() {
   }
 }
 
+function places() {
+  const lines = data.runs.map((run, i) => ({
+    colour: colour(i),
+    dash: dash(i),
+    points: run.places.map(({ x, y }, index) => (
+      { x, y, run: i, index, text: `${run.name}, near token ${Math.round(x)}: ${y.toFixed(3)} nats a token` }
+    )),
+  }));
+  const all = lines.flatMap(({ points }) => points);
+  const section = $("#places").closest("div");
+  section.hidden = !all.length;
+  if (!all.length) return;
+  const values = all.map(({ y }) => y);
+  chart($("#places"), lines, {
+    label: "Nats per token along a text, after training, one line for each run",
+    x: [0, Math.max(...all.map(({ x }) => x)) * 1.06],
+    y: [Math.min(...values, 0), Math.max(...values) * 1.1 || 1],
+    xTitle: "tokens from the start of the text",
+  });
+}
+
 // Texts, token by token
 
 const sumOf = (tokens) => tokens.reduce((sum, [, q, p]) => sum + q - p, 0);
@@ -325,6 +346,7 @@ function update() {
 legend();
 frontier();
 const panels = curves();
+places();
 for (const [i, run] of data.runs.entries()) {
   $("#run").append(new Option(run.label, i));
   const text = JSON.stringify(run.manifest, null, 1);
