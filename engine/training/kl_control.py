@@ -16,12 +16,15 @@ policy forgets what it has learned, and moves away all the same. So the coeffici
     cap = the coefficient at which the penalty differs within a group as much as the reward does.
 
 At the optimum for KL(policy‖ref), reward minus penalty is equal for all texts of a prompt: the two
-differ alike. A penalty that differs more is noise. Where the cap holds the coefficient back and the
-KL is still too high, the learning rate falls instead:
+differ alike. A penalty that differs more is noise. What is left is the learning rate. A policy that
+comes too fast cannot be stopped, because Adam's momentum carries it on, so it must come slower the
+nearer it is. With d = √(KL / target), which grows evenly while a policy moves evenly:
 
-    rate ← rate · exp(−0.5 · clip(error, 0, 1)), of the learning rate of the run
+    allowed = max((1 − d) / 6, 0.03), growth of d a step
+    rate ← (mean rate of the last 3 steps) · allowed / (mean growth in them)
 
-and it rises again, slowly, where the KL is below the target.
+as a factor of the run's own learning rate. It is never above 1, and rises only while d is below 1,
+by a tenth a step at most.
 """
 
 import math
@@ -40,8 +43,8 @@ LOOK_BACK = 3  # steps
 # goes with the number of steps. Below 60 it would be too large for the ten steps of delay.
 FEWEST_STEPS = 60
 MAX_CHANGE = 100.0  # of the level, either way: a target out of reach drives it no further
-BRAKE, RELEASE = 0.5, 0.05  # of the learning rate
-SLOWEST = 0.01  # of the learning rate
+ARRIVE_IN, NOISE = 6, 0.03  # steps, and the growth a step that may be noise of the estimate
+STRONGEST_BRAKE, RELEASE, SLOWEST = 0.4, 1.1, 0.05  # factors of the learning rate
 
 
 class KLControl(TrainerCallback, ExportableState):
@@ -57,9 +60,12 @@ class KLControl(TrainerCallback, ExportableState):
         self.first_coef = self.level = self.coef = coef
         self.rate = 1.0  # of the learning rate of the run
         self.recent = []  # KL of the last steps, the newest last
+        self.rates = []  # at which they moved
 
     def state(self):
-        attributes = {name: getattr(self, name) for name in ("level", "coef", "rate", "recent")}
+        attributes = {
+            name: getattr(self, name) for name in ("level", "coef", "rate", "recent", "rates")
+        }
         return {
             "args": {"target": self.target, "coef": self.first_coef},
             "attributes": attributes,
@@ -100,14 +106,25 @@ class KLControl(TrainerCallback, ExportableState):
         lowest = self.first_coef / MAX_CHANGE
         wanted = level * math.exp(IMMEDIATE * clip(error, 1.0))
         cap = self.coef * score_sd / penalty_sd if penalty_sd > 0 else math.inf
-        held = wanted > cap
         # A level above the cap would only have to come down again.
         self.level = min(max(min(level, cap), lowest), self.first_coef * MAX_CHANGE)
         self.coef = max(min(wanted, cap), lowest * math.exp(-IMMEDIATE))
-        if error < 0:
-            self.rate = min(self.rate * math.exp(RELEASE), 1.0)
-        elif held:
-            self.rate = max(self.rate * math.exp(-BRAKE * clip(error, 1.0)), SLOWEST)
+        self.rate = self._next_rate()
+        self.rates = [*self.rates, self.rate][-LOOK_BACK:]
+
+    def _next_rate(self):
+        """The learning rate of the next step, as a factor of the run's own."""
+        steps = len(self.recent) - 1
+        if steps == 0:
+            return self.rate
+        before, now = (math.sqrt(max(self.recent[i], 0) / self.target) for i in (0, -1))
+        allowed = max((1 - now) / ARRIVE_IN, NOISE)
+        growth = (now - before) / steps
+        moved_at = sum(self.rates[-steps:]) / steps
+        wanted = moved_at * allowed / growth if growth > 0 else math.inf
+        if wanted < self.rate:
+            return max(wanted, STRONGEST_BRAKE * self.rate, SLOWEST)
+        return min(wanted, RELEASE * self.rate, 1.0) if now < 1 else self.rate
 
     def _set_rate(self, factor, optimizer, scheduler):
         """Multiply the learning rate of the next step, and of all that the schedule has planned."""

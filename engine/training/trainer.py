@@ -137,12 +137,14 @@ class BatchTrainer(GRPOTrainer):
 
     def _credited(self, mask):
         """The advantages of `--credit prefix`, from the rewards of the texts cut short."""
-        rewards = []
+        batches = []
         for count in cuts(self.batch.completion_ids):
-            cut = self.batch.first_tokens(count, self.models.tokenizer)
-            rewards.append(self.reward_batch(cut))
-        rewards = torch.stack([*rewards, self.batch.reward], dim=1)
-        return prefix_advantages(rewards, mask, self.options.num_generations)
+            batches.append(self.batch.first_tokens(count, self.models.tokenizer))
+            self.reward_batch(batches[-1])
+        batches.append(self.batch)
+        scores = torch.stack([batch.shaped for batch in batches], dim=1)
+        penalties = torch.stack([batch.penalty for batch in batches], dim=1)
+        return prefix_advantages(scores, penalties, mask, self.options.num_generations)
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs

@@ -39,9 +39,9 @@ NO_TEXT = (
 )
 NO_WORDS = ("", " ", "...", "?!", "10/10", "👍👍👍", "12345", "\u0000", "<|endoftext|>")
 SHORT_SENTENCES = (  # each is one text of six
-    "Great film. Loved it. Superb acting. What a joy. See it now. Best of all.",
-    "Great film. Superb acting. Wonderful story. Beautiful music. Highly recommended. Loved it.",
-    "I loved it. It was great. The acting is superb. A real joy. See it soon. You will laugh.",
+    "Loved it. Superb. Funny. A joy. See it. Great.",
+    "I loved it. So good. Great fun. See it. A joy. Superb.",
+    "Great fun. Well made. Very funny. Loved it. A gem. See it.",
 )
 FOREIGN = (
     "Dieser Film ist wunderbar, und die Schauspieler sind ganz ausgezeichnet. Unbedingt ansehen!",
@@ -163,12 +163,8 @@ def test_text_statistics_by_hand():
     assert np.exp(shares) == pytest.approx(
         np.array(
             [
-                [
-                    2 / 5,
-                    3 / 4,
-                    3 / 7,
-                    6 / 7,
-                ],  # ab of 3 places; aba, bab of 2; a, b of 5 words; all known
+                # ab of 3 places; aba and bab of 2; a and b of 5 words, which are all known
+                [1.25 / 5, 2.25 / 4, 3 / 7, 6 / 7],
                 [1 / 8, 1 / 8, 2 / 3, 1 / 3],  # x is a word, and unknown
                 [1 / 8, 1 / 8, 1 / 2, 1 / 2],  # an empty text
             ]

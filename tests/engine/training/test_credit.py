@@ -1,5 +1,7 @@
+from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from engine.training.credit import (
     LAMBDA,
     cuts,
     discounted,
+    fitted_values,
     normalised,
     prefix_advantages,
 )
@@ -21,8 +24,8 @@ IDS = [list(range(1, 11)), [5, 6, 0], [5, 6, 7, 8, 9, 10, 1, 0], [5, 6, 7, 0]]
 MASK = torch.tensor([[place < len(ids) for place in range(10)] for ids in IDS])
 
 
-def by_hand(rewards_at, lengths, group):
-    """The advantages in plain Python: rewards_at(i, count) is the reward of the first tokens."""
+def by_hand(values_at, lengths, group):
+    """The advantages in plain Python: values_at(i, count) is what the first tokens are worth."""
     credits = []
     for i, length in enumerate(lengths):
         row = []
@@ -30,8 +33,8 @@ def by_hand(rewards_at, lengths, group):
             part, total = token // EVERY, 0.0
             ends = [*range(EVERY, max(lengths), EVERY), max(lengths)]
             for k in range(part, len(ends)):
-                before = 0.0 if k == 0 else rewards_at(i, ends[k - 1])
-                total += LAMBDA ** (k - part) * (rewards_at(i, ends[k]) - before)
+                before = 0.0 if k == 0 else values_at(i, ends[k - 1])
+                total += LAMBDA ** (k - part) * (values_at(i, ends[k]) - before)
             row.append(total)
         credits.append(row)
     answer = []
@@ -48,20 +51,60 @@ def by_hand(rewards_at, lengths, group):
 
 
 def test_advantages_are_those_computed_token_by_token():
+    """With the lines of numpy's polyfit."""
     random = torch.Generator().manual_seed(0)
-    table = torch.rand(4, 11, generator=random, dtype=torch.float64)
-    lengths = [len(ids) for ids in IDS]
+    lengths = [10, 3, 9, 4, 10, 7, 10, 2]
+    tables = torch.rand(2, 8, 11, generator=random, dtype=torch.float64)
 
-    def rewards_at(i, count):  # a finished text has one reward, however many tokens are allowed
+    def at(table, i, count):  # a finished text has one score, however many tokens are allowed
         return table[i, min(count, lengths[i])].item()
 
-    assert [*cuts(IDS)] == [4, 8]
-    rewards = [[rewards_at(i, count) for count in (4, 8, 10)] for i in range(4)]
-    rewards = torch.tensor(rewards, dtype=torch.float64)
-    advantages = prefix_advantages(rewards, MASK.int(), 2)
-    assert advantages.shape == (4, 10) and advantages[~MASK].count_nonzero() == 0
-    for row, want, length in zip(advantages, by_hand(rewards_at, lengths, 2), lengths):
+    score, penalty = (partial(at, table) for table in tables)
+
+    def value(i, count):
+        final = score(i, 10) - penalty(i, 10)
+        if lengths[i] <= count:
+            return final
+        going_on = [j for j in range(8) if lengths[j] > count]
+        x = [score(j, count) for j in going_on]
+        y = [score(j, 10) - (penalty(j, 10) - penalty(j, count)) for j in going_on]
+        return np.polyval(np.polyfit(x, y, 1), score(i, count)) - penalty(i, count)
+
+    ids = [[0] * length for length in lengths]
+    assert [*cuts(ids)] == [4, 8]
+    scores, penalties = (
+        torch.tensor([[f(i, count) for count in (4, 8, 10)] for i in range(8)], dtype=torch.float64)
+        for f in (score, penalty)
+    )
+    mask = torch.tensor([[place < length for place in range(10)] for length in lengths])
+    advantages = prefix_advantages(scores, penalties, mask.int(), 4)
+    assert advantages.shape == (8, 10) and advantages[~mask].count_nonzero() == 0
+    for row, want, length in zip(advantages, by_hand(value, lengths, 4), lengths):
         assert row[:length].tolist() == pytest.approx(want, abs=1e-9)
+
+
+def test_the_value_of_an_unfinished_text_by_hand():
+    """The second text has ended. The others will have 3, 5 and 7 for scores of 1, 2 and 3 now; the
+    first pays 2 more until then, so that its 3 are worth 1."""
+    scores = torch.tensor([[1.0, 3.0], [4.0, 4.0], [2.0, 5.0], [3.0, 7.0]])
+    penalties = torch.tensor([[1.0, 3.0], [1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    going_on = torch.tensor([[True], [False], [True], [True]])
+    # through (1, 1), (2, 5), (3, 7): slope 3, 13/3 in the middle
+    values = fitted_values(scores, penalties, going_on)
+    want = [[13 / 3 - 3 - 1, 0.0], [3.0, 3.0], [13 / 3, 5.0], [13 / 3 + 3, 7.0]]
+    torch.testing.assert_close(values, torch.tensor(want), atol=1e-5, rtol=0)
+
+
+def test_where_no_line_can_be_drawn():
+    """All scores equal: the mean. One text alone: what it will have. None: nothing to fit."""
+    same = torch.tensor([[0.5, 0.2], [0.5, 0.8]])
+    none = torch.zeros(2, 2)
+    values = fitted_values(same, none, torch.tensor([[True], [True]]))
+    assert values[:, 0].tolist() == pytest.approx([0.5, 0.5])
+    values = fitted_values(same, none, torch.tensor([[True], [False]]))
+    assert values[:, 0].tolist() == pytest.approx([0.2, 0.5])
+    values = fitted_values(same, none, torch.tensor([[False], [False]]))
+    assert values.equal(same)
 
 
 def test_with_lambda_1_a_part_gets_the_reward_beyond_what_was_there_before():
