@@ -26,6 +26,7 @@ VALIDATION = {
     "positive_words": 11,
 }
 
+TARGET_MARGIN = 0.3  # of a --kl_target; 128 texts tell 2 nats to within about 0.3
 TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
 
 
@@ -70,9 +71,35 @@ def summarise_run(options, run, final, console):
         change = f"{options.kl_coef:.3g} → {run['kl_coef']:.3g}"
         line = f"  {'kl_coef':18} {change}, for a target of {options.kl_target:g} nats"
         console.print(line, highlight=False)
+        for line in target_remarks(options, kl=run["after"]["kl"], rate=run["rate"]):
+            console.print(line, style="yellow", highlight=False)
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
     command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
+
+
+def target_remarks(options, kl, rate) -> list[str]:
+    """What there is to say about a run with a --kl_target.
+
+    Args:
+        options: of the run.
+        kl: nats, after it.
+        rate: what the controller has made of the learning rate, as a factor.
+    """
+    remarks = []
+    target = f"The target of {options.kl_target:g} nats was not"
+    if rate < 0.5:
+        remarks.append(
+            f"The learning rate was lowered to {rate:.0%} of {options.learning_rate:g}: at the full"
+            " rate, what moves this policy is noise."
+        )
+    if kl > (1 + TARGET_MARGIN) * options.kl_target:
+        remarks.append(f"{target} held: {kl:.1f}. Lower --learning_rate.")
+    elif kl < (1 - TARGET_MARGIN) * options.kl_target:
+        remarks.append(
+            f"{target} reached: {kl:.1f}. Give more --max_steps, or a higher --learning_rate."
+        )
+    return remarks
 
 
 def print_metrics(results: dict[str, dict[str, float]]) -> None:

@@ -157,10 +157,12 @@ class Monitor(Validations):
 
     def results(self):
         """What the manifest of a finished run keeps."""
+        control = self.trainer.kl_control
         return {
             "before": self.before,
             "after": self.after,
             "kl_coef": self.train_log.get("kl_coef"),  # at the last step
+            "rate": control.rate if control else 1.0,  # factor of the learning rate, likewise
             "validation_seconds": round(self.validation_seconds, 1),
         }
 

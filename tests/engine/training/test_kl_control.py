@@ -1,5 +1,6 @@
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import grpo_from_scratch as grpo
 from engine.training.kl_control import KLControl
+
+NO_CAP = {"score_sd": 0.3, "penalty_sd": 0.0}  # a penalty that is the same for all texts
 
 
 @pytest.mark.parametrize(
@@ -31,7 +34,7 @@ from engine.training.kl_control import KLControl
 def test_updates_by_hand(kl, steps, level, coef):
     control = KLControl(target=2.0, coef=0.1)
     for value in kl:
-        control.update(value, steps)
+        control.update(value, steps, **NO_CAP)
     assert control.level == pytest.approx(level, rel=1e-12)
     assert control.coef == pytest.approx(coef, rel=1e-12)
 
@@ -40,7 +43,7 @@ def test_updates_by_hand(kl, steps, level, coef):
 def test_a_target_out_of_reach_drives_it_only_so_far(kl, level):
     control = KLControl(target=2.0, coef=0.1)
     for _ in range(1000):
-        control.update(kl, 60)
+        control.update(kl, 60, **NO_CAP)
         assert 0 < control.coef < 1000
     assert control.level == pytest.approx(level)
 
@@ -49,25 +52,96 @@ def test_a_target_out_of_reach_drives_it_only_so_far(kl, level):
 def test_what_is_no_number_changes_nothing(kl):
     control, calm = KLControl(2.0, 0.1), KLControl(2.0, 0.1)
     for value in (1.0, kl, 1.5, kl):
-        control.update(value, 60)
+        control.update(value, 60, **NO_CAP)
     for value in (1.0, 1.5):
-        calm.update(value, 60)
+        calm.update(value, 60, **NO_CAP)
     assert control.state() == calm.state()
+
+
+def test_the_penalty_never_differs_more_than_the_reward():
+    """Far above the target: coefficient and level stop where the two differ alike, and so does the
+    level, which would otherwise have to come down again."""
+    control = KLControl(2.0, 0.1)
+    control.update(8.0, 60, score_sd=0.2, penalty_sd=0.1)
+    assert control.coef == pytest.approx(0.2)  # it wanted 0.1 · exp(0.1 + 3)
+    assert control.level == pytest.approx(0.1 * math.exp(0.1))
+    control.update(8.0, 60, score_sd=0.1, penalty_sd=0.4)  # of a coefficient of 0.2
+    assert control.coef == control.level == pytest.approx(0.05)
+    control.update(8.0, 60, score_sd=0.0, penalty_sd=0.4)  # all rewards equal: next to nothing
+    assert 0 < control.coef < 1e-4
+
+
+@pytest.mark.parametrize(
+    "kl, rate",
+    [
+        ([0.0], 1.0),  # nothing is known of its growth
+        # d = 0, 0.5: 0.5 a step where 0.5/6 are allowed; not below 0.4 at once
+        ([0.0, 0.5], 0.4),
+        # d = 0.8, 0.9, 1: 0.1 a step where 0.03 are noise; 0.4, and then half of it would be less
+        # than it moved at: (1 + 0.4) / 2 · 0.3
+        ([1.28, 1.62, 2.0], 0.21),
+        # d = 0.5, 0.6: 0.1 a step, where 0.4/6 are allowed
+        ([0.5, 0.72], 0.4 / 6 / 0.1),
+        # and then no growth: up by a tenth
+        ([0.5, 0.72, 0.5], 1.1 * 0.4 / 6 / 0.1),
+        ([3.0, 2.5, 2.5], 1.0),  # above the target and coming back
+        ([0.02, 0.03], 1.0),  # far away, and slow
+    ],
+)
+def test_a_policy_comes_slower_the_nearer_it_is(kl, rate):
+    control = KLControl(2.0, 0.1)
+    for value in kl:
+        control.update(value, 60, **NO_CAP)
+    assert control.rate == pytest.approx(rate, rel=1e-9)
+
+
+def test_the_rate_is_that_of_the_steps_that_are_judged():
+    """What was slowed down already is not slowed down again for the same growth."""
+    control = KLControl(2.0, 0.1)
+    for value in (0.0, 0.5, 0.5):
+        control.update(value, 60, **NO_CAP)
+    # grew 0.5 in two steps, at rates of 1 and 0.4; 0.5/6 are allowed
+    assert control.rate == pytest.approx((1 + 0.4) / 2 * (0.5 / 6) / 0.25)
+
+
+class Schedule:
+    """What a learning rate schedule has that accelerate wraps."""
+
+    def __init__(self, rate):
+        self.base_lrs = [rate]
+
+
+def logged(control, state, kl, optimizer=None, schedule=None):
+    optimizer = optimizer or SimpleNamespace(param_groups=[])
+    schedule = SimpleNamespace(scheduler=schedule or Schedule(1e-4))
+    row = {"reward": 0.5, "kl_policy_ref": kl, **NO_CAP}
+    control.on_log(None, state, None, row, optimizer=optimizer, lr_scheduler=schedule)
 
 
 def test_only_the_log_of_a_step_counts():
     control, state = KLControl(2.0, 0.1), TrainerState(max_steps=60)
     control.on_log(None, state, None, {"train_runtime": 3.0, "train_loss": 0.1})
     assert control.coef == 0.1
-    control.on_log(None, state, None, {"reward": 0.5, "kl_policy_ref": 2.2})
+    logged(control, state, 2.2)
     assert control.coef == pytest.approx(0.1 * math.exp(0.35))
+
+
+def test_the_rate_reaches_the_next_step_and_the_plan():
+    control, state = KLControl(2.0, 0.1), TrainerState(max_steps=60)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 8e-5}])
+    schedule = Schedule(1e-4)
+    for kl, factor in ((0.0, 1.0), (0.5, 0.4)):
+        logged(control, state, kl, optimizer, schedule)
+        assert control.rate == factor
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(8e-5 * factor)
+        assert schedule.base_lrs == pytest.approx([1e-4 * factor])
 
 
 def test_it_goes_on_from_trainer_state_json(tmp_path):
     """Written and read by transformers; the next update is equal to the last bit."""
     one, other = KLControl(2.0, 0.1), KLControl(2.0, 0.1)
     for value in (0.1, 0.7, 1.3, 1.9, 2.3):
-        one.update(value, 60)
+        one.update(value, 60, **NO_CAP)
     TrainerState(stateful_callbacks=[one]).save_to_json(tmp_path / "trainer_state.json")
     assert (
         "KLControl"
@@ -75,10 +149,10 @@ def test_it_goes_on_from_trainer_state_json(tmp_path):
     )
     saved = TrainerState.load_from_json(tmp_path / "trainer_state.json")
     other.on_train_begin(TrainingArguments(tmp_path), saved, TrainerControl())
-    assert other.state() == one.state()
+    assert other.state() == one.state() and other.rate < 1
     for control in (one, other):
-        control.update(2.6, 60)
-    assert other.coef == one.coef
+        control.update(2.6, 60, **NO_CAP)
+    assert other.coef == one.coef and other.rate == one.rate
 
 
 def train_toy(control, steps, decay, kind, seed):
@@ -91,7 +165,7 @@ def train_toy(control, steps, decay, kind, seed):
     history = []
     for step in range(steps):
         rate = first_rate * min((step + 1) / 5, 1) * (1 - step / steps if decay else 1)
-        optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = rate * control.rate
         log_q = logits.detach().log_softmax(0)
         history.append(32 * (log_q.exp() * (log_q - reference)).sum().item())
         words = log_q.exp().expand(64, 6).multinomial(32, replacement=True, generator=generator)
@@ -104,7 +178,12 @@ def train_toy(control, steps, decay, kind, seed):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        control.update((log_r.expm1() - log_r).sum(1).mean().item(), steps)
+        control.update(
+            (log_r.expm1() - log_r).sum(1).mean().item(),
+            steps,
+            score_sd=scores.view(8, 8).std(1).mean().item(),
+            penalty_sd=control.coef * penalty.view(8, 8).std(1).mean().item(),
+        )
     log_q = logits.detach().log_softmax(0)
     return [*history, 32 * (log_q.exp() * (log_q - reference)).sum().item()]
 
