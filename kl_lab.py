@@ -79,8 +79,8 @@ def penalties(own: dict[str, Candidate]):
     show(
         "mean, bias, std: of one sample, as an estimate of the divergence\n"
         "pull: cosine between where the number, subtracted from the reward, moves the\n"
-        "  policy and where the divergence falls fastest; +1 is the exact gradient, below\n"
-        "  0 drives the policy away\n"
+        "  policy at first and where the divergence falls fastest; +1 is the exact\n"
+        "  gradient, below 0 drives the policy away. A small one may lose it later: k3\n"
         "KL at the end: KL(policy‖ref) after 400 steps of the penalty alone\n"
     )
     return draw_penalties(candidates, rows, toy)
@@ -169,6 +169,7 @@ def beta(own: dict[str, Candidate]):
         "  makes later tokens pay\n"
         "coefficient: reward per nat; spread: standard deviation of the scores; --beta:\n"
         "  coefficient / spread, for --beta stands beside advantages: rewards / spread\n"
+        "  in large groups (docs/options.md has those of eight)\n"
         "fewest: nats of the best policy with this score; factor: nats / fewest\n"
         "late: share of the nats that the second half of the text pays\n"
     )
