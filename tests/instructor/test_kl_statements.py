@@ -180,6 +180,20 @@ def test_which_value_the_estimates_have(two_tokens):
         assert mean == pytest.approx(values[measure, "backward"], abs=1e-12)
 
 
+def test_k3_is_the_better_estimate_near_agreement_only():
+    spreads = {}
+    for spread in (0.4, 2.5):
+        toy = toys.toy_policy(spread, seed=2)
+        log_q = toy.logits.log_softmax(0)
+        estimates = [
+            toys.statistics("forward", k(log_q, toy.log_p), log_q, toy.log_p) for k in (K1, K3)
+        ]
+        assert all(abs(estimate.bias) < 1e-12 for estimate in estimates)
+        spreads[spread] = [estimate.std for estimate in estimates]
+    assert spreads[0.4][1] < 0.3 * spreads[0.4][0]
+    assert spreads[2.5][1] > 3 * spreads[2.5][0]
+
+
 # Three texts: one bad, two of equal reward. What does the optimum keep of each?
 THREE_P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 THREE_R = torch.tensor([0.1, 0.9, 0.9], dtype=torch.float64)
