@@ -1,6 +1,6 @@
 """What a KL term does to a policy, on toys so small that every expectation is exact.
 
-    python kl_lab.py                # four experiments: their tables, and a picture of each
+    python kl_lab.py                # five experiments: their tables, and a picture of each
     python kl_lab.py places         # one of them
 
 penalties  Which numbers estimate a divergence, and which hold the policy as a
@@ -10,6 +10,8 @@ places     The same numbers in the reward, in the loss, and in the loss times
 texts      Two tokens: the divergence of whole texts, and of token after token.
 beta       Texts of 32 tokens: what TRL's --beta pays for a score, and what
            the best policy pays.
+credit     Texts of eight parts: where a policy comes to rest if each part is
+           credited with what it added (--credit prefix).
 
 Your penalties of rewards.py take part in the first three as soon as they are
 written. q is the policy, p the reference, r = p/q; all values are in nats.
@@ -31,7 +33,9 @@ from engine.course.experiments import (
     OWN,
     Candidate,
     Divergence,
+    Rest,
     compare_beta,
+    compare_credit,
     compare_penalties,
     compare_places,
     compare_texts,
@@ -49,6 +53,7 @@ HOW = {  # the options that hold a policy so, for the keys of toys.HELD_BY
     "KL(ref‖policy) per token": "--kl_type backward, and --beta with use_bias_correction_kl=False",
 }
 COEFFICIENTS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+CREDIT_COEFFICIENTS = (0.1, 0.05, 0.03)
 
 
 def penalties(own: dict[str, Candidate]):
@@ -74,8 +79,8 @@ def penalties(own: dict[str, Candidate]):
     show(
         "mean, bias, std: of one sample, as an estimate of the divergence\n"
         "pull: cosine between where the number, subtracted from the reward, moves the\n"
-        "  policy and where the divergence falls fastest; +1 is the exact gradient, below\n"
-        "  0 drives the policy away\n"
+        "  policy at first and where the divergence falls fastest; +1 is the exact\n"
+        "  gradient, below 0 drives the policy away. A small one may lose it later: k3\n"
         "KL at the end: KL(policy‖ref) after 400 steps of the penalty alone\n"
     )
     return draw_penalties(candidates, rows, toy)
@@ -147,22 +152,16 @@ def beta(own: dict[str, Candidate]):
     rows = compare_beta(COEFFICIENTS)
     for held_by, how in HOW.items():
         table = make_table(f"32 tokens, held by {held_by}\n{how}")
-        add_figures(table, "coefficient", "spread", "--beta", "score", "nats", "fewest")
-        add_figures(table, "factor", "late")
+        add_figures(table, "coefficient", "spread", "--beta", *REST)
         for row in rows:
-            if row.held_by != held_by:
+            if row.by != held_by:
                 continue
-            score, spread, nats_of_tokens = row.found
-            late = nats_of_tokens[toys.LENGTH // 2 :].sum().item() / row.nats
+            spread = row.found.spread
             table.add_row(
                 f"{row.coefficient:g}",
                 f"{spread:.3f}",
                 f"{row.coefficient / spread:.2f}" if "--beta" in how else "",
-                f"{score:.3f}",
-                f"{row.nats:.2f}",
-                f"{row.fewest:.2f}",
-                f"{row.nats / row.fewest:.2f}",
-                f"{late:.0%}",
+                *figures_of_rest(row),
             )
         show(table)
     show(
@@ -170,13 +169,52 @@ def beta(own: dict[str, Candidate]):
         "  makes later tokens pay\n"
         "coefficient: reward per nat; spread: standard deviation of the scores; --beta:\n"
         "  coefficient / spread, for --beta stands beside advantages: rewards / spread\n"
+        "  in large groups (docs/options.md has those of eight)\n"
         "fewest: nats of the best policy with this score; factor: nats / fewest\n"
         "late: share of the nats that the second half of the text pays\n"
     )
     return draw_beta(rows)
 
 
-EXPERIMENTS = {"penalties": penalties, "places": places, "texts": texts, "beta": beta}
+def credit(own: dict[str, Candidate]):
+    """Print and draw: where the policy rests, by four ways to credit a part of a text."""
+    from engine.course.toy_pictures import draw_credit
+
+    rows = compare_credit(CREDIT_COEFFICIENTS)
+    table = make_table("Eight parts, held by KL(policy‖ref) of texts", "a part is credited by")
+    add_figures(table, "coefficient", *REST)
+    for i, row in enumerate(rows, 1):
+        end = i % len(CREDIT_COEFFICIENTS) == 0
+        table.add_row(row.by, f"{row.coefficient:g}", *figures_of_rest(row), end_section=end)
+    show(table)
+    show(
+        "a part is credited with what it changes in the value of the text, less its own\n"
+        "  penalty, plus λ times what the next part is credited with\n"
+        "the whole completion: λ = 1, all that comes later counts; this is the optimum\n"
+        "prefix's score: the value of a text so far is its score\n"
+        "fitted value: a line, fitted at each place, from the score so far to the final\n"
+        "  score less the penalties still to come\n"
+        "What a good part earns at once, later parts can no longer add. By its score, a\n"
+        "prefix is credited with λ of this loss only: the policy pays its nats early.\n"
+    )
+    return draw_credit(rows)
+
+
+EXPERIMENTS = {
+    "penalties": penalties,
+    "places": places,
+    "texts": texts,
+    "beta": beta,
+    "credit": credit,
+}
+REST = ("score", "nats", "fewest", "factor", "late")
+
+
+def figures_of_rest(row: Rest) -> list[str]:
+    """The cells of a policy at rest, below the titles REST."""
+    figures = [f"{x:.2f}" for x in (row.nats, row.fewest)]
+    factor = f"{row.nats / row.fewest:.3f}"
+    return [f"{row.found.score:.3f}", *figures, factor, f"{row.late:.0%}"]
 
 
 def make_table(title: str, *columns: str):
@@ -211,7 +249,7 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "experiment", nargs="?", choices=EXPERIMENTS, help="one of them; without it, all four"
+        "experiment", nargs="?", choices=EXPERIMENTS, help="one of them; without it, all five"
     )
     parser.add_argument(
         "--use_solution", action="store_true", help="show the penalties of rewards_solution.py"

@@ -50,7 +50,12 @@ def _linear(rewards, options, batch):
 
 
 def _exponential(rewards, options, batch):
-    return call_student(rewards.shaped_reward_exponential, batch.completions, prompts=batch.prompts)
+    return call_student(
+        rewards.shaped_reward_exponential,
+        batch.completions,
+        temperature=options.shaping_temperature,
+        prompts=batch.prompts,
+    )
 
 
 def _shaped(rewards, options, batch):
@@ -90,6 +95,8 @@ def describe_reward(options: Options) -> str:
     """The reward of a run as a line of text."""
     score = "share of positive words" if options.hackable_reward else "sentiment"
     text = f"{'minus ' if options.negate_reward else ''}{options.reward_shaping} {score}"
+    if options.shaping_temperature != 1:
+        text += f" at temperature {options.shaping_temperature:g}"
     if options.kl_type != "none":
         strength = options.kl_coef if options.kl_target is None else "kl_coef"
         text += f" − {strength} × penalty for {KL_NAMES[options.kl_type]}"
@@ -172,6 +179,8 @@ def require_reward(rewards, options: Options) -> None:
     name = f"kl_penalty_{options.kl_type}"
     if options.kl_type != "none" and not hasattr(rewards, name):
         raise UserError(f"There is no function {name} in the rewards file.")
+    if options.shaping_temperature != 1 and options.reward_shaping != "exponential":
+        raise UserError("--shaping_temperature is that of --reward_shaping exponential: add it.")
     if options.hackable_reward and options.reward_shaping not in ("linear", "shaped"):
         raise UserError(
             f"--hackable_reward counts words and --reward_shaping {options.reward_shaping} scores "

@@ -52,7 +52,8 @@ def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
     Source: Shao et al. 2024, arXiv 2402.03300, for the normalisation that decides its effect.
 
     Question: GRPO subtracts the group's mean and divides by its standard deviation. Why does
-    2 · score + 3 teach exactly what score teaches, and why does this function not?
+    2 · score + 3 teach exactly what score teaches, as long as no KL penalty is subtracted, and why
+    does this function not? Why is there hardly a difference to see at τ = 1?
     """
     # TODO: your code here
     raise NotImplementedError("Exercise 2a: implement shaped_reward_exponential")
@@ -175,7 +176,8 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     f(r) − r · f′(r). Work it out for f(r) = r · log r.
 
     Args, Returns: as for `kl_penalty_forward`. Keep exp() from overflowing: clamp log r from
-    above, at log 10 say.
+    above, at log 1000 say. A low limit is felt: where the reward differs by much, the penalty then
+    lets go of the low-scoring texts altogether.
 
     >>> agreed, too_likely = kl_penalty_backward([-1.0, -2.0], [-1.0, -2.6931], None, kl_coef=0.5)
     >>> float(agreed) == 0, float(too_likely) > 0
@@ -184,7 +186,7 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     Source: the same; Schulman 2020, "Approximating KL divergence", for estimates of the value.
 
     Question: this penalty never exceeds kl_coef per token, however far the policy goes. What
-    does that mean for a policy that has left the reference behind?
+    then keeps a policy from giving all its probability to one text?
     """
     # TODO: your code here
     raise NotImplementedError("Exercise 3c: implement kl_penalty_backward")

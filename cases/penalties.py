@@ -232,9 +232,9 @@ def stays_finite(ask, rng):
         )
     except Wrong as wrong:
         if "returned inf" in str(wrong) or "returned -inf" in str(wrong):
-            cause = "exp() overflows: clamp log r from above, at log 10 say"
+            cause = "exp() overflows: clamp log r from above, at log 1000 say"
         elif "returned nan" in str(wrong):
-            cause = "inf − inf, inf · 0 or 0 / 0: clamp log r from above, at log 10 say"
+            cause = "inf − inf, inf · 0 or 0 / 0: clamp log r from above, at log 1000 say"
         else:
             raise  # another mistake, which has its own words
         return Finding("finite numbers", cause)

@@ -42,7 +42,8 @@ def is_exponential_in_the_score(ask, rng):
             Mistake("the temperature: divide the score by it", (scores * tau).exp() - 1),
             Mistake("the order: divide inside exp(), not outside", (scores.exp() - 1) / tau),
             Mistake(
-                "the exponential: this is linear, which GRPO cannot tell from no shaping", scores
+                "the exponential: this is linear, no shaping at all where no penalty is paid",
+                scores,
             ),
             Mistake("the sign in exp(): better texts must earn more", (-scores / tau).exp() - 1),
         ]
@@ -112,6 +113,6 @@ def teaches_more_than_the_score(ask, rng):
         return None
     return Finding(
         "advantages other than those of the score",
-        "the shape: this is scale · score + shift, which group normalisation undoes; "
+        "the shape: this is scale · score + shift, which the group undoes (without a penalty); "
         "let the text matter, or bend the curve",
     )

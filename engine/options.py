@@ -59,6 +59,11 @@ class Options:
     reward_shaping: str = option(
         "linear", "how the score is shaped into the reward; none means linear", REWARD_SHAPINGS
     )
+    shaping_temperature: float = option(
+        1.0,
+        "temperature of the exponential shaping; the lower, the more the best texts stand out",
+        minimum=0.05,
+    )
     kl_type: str = option("none", "which of your KL penalties to use", KL_TYPES)
     kl_coef: float = option(0.1, "strength of your KL penalty: reward per nat", minimum=0)
     kl_target: float | None = option(

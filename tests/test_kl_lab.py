@@ -23,6 +23,7 @@ def test_the_command_shows_and_draws_every_experiment_in_80_columns(tmp_path, ca
 
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(kl_lab, "COEFFICIENTS", (0.1,))
+    monkeypatch.setattr(kl_lab, "CREDIT_COEFFICIENTS", (0.1,))
     monkeypatch.setattr(kl_lab, "load_rewards", lambda path: Rewards)
     monkeypatch.setattr(
         kl_lab, "EXPERIMENTS", {name: kept(run) for name, run in experiments.items()}

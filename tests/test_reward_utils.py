@@ -23,7 +23,7 @@ class Rewards:
 
     @staticmethod
     def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
-        return [1.5, 0.5]
+        return [1.5 / temperature, 0.5 / temperature]
 
     @staticmethod
     def shaped_reward(scores, completions, prompts=None):
@@ -50,6 +50,7 @@ def reward_of(**options):
     [
         ({}, [0.75, 0.25]),
         ({"reward_shaping": "exponential"}, [1.5, 0.5]),
+        ({"reward_shaping": "exponential", "shaping_temperature": 0.5}, [3.0, 1.0]),
         ({"negate_reward": True}, [-0.75, -0.25]),
         ({"kl_type": "forward"}, [0.75 - 0.1, 0.25 - 0.2]),
         ({"kl_type": "forward", "kl_coef": 0.5}, [0.75 - 0.5, 0.25 - 1.0]),
@@ -102,6 +103,20 @@ def test_five_stars_is_sparse(monkeypatch):
 def test_hackable_with_a_sentiment_shaping_is_refused(shaping):
     with pytest.raises(UserError, match="choose one"):
         make_reward_function(Rewards, reward_shaping=shaping, hackable_reward=True)
+
+
+@pytest.mark.parametrize("shaping", ["linear", "shaped"])
+def test_a_temperature_of_another_shaping_is_refused(shaping):
+    with pytest.raises(UserError, match="--shaping_temperature is that of .*exponential"):
+        make_reward_function(Rewards, reward_shaping=shaping, shaping_temperature=0.5)
+
+
+def test_the_temperature_of_the_shaping_is_told():
+    given = {"reward_shaping": "exponential", "shaping_temperature": 0.25}
+    described = reward_utils.describe_reward(resolve_options(given))
+    assert described == "exponential sentiment at temperature 0.25"
+    given["shaping_temperature"] = 1
+    assert reward_utils.describe_reward(resolve_options(given)) == "exponential sentiment"
 
 
 def test_an_unimplemented_exercise_names_itself_and_its_line(unsolved, classifier):

@@ -211,7 +211,7 @@ def compare_values(toy: TextToy) -> dict[str, ValueFigures]:
 class Rest(NamedTuple):
     """Where reward and divergence let a policy rest."""
 
-    held_by: str  # a key of toys.HELD_BY
+    by: str  # what holds the policy, or what credits its parts: a key of HELD_BY or CREDITS
     coefficient: float  # reward per nat
     found: Walk
     fewest: float  # nats of the best policy with this score
@@ -221,6 +221,11 @@ class Rest(NamedTuple):
         """Of a whole text."""
         return self.found.nats.sum().item()
 
+    @property
+    def late(self) -> float:
+        """Share of the nats that the second half of the text pays."""
+        return self.found.nats[len(self.found.nats) // 2 :].sum().item() / self.nats
+
 
 def compare_beta(coefficients: Sequence[float]) -> list[Rest]:
     """Where the policy rests, for each way to hold it and each coefficient."""
@@ -229,4 +234,15 @@ def compare_beta(coefficients: Sequence[float]) -> list[Rest]:
         for coefficient in coefficients:
             found = toys.walk(toys.resting_policy(held_by, coefficient))
             rows.append(Rest(held_by, coefficient, found, toys.fewest_nats(found.score)))
+    return rows
+
+
+def compare_credit(coefficients: Sequence[float]) -> list[Rest]:
+    """Where the policy rests, for each way to credit a part of a text and each coefficient."""
+    rows = []
+    for by, credit in toys.CREDITS.items():
+        for coefficient in coefficients:
+            found = toys.walk(toys.resting_by_credit(credit, coefficient), toys.PARTS)
+            fewest = toys.fewest_nats(found.score, toys.PARTS)
+            rows.append(Rest(by, coefficient, found, fewest))
     return rows

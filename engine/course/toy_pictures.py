@@ -214,12 +214,12 @@ def draw_beta(rows: list[Rest]):
     scores, nats = zip(*best)
     plane.plot(nats, scores, color="black", label="best possible")
     for held_by, color in zip(toys.HELD_BY, ("black", "tab:red", "tab:orange")):
-        rests = [row for row in rows if row.held_by == held_by]
+        rests = [row for row in rows if row.by == held_by]
         nats = [rest.nats for rest in rests]
         plane.plot(nats, [rest.found.score for rest in rests], "o", color=color, label=held_by)
         shown = next(rest for rest in rests if rest.coefficient == SHOWN)
         label = f"{held_by}: {shown.nats:.2f} in all"
-        spent.plot(range(1, toys.LENGTH + 1), shown.found.nats, color=color, label=label)
+        spent.plot(range(1, toys.WORDS.length + 1), shown.found.nats, color=color, label=label)
         strengths = [rest.coefficient / rest.found.spread for rest in rests]
         label = "--beta" if "policy‖" in held_by else "--beta, use_bias_correction_kl off"
         if held_by == toys.OF_TEXTS:  # a penalty in the reward, not in the loss
@@ -245,4 +245,27 @@ def draw_beta(rows: list[Rest]):
     )
     figure.set_size_inches(13, 5.8)
     _legends_below((plane, spent, strength))
+    return figure
+
+
+def draw_credit(rows: list[Rest]):
+    """The nats of each part of a text, for each kind of credit, at the first coefficient."""
+    coefficient = rows[0].coefficient
+    figure, (spent,) = _figure(
+        1,
+        "Texts of eight parts, reward = score − coefficient · KL(policy‖ref).\n"
+        "Each line: a policy at rest, where the expected update is 0.",
+    )
+    for row in rows:
+        if row.coefficient == coefficient:
+            label = f"{row.by}: {row.nats:.2f} in all, score {row.found.score:.3f}"
+            spent.plot(range(1, toys.PARTS.length + 1), row.found.nats, "o-", label=label)
+    spent.set(
+        ylim=(0, None),
+        xlabel="part of the text",
+        ylabel="KL(policy‖ref) of this part, nats",
+        title=f"KL of each part, at coefficient {coefficient:g}",
+    )
+    figure.set_size_inches(6.5, 6)
+    _legends_below((spent,))
     return figure

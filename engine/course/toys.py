@@ -1,8 +1,8 @@
 """Policies so small that all their texts can be listed: every expectation is a sum, no samples.
 
 q is the policy, p the reference, r = p/q; log-probabilities are per token, in nats, float64. Three
-toys: one token of eight; texts of two tokens; texts of 32 tokens, in which only the number of good
-and bad words counts. `kl_lab.py` shows what they find.
+toys: one token of eight; texts of two tokens; texts of 32 tokens or of eight parts, in which only
+the number of good and bad ones counts. `kl_lab.py` shows what they find.
 """
 
 import functools
@@ -224,12 +224,33 @@ def noise_of_gradient(penalty: Penalty, toy: TextToy) -> float:
     return ((q @ (rows - mean) ** 2).sum().sqrt() / mean.norm()).item()
 
 
-# Texts of 32 tokens. A token is a good word, a bad word or neither; the score of a text is
-# sigmoid(good − bad). So all that matters of a prefix is its balance good − bad, −32 … 32, and
-# what is best at each balance can be worked out from the last token to the first.
-LENGTH = 32
+# Texts of T tokens. A token is a good word, a bad word or neither; the score of a text is a sigmoid
+# of good − bad. So all that matters of a prefix is its balance good − bad, −T … T, S = 2T + 1 in
+# all, and what is best at each balance can be worked out from the last token to the first.
 MOVES = (1, -1, 0)  # what a good word, a bad word and any other do to the balance
-REFERENCE = (0.07, 0.07, 0.86)  # scores near 0.5 ± 0.32, as those of the bundled models
+
+
+class WalkToy(NamedTuple):
+    """Texts of which only the balance counts."""
+
+    length: int  # T
+    reference: tuple[float, ...]  # probability of each of MOVES
+    slope: float  # of the score, sigmoid(slope · balance)
+
+    @property
+    def p(self) -> Tensor:
+        """The reference, (3,)."""
+        return torch.tensor(self.reference, dtype=torch.float64)
+
+    @property
+    def scores(self) -> Tensor:
+        """The score at each balance, (S,)."""
+        balance = torch.arange(-self.length, self.length + 1, dtype=torch.float64)
+        return (self.slope * balance).sigmoid()
+
+
+WORDS = WalkToy(32, (0.07, 0.07, 0.86), 1.0)  # scores 0.5 ± 0.32, as those of the bundled models
+PARTS = WalkToy(8, (0.2, 0.2, 0.6), 0.8)  # eight parts of a text, as `--credit prefix` sees it
 
 
 class Holder(NamedTuple):
@@ -247,18 +268,13 @@ HELD_BY = {
 }
 
 
-def text_scores(length: int = LENGTH) -> Tensor:
-    """The score at each final balance, (2 · length + 1,)."""
-    return torch.arange(-length, length + 1, dtype=torch.float64).sigmoid()
-
-
 def _per_move(values: Tensor) -> Tensor:
     """The value after each move, (S, 3), from that of each balance, (S,)."""
     ends = torch.cat([values[:1], values, values[-1:]])  # the outermost balances: never passed
     return torch.stack([ends[1 + move : len(ends) - 1 + move] for move in MOVES], dim=1)
 
 
-def resting_policy(held_by: str, coefficient: float, length: int = LENGTH) -> Tensor:
+def resting_policy(held_by: str, coefficient: float, toy: WalkToy = WORDS) -> Tensor:
     """Where reward − coefficient · divergence lets the policy rest: its probabilities, (T, S, 3).
 
     Its exact gradient is 0 there. "of texts" is the optimum, the tilted reference. "per token"
@@ -269,10 +285,10 @@ def resting_policy(held_by: str, coefficient: float, length: int = LENGTH) -> Te
         coefficient: reward per nat.
     """
     holder = HELD_BY[held_by]
-    reference = torch.tensor(REFERENCE, dtype=torch.float64)
-    value = text_scores(length)
+    reference = toy.p
+    value = toy.scores
     steps = []  # from the last token to the first
-    for _ in range(length):
+    for _ in range(toy.length):
         after = _per_move(value)  # (S, 3)
         if holder.kind == "forward":  # q ∝ p · exp(value / coefficient)
             step = (reference.log() + after / coefficient).softmax(1)
@@ -312,21 +328,19 @@ def balances(policy: Tensor) -> list[Tensor]:
 
 
 class Walk(NamedTuple):
-    """What a policy of `resting_policy` writes."""
+    """What a policy at rest writes."""
 
     score: float  # mean
     spread: float  # standard deviation of the scores
     nats: Tensor  # KL(policy‖ref) of each position, (T,)
 
 
-def walk(policy: Tensor) -> Walk:
+def walk(policy: Tensor, toy: WalkToy = WORDS) -> Walk:
     """The exact figures of a policy, (T, S, 3)."""
-    reference = torch.tensor(REFERENCE, dtype=torch.float64)
     *before, at = balances(policy)
-    nats = [now @ kl_of_step(step, reference) for now, step in zip(before, policy)]
-    scores = text_scores(len(policy))
-    mean = at @ scores
-    spread = (at @ (scores - mean) ** 2).sqrt()
+    nats = [now @ kl_of_step(step, toy.p) for now, step in zip(before, policy)]
+    mean = at @ toy.scores
+    spread = (at @ (toy.scores - mean) ** 2).sqrt()
     return Walk(mean.item(), spread.item(), torch.stack(nats))
 
 
@@ -336,10 +350,14 @@ def kl_of_step(step: Tensor, reference: Tensor) -> Tensor:
 
 
 @functools.cache
-def reference_balances(length: int) -> Tensor:
-    """Probability of each final balance under the reference, (2 · length + 1,)."""
-    step = torch.tensor(REFERENCE, dtype=torch.float64)
-    return balances(step.expand(length, 2 * length + 1, 3))[-1]
+def reference_balances(toy: WalkToy) -> Tensor:
+    """Probability of each final balance under the reference, (S,)."""
+    return balances(unmoved(toy))[-1]
+
+
+def unmoved(toy: WalkToy) -> Tensor:
+    """The reference as a policy, (T, S, 3)."""
+    return toy.p.expand(toy.length, 2 * toy.length + 1, 3)
 
 
 class Optimum(NamedTuple):
@@ -349,23 +367,86 @@ class Optimum(NamedTuple):
     nats: float
 
 
-def best_possible(coefficient: float, length: int = LENGTH) -> Optimum:
+def best_possible(coefficient: float, toy: WalkToy = WORDS) -> Optimum:
     """What the tilted reference q ∝ p · exp(score / coefficient) has, the optimum of
     score − coefficient · KL(policy‖ref), from the scores of the reference alone."""
-    scores = text_scores(length)
-    log_weights = reference_balances(length).log() + scores / coefficient
-    score = log_weights.softmax(0) @ scores
+    log_weights = reference_balances(toy).log() + toy.scores / coefficient
+    score = log_weights.softmax(0) @ toy.scores
     nats = score / coefficient - log_weights.logsumexp(0)
     return Optimum(score.item(), nats.item())
 
 
-def fewest_nats(score: float) -> float:
+def fewest_nats(score: float, toy: WalkToy = WORDS) -> float:
     """KL(policy‖ref) of the best policy that reaches this mean score."""
     low, high = math.log(1e-4), math.log(1e4)  # of the coefficient
     for _ in range(60):
         middle = (low + high) / 2
-        if best_possible(math.exp(middle)).score > score:
+        if best_possible(math.exp(middle), toy).score > score:
             low = middle
         else:
             high = middle
-    return best_possible(math.exp(low)).nats
+    return best_possible(math.exp(low), toy).nats
+
+
+class Credit(NamedTuple):
+    """What a part of a text is credited with: the change of the value of the text so far, less its
+    own penalty, and a share of what the later parts are credited with."""
+
+    decay: float  # that share, λ
+    fitted: bool  # value of a prefix: a line fitted to what is still to come; else its own score
+
+
+CREDITS = {
+    "the whole completion": Credit(1.0, fitted=False),  # all later parts count: the optimum
+    "prefix's score, λ = 0.4": Credit(0.4, fitted=False),  # --credit prefix
+    "fitted value, λ = 0.4": Credit(0.4, fitted=True),
+    "fitted value, λ = 0": Credit(0.0, fitted=True),
+}
+
+
+def resting_by_credit(credit: Credit, coefficient: float, toy: WalkToy = PARTS) -> Tensor:
+    """Where score − coefficient · KL(policy‖ref) lets the policy rest, (T, S, 3), by this credit.
+
+    The expected update is 0 at every balance: credit, which holds the part's own penalty, is the
+    same for each of its moves. Fitted values depend on the policy, so this is a fixed point.
+
+    Raises:
+        ArithmeticError: none was found.
+    """
+    policy = unmoved(toy)
+    for _ in range(200):
+        values = [toy.scores] * (toy.length + 1)
+        if credit.fitted:
+            values = _fitted_values(policy, coefficient, toy)
+        answer = _at_rest(values, credit.decay, coefficient, toy=toy)
+        if (answer - policy).abs().max() < 1e-13:
+            return answer
+        policy = answer
+    raise ArithmeticError("the policy does not come to rest")
+
+
+def _at_rest(values: list[Tensor], decay: float, coefficient: float, *, toy: WalkToy) -> Tensor:
+    """The policy by which every move of a balance earns one credit: q ∝ p · exp(rest of it / c),
+    the rest being what the move earns besides its own penalty c · (log q − log p)."""
+    later = torch.zeros_like(toy.scores)  # mean credit of the next part
+    steps = []
+    for before, after in zip(values[-2::-1], values[:0:-1]):
+        worth = _per_move(after + decay * later) / coefficient  # (S, 3)
+        steps.append((toy.p.log() + worth).softmax(1))
+        later = coefficient * (toy.p.log() + worth).logsumexp(1) - before
+    return torch.stack(steps[::-1])
+
+
+def _fitted_values(policy: Tensor, coefficient: float, toy: WalkToy) -> list[Tensor]:
+    """At each place, the least-squares line from the score of the text so far to the final score
+    minus the penalties still to come: T + 1 tensors, (S,)."""
+    to_come = [toy.scores]
+    for step in policy.flip(0):
+        penalty = coefficient * kl_of_step(step, toy.p)
+        to_come.append((step * _per_move(to_come[-1])).sum(1) - penalty)
+    lines = []
+    for at, target in zip(balances(policy), to_come[::-1]):
+        centred = toy.scores - at @ toy.scores
+        slope = (at @ (centred * target)) / (at @ centred**2).clamp(min=1e-30)
+        lines.append(at @ target + slope * centred)
+    return [*lines[:-1], toy.scores]

@@ -9,7 +9,9 @@ import torch
 from engine.model.architecture import arguments_of, is_plain_gpt2
 from engine.model.output_layer import completion_log_probs
 
-MAX_LOG_RATIO = math.log(10)  # log r is cut here before exp(); a cut value is biased low
+# log r is cut here before exp(). A cut biases the values of a far policy low; without one, a single
+# token can drown those of the batch. At most a thousandth of a policy's tokens have so large an r.
+MAX_LOG_RATIO = math.log(1000)
 
 
 def pad(sequences, padding_id, side, device=None):
@@ -209,12 +211,13 @@ class KLValues(NamedTuple):
 
 
 def kl_values(policy_log_probs, ref_log_probs, mask) -> KLValues:
-    """Low-variance estimates of both KL values, to look at; never to subtract from a reward.
+    """Estimates of both KL values, to look at; never to subtract from a reward.
 
     With r = p/q, per token and summed over each completion: r − 1 − log r estimates
     KL(policy‖ref), and r · log r − (r − 1) estimates KL(ref‖policy) of the next token, summed
-    along the policy's own text. Both are ≥ 0 and, but for the cut at log r = log 10, unbiased
-    under samples of the policy (Schulman 2020). The first is also unbiased for whole texts, the
+    along the policy's own text. Both are ≥ 0 and, but for the cut at log r = log 1000, unbiased
+    under samples of the policy (Schulman 2020). Near agreement they vary less than log q − log p,
+    far away more. The first is also unbiased for whole texts, the
     second is not: there, the texts would have to be the reference's.
 
     Args:

@@ -63,7 +63,7 @@ def folder_of(name):
 run("none")
 
 # %%
-run("exponential", reward_shaping="exponential")
+run("exponential", reward_shaping="exponential", shaping_temperature=0.1)
 
 # %%
 run("forward", kl_type="forward")
@@ -120,9 +120,8 @@ with exercise():
 # More to try, one line each: `run("shaped", reward_shaping="shaped")`,
 # `run("hacked", hackable_reward=True)`, `run("negative", negate_reward=True)`,
 # `run("stars", reward_shaping="five_stars")`, `run("beta", beta=0.1)`, `run("strong",
-# kl_type="forward", kl_coef=1.0)`. Put the names into the two cells of pictures. `beta=0.1` and `kl_coef=0.1` are not equally strong: reward and
-# penalty are added before GRPO divides by the group's standard deviation, while beta acts beside
-# advantages that have been divided already.
+# kl_type="forward", kl_coef=1.0)`. Put the names into the two cells of pictures. `beta=0.1` and
+# `kl_coef=0.1` are not equally strong: docs/options.md has the exchange rate.
 #
 # ## Comparing
 #
@@ -167,13 +166,14 @@ with exercise():
 #
 # Write your answers into `answers.md`, under *Analysis 1* to *Analysis 5*.
 #
-# 1. **Reward.** Which shaping learned fastest? Which gave the best texts? Were these the same?
+# 1. **Reward.** Which shaping learned fastest? Which gave the best texts? Were these the same? Why
+#    do the runs with and without exponential shaping agree so well, even at $\tau = 0.1$?
 # 2. **Price.** Look at sentiment against KL of your runs. What does the unregularised run buy with its
 #    last nats? What happens to both at `kl_coef` 1.0, and at 0.01?
 # 3. **Collapse.** Read twenty samples of each run. Which ones repeat themselves, within a text or
 #    between texts, and which column of the tables shows it?
-# 4. **Two divergences.** How do the runs with `forward` and `backward` differ in their texts? Is it
-#    what mode-seeking and mass-covering make you expect? How could the difference become larger?
+# 4. **Two divergences.** How do the runs with `forward` and `backward` differ in their texts? Which
+#    texts would tell their optima apart, and what would a run need to show it?
 # 5. **Prompting.** What can a prefix not do that training can, and the other way round?
 
 # %% [markdown]
@@ -203,8 +203,8 @@ with exercise():
 # ## What to take along
 #
 # - The reward is the specification. The policy will satisfy it to the letter.
-# - GRPO sees rewards only relative to their group: scale and shift are invisible, and a group of
-#   equal rewards teaches nothing.
+# - GRPO sees rewards only relative to their group: without a penalty, scale and shift are invisible,
+#   and a group of equal rewards teaches nothing.
 # - A KL penalty buys text quality with reward. What counts is the force it exerts, not how well it
 #   estimates the divergence.
 # - Never judge a policy by the number it was trained on alone.

@@ -37,6 +37,7 @@ def test_what_each_estimate_does_as_a_penalty(toy):
     assert rows["r·log r"].path[-1] == math.inf
     assert all(abs(rows[name].pull) < 0.6 for name in (K2, K3, "r·log r − (r − 1)"))
     assert all(rows[name].path[-1] > rows[name].path[0] for name in (K2, K3))
+    assert rows[K3].pull > 0.3  # at first: in the end it leaves all the same
 
 
 def test_what_each_estimate_does_in_the_loss(toy):
@@ -94,8 +95,23 @@ def test_estimates_of_the_value_of_texts_and_of_tokens():
 def test_the_best_possible_policy_pays_least():
     for row in experiments.compare_beta((0.3, 0.03)):
         factor = row.nats / row.fewest
-        if row.held_by == toys.OF_TEXTS:
+        if row.by == toys.OF_TEXTS:
             assert factor == pytest.approx(1, abs=1e-6)
         else:  # and the prefix held fixed leaves the work to the later tokens
             assert factor > 1.01
-            assert row.found.nats[16:].sum() > 0.6 * row.nats
+            assert row.late > 0.6
+
+
+def test_a_prefix_valued_by_its_score_pays_early_and_too_much():
+    """The resting points of four credits: (overpaid, share of nats in the second half)."""
+    rows = experiments.compare_credit((0.1, 0.05, 0.03))
+    found = {(row.by, row.coefficient): (row.nats / row.fewest, row.late) for row in rows}
+    optimum, by_score, fitted, fitted_0 = toys.CREDITS
+    for coefficient, factor, late in (
+        (0.1, 1.108, 0.277),
+        (0.05, 1.237, 0.190),
+        (0.03, 1.299, 0.165),
+    ):
+        assert found[optimum, coefficient] == pytest.approx((1, 0.532), abs=2e-3)
+        assert found[by_score, coefficient] == pytest.approx((factor, late), abs=1e-3)
+        assert 1 < found[fitted, coefficient][0] < found[fitted_0, coefficient][0] < 1.0115

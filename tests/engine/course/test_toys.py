@@ -125,6 +125,10 @@ def test_expected_gradient_and_noise_of_a_penalty_on_texts(texts):
     assert toys.noise_of_gradient(penalty, texts) == pytest.approx(want, abs=1e-9)
 
 
+def words(length):
+    return toys.WORDS._replace(length=length)
+
+
 def all_walks(policy):
     """(probability, good − bad, log q − log p) of every text of len(policy) tokens, listed."""
     length = len(policy)
@@ -132,18 +136,18 @@ def all_walks(policy):
         at, q, gap = length, 1.0, 0.0
         for t, move in enumerate(moves):
             step = policy[t, at, move]
-            q, gap = q * step, gap + (step / toys.REFERENCE[move]).log()
+            q, gap = q * step, gap + (step / toys.WORDS.reference[move]).log()
             at += toys.MOVES[move]
         yield q, at - length, gap
 
 
 @pytest.mark.parametrize("held_by", toys.HELD_BY)
 def test_the_walk_is_the_sum_over_all_texts(held_by):
-    policy = toys.resting_policy(held_by, 0.3, length=4)
+    policy = toys.resting_policy(held_by, 0.3, words(4))
     listed = list(all_walks(policy))
     score = sum(q / (1 + math.exp(-balance)) for q, balance, _ in listed)
     nats = sum(q * gap for q, _, gap in listed)
-    found = toys.walk(policy)
+    found = toys.walk(policy, words(4))
     assert found.score == pytest.approx(score.item(), abs=1e-12)
     assert found.nats.sum().item() == pytest.approx(nats.item(), abs=1e-12)
     square = sum(q / (1 + math.exp(-balance)) ** 2 for q, balance, _ in listed)
@@ -155,9 +159,9 @@ def test_the_policy_rests_where_the_gradient_is_zero(held_by):
     """Autograd through all texts of three tokens, at the logits of the resting policy."""
     holder = toys.HELD_BY[held_by]
     coefficient, length = 0.2, 3
-    logits = toys.resting_policy(held_by, coefficient, length).log().requires_grad_()
+    logits = toys.resting_policy(held_by, coefficient, words(length)).log().requires_grad_()
     policy = logits.softmax(-1)
-    reference = torch.tensor(toys.REFERENCE, dtype=torch.float64)
+    reference = toys.WORDS.p
     gain = sum(q / (1 + math.exp(-balance)) for q, balance, _ in all_walks(policy))
     at = torch.zeros(2 * length + 1, dtype=torch.float64)
     at[length] = 1.0
@@ -179,3 +183,63 @@ def test_held_by_texts_it_rests_at_the_tilted_reference():
         assert found.score == pytest.approx(score, abs=1e-9)
         assert found.nats.sum().item() == pytest.approx(nats, abs=1e-9)
         assert toys.fewest_nats(score) == pytest.approx(nats, abs=1e-9)
+
+
+TEXTS = torch.tensor(list(itertools.product(range(3), repeat=8)))  # all texts of eight parts
+
+
+def every_text(policy):
+    """All 6561 texts: probability, (N,); balance before each part and at the end, (N, 9), as an
+    index; and log q − log p of each part, (N, 8)."""
+    moves = torch.tensor(toys.MOVES)[TEXTS]
+    at = 8 + torch.cat([torch.zeros(len(TEXTS), 1).long(), moves.cumsum(1)], dim=1)
+    q = policy[torch.arange(8), at[:, :-1], TEXTS]
+    return q.prod(1), at, (q / toys.PARTS.p[TEXTS]).log()
+
+
+def value_of_prefixes(credit, coefficient, policy):
+    """The value of each text after each part, (N, 9), by a least-squares line over all texts."""
+    q, at, gap = every_text(policy)
+    scores = 1 / (1 + (-0.8 * (at - 8.0)).double().exp())
+    values = scores.clone()
+    for k in range(8 if credit.fitted else 0):
+        target = scores[:, -1] - coefficient * gap[:, k:].sum(1)
+        root = q.sqrt()[:, None]
+        columns = torch.stack([torch.ones_like(q), scores[:, k]], dim=1)
+        columns = columns[:, :1] if k == 0 else columns  # before the first part all are alike
+        line = torch.linalg.lstsq(root * columns, root * target[:, None]).solution
+        values[:, k] = (columns @ line)[:, 0]
+    return values
+
+
+@pytest.mark.parametrize("coefficient", [0.1, 0.03])
+@pytest.mark.parametrize("by", toys.CREDITS)
+def test_by_its_credit_a_policy_rests_where_the_update_is_zero(by, coefficient):
+    """E[A_k · ∇ log q(part k)], summed over all texts, by the definition of the credit A_k."""
+    credit = toys.CREDITS[by]
+    policy = toys.resting_by_credit(credit, coefficient)
+    q, at, gap = every_text(policy)
+    earned = value_of_prefixes(credit, coefficient, policy).diff(dim=1) - coefficient * gap
+    later = torch.zeros_like(q)
+    update = torch.zeros_like(policy)
+    for k in reversed(range(8)):
+        later = earned[:, k] + credit.decay * later  # A_k
+        here = at[:, k]
+        of_moves = torch.zeros(17, 3, dtype=torch.float64)
+        of_moves.index_put_((here, TEXTS[:, k]), q * later, accumulate=True)
+        update[k] = of_moves - policy[k] * of_moves.sum(1, keepdim=True)
+    assert update.abs().max() < 1e-9
+    if not credit.fitted and credit.decay < 1:  # the optimum is another policy
+        optimum = toys.resting_by_credit(toys.CREDITS["the whole completion"], coefficient)
+        assert (optimum - policy).abs().max() > 0.01
+
+
+def test_a_credit_of_all_that_comes_later_rests_at_the_optimum():
+    for coefficient in (0.1, 0.03):
+        policy = toys.resting_by_credit(toys.CREDITS["the whole completion"], coefficient)
+        found = toys.walk(policy, toys.PARTS)
+        score, nats = toys.best_possible(coefficient, toys.PARTS)
+        assert found.score == pytest.approx(score, abs=1e-9)
+        assert found.nats.sum().item() == pytest.approx(nats, abs=1e-9)
+        policy = toys.resting_by_credit(toys.Credit(1.0, fitted=True), coefficient)
+        assert toys.walk(policy, toys.PARTS).score == pytest.approx(score, abs=1e-9)

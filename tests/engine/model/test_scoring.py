@@ -87,7 +87,7 @@ STARTS = ["This movie was", "The plot of this film"]
 
 
 def test_kl_values_by_hand():
-    policy = torch.tensor([[-1.0, -2.0], [-1.0, -5.0]])
+    policy = torch.tensor([[-1.0, -2.0], [-1.0, -8.0]])
     ref = torch.tensor([[-2.0, -1.0], [-1.0, 0.0]])
     mask = torch.tensor([[True, True], [True, False]])
     values = kl_values(policy, ref, mask)
