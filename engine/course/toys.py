@@ -398,8 +398,8 @@ class Credit(NamedTuple):
 
 CREDITS = {
     "the whole completion": Credit(1.0, fitted=False),  # all later parts count: the optimum
-    "prefix's score, λ = 0.4": Credit(0.4, fitted=False),  # --credit prefix
-    "fitted value, λ = 0.4": Credit(0.4, fitted=True),
+    "prefix's score, λ = 0.4": Credit(0.4, fitted=False),
+    "fitted value, λ = 0.4": Credit(0.4, fitted=True),  # --credit prefix
     "fitted value, λ = 0": Credit(0.0, fitted=True),
 }
 

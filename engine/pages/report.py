@@ -23,6 +23,8 @@ def label(run: Run) -> str:
     """The name of a run and what sets it apart: "run7 (forward 0.1)"."""
     options = run["manifest"]["options"]
     features = [options["reward_shaping"]] if options["reward_shaping"] != "linear" else []
+    if options["shaping_temperature"] != 1:
+        features.append(f"at {options['shaping_temperature']:g}")
     if options["kl_type"] != "none":
         target = options["kl_target"]
         strength = f"to {target:g} nats" if target else f"{options['kl_coef']:g}"
