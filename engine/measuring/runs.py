@@ -38,6 +38,8 @@ def read_run(folder: str | Path) -> Run:
             completions=read_jsonl(folder / "completions.jsonl"),
             explore=read_jsonl(explore) if explore.exists() else [],
         )
+        if not all("step" in row for row in [*run["validations"], *run["completions"]]):
+            raise ValueError
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl, "
