@@ -307,7 +307,8 @@ def explain(error, options):
         )
     signs = ("No space left", "unexpected pos")
     if getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs):
-        return f"the disk of {options.output_dir} is full. Free some space."
+        cause = " If there is some, `ulimit -f` limits its files." * ("unexpected" in str(error))
+        return f"the disk of {options.output_dir} is full. Free some space.{cause}"
     if lost_another(error):
         silent = "imed out" in str(error)
         what = f"was silent for {options.process_timeout} s" if silent else "has ended"

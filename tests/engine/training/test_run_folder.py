@@ -184,6 +184,12 @@ class Trainer:
         (3, RuntimeError("gloo: Timed out waiting 600000ms"), "was silent for 600 s. It may say"),
         (60, OSError(errno.ENOSPC, "No space left"), "After the last step: the disk of .* is full"),
         (3, OSError(errno.EFBIG, "File too large"), "At step 4: a file .* as large .* `ulimit -f`"),
+        (
+            3,
+            RuntimeError("I/O error: File too large (os error 27)"),
+            "large as it must: see `ulimit",
+        ),
+        (3, RuntimeError("unexpected pos 576 vs 534"), "is full. Free .*, `ulimit -f` limits its"),
     ],
 )
 def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error, message):
