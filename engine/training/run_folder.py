@@ -85,7 +85,9 @@ def _prepare(options):
         if options.resume:
             return _checkpoint(options), lock
         if holds_run(folder):
-            print(f"The earlier run in {options.output_dir} is now in {short_path(move_aside(folder))}.")
+            print(
+                f"The earlier run in {options.output_dir} is now in {short_path(move_aside(folder))}."
+            )
         return None, lock
     except OSError as error:
         raise UserError(
