@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from engine.common import UserError
+from engine.common import UserError, sha256
 from engine.options import resolve_options
 from engine.training import run_folder
 
@@ -161,6 +161,23 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_folder, "lock", no_locks)
     assert prepare(tmp_path / "run") is None
     assert "has no locks: start no second run into it" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_with_another_file_says_so_and_keeps_both_sums(tmp_path, capsys):
+    rewards = tmp_path / "mine.py"
+    rewards.write_text("first")
+    given = {"rewards": str(rewards), "model_name": "no/model", "sentiment_model": "no/stars"}
+    for text, resume in (("first", False), ("second", True)):
+        rewards.write_text(text)
+        options = options_of(tmp_path / "run", resume=resume, **given)
+        _, release = run_folder.prepare(options)
+        run_folder.Manifest(options)
+        release()
+    assert "mine.py is another than before: run.json keeps both sums." in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert found["rewards_file"] == str(rewards)
+    assert found["sha256"]["rewards"] == sha256(b"first")
+    assert found["sha256_resumed"] == {"rewards": sha256(b"second")}
 
 
 def test_the_default_folder_cannot_collide_with_named_runs():
