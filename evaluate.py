@@ -15,6 +15,7 @@ the sampled token ids; base and trained model answer the same prompts with the s
 torch is imported inside the functions, so that `--help` need not wait for it.
 """
 
+import contextlib
 import math
 import statistics
 import sys
@@ -22,14 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from data import VALIDATION_PROMPTS, read_prompts
-from engine.common import MANIFEST, UserError, make_console, progress, quiet_libraries, write_json
+from engine.common import (
+    MANIFEST,
+    UserError,
+    end_with,
+    make_console,
+    progress,
+    quiet_libraries,
+    usable,
+    write_json,
+)
 from engine.measuring import tables
 from engine.measuring.optimum import (
     OPTIMUM,
     SAMPLES,
     Optimum,
     known_optimum,
-    local_name,
     sample_optimum,
     settings_of,
 )
@@ -38,14 +47,14 @@ from engine.measuring.runs import (
     base_name,
     base_of,
     model_of,
-    read_manifest,
+    other_rewards,
     read_run,
     run_settings,
 )
 from engine.measuring.tables import print_metrics, print_prefixes
 from engine.model.devices import tune_cpu
 from engine.model.loading import load_model
-from engine.options import OneLineParser, at_least
+from engine.options import OneLineParser, at_least, read_manifest
 from engine.pages.report import (
     optimum_titles,
     plot_comparison,
@@ -303,13 +312,14 @@ def optimum_of(base, prompts=None, folders=(), samples=None) -> Optimum:
     if samples is None and (known := known_optimum(base, prompts, folders)):
         return known
     samples = samples or SAMPLES
-    model, tokenizer = load_model(local_name(base.model_name))
-    load_sentiment_model(local_name(base.sentiment_model))
+    model, tokenizer = load_model(usable(base.model_name))
+    load_sentiment_model(usable(base.sentiment_model))
     sampled = sample_optimum(
         model, tokenizer, base, prompts=prompts, score=get_sentiment_scores, samples=samples
     )
     if folders and samples >= SAMPLES:
-        sampled.save(Path(folders[0]) / OPTIMUM)
+        with contextlib.suppress(OSError):  # somebody else's run: it may be read, and no more
+            sampled.save(Path(folders[0]) / OPTIMUM)
     return sampled
 
 
@@ -345,11 +355,13 @@ def _compare(args):
         )
     estimates = comparison["estimates"]
     tables.print_estimates(estimates)
+    run = Path(args.trained).parent
+    folders = [run] if (run / MANIFEST).exists() else []
+    if folders and (file := other_rewards(read_manifest(run))):
+        print(f"\n{args.trained} was trained with another {file} than that of today.")
     if args.optimum != 0:
-        run = Path(args.trained).parent
-        of_run = (run / MANIFEST).exists()
-        best = optimum_of(base, prompts, [run] if of_run else [], samples=args.optimum)
-        kl_coef = asked_kl_coef(read_manifest(run)["options"]) if of_run else None
+        best = optimum_of(base, prompts, folders, samples=args.optimum)
+        kl_coef = asked_kl_coef(read_manifest(run)["options"]) if folders else None
         estimates["nats"] = best.paid(comparison["trained"]["samples"], kl_coef)
         tables.print_nats(estimates, best, kl_coef)
     print_comparison_samples(comparison)
@@ -497,6 +509,9 @@ def parse(argv=None):
 
     def command(name, run, help):
         added = commands.add_parser(name, help=help)
+        added.add_argument(
+            "--debug", action="store_true", help="show the full traceback of an error"
+        )
         added.set_defaults(run=run)
         return added
 
@@ -582,10 +597,10 @@ def main(argv=None):
     tune_cpu()
     try:
         args.run(args)
-    except (UserError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
     except KeyboardInterrupt:
         sys.exit("\nevaluate.py: interrupted; nothing was written.")
+    except Exception as error:
+        end_with(error, "evaluate.py", args.debug)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from engine.common import UserError, first_line, make_console, quiet_libraries
-from engine.options import FIELDS, Options, parse_arguments, resolve_options
+from engine.common import UserError, end_with, make_console, quiet_libraries
+from engine.options import Options, parse_arguments, resolve_options
 
 
 def train(**given):
@@ -49,7 +49,7 @@ def train(**given):
     require_possible(options)
     set_seed(options.seed)
     parts = load_parts(options, device)
-    checkpoint = prepare(options)
+    checkpoint, release = prepare(options)
     reward = describe_reward(options)
     manifest = Manifest(
         options, device=str(device), reward=reward, train_prompts=len(parts.dataset)
@@ -61,7 +61,7 @@ def train(**given):
     safeguard = Safeguard(console)
     trainer.add_callback(monitor)
     trainer.add_callback(safeguard)
-    with guarded(trainer, manifest, on_exit=[monitor.stop, safeguard.restore]):
+    with guarded(trainer, manifest, on_exit=[monitor.stop, safeguard.restore, release]):
         trainer.train(resume_from_checkpoint=checkpoint)
         model = trainer.trained_model()
         seconds = round(time.perf_counter() - started, 1)
@@ -204,17 +204,11 @@ def main(argv=None):
         from engine.training.checkpoints import Stopped
 
         if isinstance(error, Stopped):
-            folder = given.get("output_dir", FIELDS["output_dir"].default)
-            command = f"python train.py --resume --output_dir {folder}"
-            print(f"train.py: {error}, with a checkpoint. {command} continues.", file=sys.stderr)
+            print(f"train.py: {error}", file=sys.stderr)
             sys.exit(128 + error.number)
-        if given.get("debug"):
-            raise
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if os.environ.get("LOCAL_RANK", "0") != "0" and not given.get("debug"):
             sys.exit(1)  # of several processes the first one says it
-        if isinstance(error, UserError):
-            sys.exit(f"train.py: {error}")
-        sys.exit(f"train.py: {type(error).__name__}: {first_line(error)} (--debug shows where)")
+        end_with(error, "train.py", debug=given.get("debug", False))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 # How long a thread of torch turns on the spot at a barrier before it sleeps. GNU's own 300,000 only
 # takes time from whoever else needs the processor (docs/speed.md); to be said before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "LOCAL_WORLD_SIZE" not in os.environ:  # left over from a launch that this process is no part of
+    os.environ.pop("LOCAL_RANK", None)
 ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
 MANIFEST = "run.json"  # of a run's folder: its options, versions and results
 
@@ -24,12 +28,44 @@ def first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
+def end_with(error, program, debug=False):
+    """End a program with one line about an error, or with the error itself, to `debug` it."""
+    if debug:
+        raise error
+    said = f"{type(error).__name__}: {first_line(error)} (--debug shows where)"
+    if isinstance(error, UserError):
+        said = str(error)
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        said = f"'{error.filename}' cannot be used: {error.strerror}."
+    sys.exit(f"{program}: {said}")
+
+
 def short_path(path):
     """A path inside the current folder without that folder; anything else as it is."""
     try:
         return str(Path(path).resolve().relative_to(Path.cwd())) if Path(path).exists() else path
     except ValueError:
         return str(path)
+
+
+def command_line(program, *words):
+    """The line that runs a program of this project, to be pasted in the current folder."""
+    words = ["python", short_path(ROOT / program), *map(str, words)]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def portable(name: str) -> str:
+    """A model or a file as a run records it, so that this project may move: what lies in it by the
+    path from there, what lies elsewhere by its whole path, and a name of the Hub as it is."""
+    if not os.path.exists(name):  # False too for what can be no path
+        return name
+    path = Path(name).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def usable(name: str) -> str:
+    """What `portable` recorded, as a name that leads there from any folder."""
+    return str(ROOT / name) if os.path.exists(ROOT / name) else name
 
 
 @contextlib.contextmanager
@@ -71,6 +107,15 @@ def write_whole(path, content, sync=False):
 def write_json(path, value, sync=False):
     """Write a value as indented JSON through `whole_file`."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", sync)
+
+
+def share_alike(folder, like):
+    """Give each file below a folder the mode of one that was written as usual, by the umask:
+    safetensors 0.8 lets nobody but the owner read what it has written."""
+    for path in Path(folder).rglob("*"):
+        with contextlib.suppress(OSError):  # a file system without modes
+            if path.is_file():
+                path.chmod(like.stat().st_mode)
 
 
 def append_jsonl(path, rows):

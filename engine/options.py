@@ -6,11 +6,23 @@ import dataclasses
 import difflib
 import json
 import math
+import os
+import shlex
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.common import MANIFEST, ROOT, UserError, first_line
+from engine.common import (
+    MANIFEST,
+    ROOT,
+    UserError,
+    first_line,
+    portable,
+    sha256,
+    short_path,
+    usable,
+)
 
 PRESETS = {
     "tiny": {
@@ -126,6 +138,10 @@ MAY_CHANGE = {
     *("output_dir", "config", "resume", "report_to", "wandb", "check", "debug", "max_steps"),
     "process_timeout",
 }
+# Options that name models and files. What counts for a resumed run is what is in them, not where.
+FILES = ("model_name", "sentiment_model", "rewards", "prompts")
+MAY_BE_MENDED = ("rewards", "prompts")
+LARGEST = 2**32 - 1  # integer: numpy takes no larger seed, and nothing here needs a larger number
 
 
 def resolve_options(given: dict[str, Any]) -> Options:
@@ -167,25 +183,147 @@ def recorded_options(given):
     """The options that the run in OUTPUT_DIR began with.
 
     Raises:
-        UserError: there is no run, or `given` contradicts it.
+        UserError: there is no run, or `given` or the files of today contradict it.
     """
     folder = Path(given.get("output_dir", FIELDS["output_dir"].default))
     try:
-        recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["options"]
-        # A run of an older version may lack an option that is new since; then it had the default.
-        recorded = {name: recorded.get(name, FIELDS[name].default) for name in FIELDS}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest = read_manifest(folder)
+    except UserError as error:
         raise UserError(f"There is no run to resume in {folder}.") from error
-    recorded = {name: check_option(name, value) for name, value in recorded.items()}
+    recorded = {name: check_option(name, manifest["options"][name]) for name in FIELDS}
     for name, value in given.items():
-        if name not in MAY_CHANGE and recorded[name] != value:
-            raise UserError(
-                f"The run in {folder} began with {name} {recorded[name]}, not {value}. "
-                f"--resume keeps its options: leave --{name} out."
-            )
-    return {name: value for name, value in recorded.items() if name not in MAY_CHANGE} | {
+        if name not in {*MAY_CHANGE, *FILES} and recorded[name] != value:
+            raise UserError(_another(folder, name, recorded[name], value))
+    recorded = {name: value for name, value in recorded.items() if name not in MAY_CHANGE} | {
         "max_steps": recorded["max_steps"]
     }
+    _require_same_files(folder, manifest, recorded, given)
+    return recorded
+
+
+def _another(folder, name, was, value):
+    return (
+        f"The run in {folder} began with {name} {was}, not {value}. "
+        f"--resume keeps its options: leave --{name} out."
+    )
+
+
+def _require_same_files(folder, manifest, recorded, given):
+    """Refuse to go on with other models, prompts or rewards than those of the run so far.
+
+    What has moved may be named anew, if the same is in it. A file of rewards or prompts that has
+    changed is taken where the user names it: to mend it may be why the run goes on.
+    """
+    named = given.keys() | ({"rewards"} if given.get("use_solution") else set())
+    options = Options(**recorded | {name: given[name] for name in FILES if name in given})
+    files, files_now = files_of(Options(**recorded)), files_of(options)
+    sums, sums_now = last_sums(manifest), sums_of(options)
+    for name in FILES:
+        was, value = files[name], files_now[name]
+        gone = was is not None and os.path.isabs(was) and not os.path.exists(was)
+        if gone and name not in named:
+            raise UserError(f"{was} is no more: say where it is now with --{name}.")
+        if sums.get(name) is None or sums_now[name] is None:  # an older version did not record it
+            if not gone and portable(was or "") != portable(value or ""):
+                raise UserError(_another(folder, name, was, value))
+        elif sums[name] != sums_now[name] and not (name in named and name in MAY_BE_MENDED):
+            raise UserError(_changed(folder, name, value, options))
+
+
+def _changed(folder, name, value, options):
+    """What to say of a model or a file that is not as it was when a run began."""
+    changed = f"{value} is not what it was when the run in {folder} began. "
+    if name not in MAY_BE_MENDED:
+        return f"{changed}Name the model of then with --{name}, or start a new run."
+    how = f"--{name} {shlex.quote(str(short_path(value)))}"
+    if name == "rewards" and options.use_solution:
+        how = "--use_solution"
+    return f"{changed}Put it back, or start a new run; --resume {how} goes on with it as it is."
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The contents of a run's run.json, with every option that there is today, and the paths of
+    `to_record` as they are here.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        options = {name: field.default for name, field in FIELDS.items()} | manifest["options"]
+        files = {name: options[name] and usable(options[name]) for name in FILES}
+        return {**manifest, "options": options | files}
+    except OSError as error:
+        if not Path(folder).exists():
+            raise UserError(f"There is no folder '{folder}'.") from error
+        raise UserError(
+            f"'{folder}' is not the output folder of a run: it has no run.json."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {first_line(error)})."
+        ) from error
+
+
+def to_record(options: Options) -> dict[str, Any]:
+    """The options as run.json keeps them: where this project may move, and a run with it."""
+    values = dataclasses.asdict(options)
+    return values | {name: values[name] and portable(values[name]) for name in FILES}
+
+
+def rewards_file(use_solution: bool = False, path: str | None = None) -> Path:
+    """The path of `rewards.py`, or of `rewards_solution.py`; `path` itself where one is given."""
+    if path:
+        return Path(path)
+    return ROOT / ("rewards_solution.py" if use_solution else "rewards.py")
+
+
+def files_of(options: Options) -> dict[str, str | None]:
+    """What the options of FILES stand for; a rewards file is always one."""
+    files = {name: getattr(options, name) for name in FILES}
+    return files | {"rewards": str(rewards_file(options.use_solution, options.rewards))}
+
+
+def sums_of(options: Options, names: Sequence[str] = FILES) -> dict[str, str | None]:
+    """{option: SHA-256} of the models and files of a run; None where nothing of it is on this disk.
+
+    Of a model, it is that of its configuration and all its weights; of a rewards file, without what
+    that imports.
+    """
+    files = files_of(options)
+    return {name: files[name] and _sum_of(files[name]) for name in names}
+
+
+def _sum_of(name):
+    """The SHA-256 of a file, or of a model in a folder or in the cache of the Hub."""
+    path = Path(name)
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            return sha256(path)
+        if not path.is_dir():
+            path = _in_cache(name)
+        files = sorted([*path.glob("*.safetensors"), *path.glob("config.json")])
+        return sha256("".join(f"{p.name} {sha256(p)}\n" for p in files).encode()) if files else None
+
+
+def _in_cache(name):
+    """The folder of a model in the cache of the Hub.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    with contextlib.suppress(ValueError):  # what can be no name of the Hub
+        if isinstance(file := try_to_load_from_cache(name, "config.json"), str):
+            return Path(file).parent
+    raise FileNotFoundError(name)
+
+
+def last_sums(manifest: dict[str, Any]) -> dict[str, str | None]:
+    """The `sums_of` of a run as it went on last; none, of one of an older version."""
+    return manifest.get("sha256", {}) | manifest.get("sha256_resumed", {})
 
 
 def check_option(name: str, value: Any) -> Any:
@@ -217,6 +355,8 @@ def _require_legal(name: str, value: Any) -> None:
         raise UserError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
     if minimum is not None and not minimum <= value < math.inf:
         raise UserError(f"{name} must be at least {minimum}, not {value!r}.")
+    if isinstance(value, int) and value > LARGEST:
+        raise UserError(f"{name} must be at most {LARGEST}.")
 
 
 def _as_float(value: Any) -> Any:
@@ -246,6 +386,9 @@ def read_config(path):
         raise UserError(f"Cannot read the config file {path}: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"The config file {path} must hold lines like `max_steps: 100`.")
+    for name in values:
+        if not isinstance(name, str):  # `on` and `off`, dates, numbers
+            raise UserError(f"The config file {path} has a line whose name YAML reads as {name!r}.")
     return values
 
 
@@ -277,6 +420,8 @@ def at_least(minimum, kind):
         value = kind(text)
         if not minimum <= value < math.inf:
             raise argparse.ArgumentTypeError(f"{text} is not {minimum} or more")
+        if kind is int and value > LARGEST:
+            raise argparse.ArgumentTypeError(f"{text} is more than {LARGEST}")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it where the text is no number at all

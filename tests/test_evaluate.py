@@ -285,6 +285,36 @@ def test_try_completes_a_prompt(capsys):
     assert header == "sentiment  prompt and completion" and len(lines) == 2
 
 
+def test_a_run_that_can_only_be_read_has_an_optimum_all_the_same(tmp_path, monkeypatch):
+    def denied(self, path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    sampled = Optimum(settings_of("a base", "stars", 3, 1.0), {"It is": [0.5]})
+    monkeypatch.setattr(Optimum, "save", denied)
+    monkeypatch.setattr(evaluate, "load_model", lambda name: (None, None))
+    monkeypatch.setattr("sentiment.load_sentiment_model", lambda name: None)
+    monkeypatch.setattr(evaluate, "sample_optimum", lambda *args, **kwargs: sampled)
+    assert evaluate.optimum_of(sampled.base, ["It is"], folders=[tmp_path]) is sampled
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["report", "a\0b"], ["report", "x" * 300], ["evaluate", "a\0b"], ["curves", "/dev/null"]],
+)
+def test_an_odd_name_is_one_line(arguments):
+    with pytest.raises(SystemExit, match="evaluate.py: ") as error:
+        evaluate.main(arguments)
+    assert "\n" not in error.value.code
+
+
+def test_an_unknown_error_is_one_line_and_can_be_looked_into(monkeypatch):
+    monkeypatch.setattr(evaluate, "read_run", lambda folder: {}["step"])
+    with pytest.raises(SystemExit, match=r"evaluate.py: KeyError: 'step' \(--debug shows where\)"):
+        evaluate.main(["curves", "a run"])
+    with pytest.raises(KeyError):
+        evaluate.main(["curves", "a run", "--debug"])
+
+
 def test_try_measures_the_kl_from_the_base_of_the_run(capsys, tmp_path):
     run = write_run(tmp_path / "run")
     shutil.copytree(TINY["model_name"], run / "final")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
     manifest = json.loads((out / "run.json").read_text())
     assert manifest["status"] == "finished"
     assert manifest["options"]["kl_type"] == "forward"
+    assert manifest["options"]["model_name"] == "tiny/gpt2"  # from this project's folder
+    rewards = ROOT / manifest["rewards_file"]
+    assert manifest["sha256"]["rewards"] == hashlib.sha256(rewards.read_bytes()).hexdigest()
     assert manifest["before"]["kl"] == pytest.approx(0, abs=1e-5)
     assert manifest["versions"]["trl"] and manifest["seconds"] > 0
     assert [row["step"] for row in read_jsonl(out / "metrics.jsonl", phase="train")] == [1, 2]
@@ -237,6 +241,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, capsys, monkeypatch):
     assert rows == others
     for name in ("completions.jsonl", "explore.jsonl", "README.md"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
+    assert {p.name for p in whole.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
     coefs = [row["kl_coef"] for row in rows if row["phase"] == "train"]
     assert coefs[0] == pytest.approx(0.1) and len(set(coefs)) == 5
     assert json.loads((parts / "run.json").read_text())["kl_coef"] == coefs[-1]
@@ -344,6 +349,13 @@ def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
     (tmp_path / "p.txt").write_text("Nobody\nEverybody\n")
     trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=1)
     assert trainer.train_dataset["prompt"][:] == ["Nobody", "Everybody"]
+
+
+def test_check_refuses_a_folder_of_other_files(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(SystemExit, match="not ready"):
+        train.main(["--check", "--preset", "tiny", "--output_dir", str(tmp_path)])
+    assert "✗ disk" in (shown := capsys.readouterr().out) and "such as thesis.tex" in shown
 
 
 def test_check_writes_nothing(tmp_path, capsys):

@@ -16,16 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.common import ROOT, UserError
+from engine.common import UserError
+from engine.options import rewards_file
 
 TIME_LIMIT = 120  # seconds for one call of a student's function
-
-
-def rewards_file(use_solution: bool = False, path: str | None = None) -> Path:
-    """The path of `rewards.py`, or of `rewards_solution.py`; `path` itself where one is given."""
-    if path:
-        return Path(path)
-    return ROOT / ("rewards_solution.py" if use_solution else "rewards.py")
 
 
 def load_rewards(path: str | Path | None = None) -> ModuleType:

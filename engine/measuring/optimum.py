@@ -33,7 +33,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.common import ROOT, UserError, progress, write_whole
+from engine.common import ROOT, UserError, portable, progress, write_whole
 from engine.measuring.metrics import Estimate, bootstrap, by_prompt
 
 OPTIMUM = "optimum.json"  # in tiny/ that of the bundled models, in a run's folder that of its base
@@ -297,16 +297,9 @@ def read_optimum(path):
 def settings_of(model_name, sentiment_model, max_completion_length, temperature) -> Base:
     """The base of an optimum; folders of this repository by short name."""
 
-    def name_of(model):
-        path = Path(model)
-        if not path.exists():
-            return str(model)
-        path = path.resolve()
-        return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
-
     return Base(
-        name_of(model_name),
-        name_of(sentiment_model),
+        portable(str(model_name)),
+        portable(str(sentiment_model)),
         int(max_completion_length),
         float(temperature),
     )
@@ -324,11 +317,6 @@ def known_optimum(base: Base, prompts, folders=()) -> Optimum | None:
             if optimum.base == base and set(optimum.scores) == set(prompts):
                 return optimum
     return None
-
-
-def local_name(name: str) -> str:
-    """A name of `settings_of` as one that a model can be loaded by, in whatever folder."""
-    return str(ROOT / name) if (ROOT / name).exists() else name
 
 
 def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -> Optimum:

@@ -1,14 +1,13 @@
 """Runs as `train.py` leaves them in their folders: what they measured, and how they sampled."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from engine.common import MANIFEST, UserError, first_line, read_jsonl
+from engine.common import MANIFEST, UserError, read_jsonl
 from engine.measuring.metrics import Estimate
 from engine.measuring.optimum import Base, Optimum, settings_of
-from engine.options import FIELDS, NLPTOWN
+from engine.options import FIELDS, NLPTOWN, Options, last_sums, read_manifest, sums_of
 
 
 class Run(TypedDict):
@@ -41,6 +40,8 @@ def read_run(folder: str | Path) -> Run:
             completions=read_jsonl(folder / "completions.jsonl"),
             explore=read_jsonl(explore) if explore.exists() else [],
         )
+        if not all("step" in row for row in [*run["validations"], *run["completions"]]):
+            raise ValueError
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
             f"The run in '{folder}' cannot be read ({type(error).__name__} in metrics.jsonl, "
@@ -51,27 +52,12 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The contents of a run's run.json, with every option that there is today.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        defaults = {name: field.default for name, field in FIELDS.items()}
-        return {**manifest, "options": {**defaults, **manifest["options"]}}
-    except OSError as error:
-        if not Path(folder).exists():
-            raise UserError(f"There is no folder '{folder}'.") from error
-        raise UserError(
-            f"'{folder}' is not the output folder of a run: it has no run.json."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {first_line(error)})."
-        ) from error
+def other_rewards(manifest: dict[str, Any]) -> str:
+    """The name of the rewards file of a run, if that is another today; an empty string if not."""
+    then = last_sums(manifest).get("rewards")
+    options = Options(**{name: manifest["options"][name] for name in FIELDS})
+    now = sums_of(options, ["rewards"])["rewards"]
+    return Path(manifest["rewards_file"]).name if then and now and now != then else ""
 
 
 def base_of(run: Run) -> Base:

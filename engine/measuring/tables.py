@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from engine.common import make_console, short_path
+from engine.common import command_line, make_console, short_path
 from engine.measuring.metrics import METRICS, Estimate, Sample, by_prompt, is_clear
 from engine.measuring.optimum import Optimum
 from engine.model.architecture import has_fast_rollout
@@ -74,7 +74,8 @@ def summarise_run(options, run, final, console):
         for line in target_remarks(options, kl=run["after"]["kl"], rate=run["rate"]):
             console.print(line, style="yellow", highlight=False)
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
-    command = f"python evaluate.py compare {short_path(options.model_name)} {short_path(final)}"
+    models = [short_path(path) for path in (options.model_name, final)]
+    command = command_line("evaluate.py", "compare", *models)
     console.print(f"  {command}", style="bold", soft_wrap=True, highlight=False)
 
 

@@ -15,7 +15,7 @@ from engine.common import ROOT
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import SETTINGS, known_optimum, settings_of
 from engine.measuring.tables import interval
-from engine.options import FIELDS, MAY_CHANGE, PRESETS
+from engine.options import FIELDS, MAY_CHANGE, PRESETS, last_sums
 
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 TEMPLATE = """\
@@ -33,7 +33,7 @@ TEMPLATE = """\
 - **Prompts:** {train_prompts}, {prompts}. The completions were the model's own; there was no other
   text
 
-To repeat it, in this project's folder:
+To repeat it, in this project's folder, with the `{rewards_file}` whose SHA-256 is `{rewards_sum}`:
 
 ```bash
 {command}
@@ -108,6 +108,8 @@ def model_card(run, samples):
         prompts=f"of the file `{shown(file)}`"
         if file
         else "openings of film reviews, in `data.py`",
+        rewards_file=shown(run["rewards_file"]),
+        rewards_sum=last_sums(run)["rewards"],
         command=command(options),
         options=option_rows(options),
         samples=len(samples),

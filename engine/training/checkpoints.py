@@ -7,6 +7,7 @@ with its seal.
 """
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 
-from engine.common import sha256, sync_to_disk, write_json
+from engine.common import command_line, sha256, share_alike, sync_to_disk, write_json
 
 SEAL = "sealed.json"
+KEPT = 2  # checkpoints of a run; the library removes none, it would go by the times of their files
 
 
 def seal(folder):
@@ -28,6 +30,7 @@ def seal(folder):
         sync_to_disk(path)
     sums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     write_json(folder / SEAL, sums, sync=True)
+    share_alike(folder, like=folder / SEAL)
 
 
 def problem_of(folder):
@@ -47,15 +50,33 @@ def problem_of(folder):
     return ""
 
 
+def step_of(folder):
+    """The step of a checkpoint, by its name alone: clocks go wrong, and copies have new times."""
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def in_order(output_dir):
+    """The checkpoints of a run, whole or not, the newest first."""
+    folders = Path(output_dir).glob("checkpoint-*")
+    numbered = [path for path in folders if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(numbered, key=step_of, reverse=True)
+
+
+def remove_older(newest):
+    """Once a checkpoint is sealed, remove all before it but the last KEPT - 1."""
+    older = [path for path in in_order(newest.parent) if step_of(path) < step_of(newest)]
+    for folder in older[KEPT - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def newest_good(output_dir):
     """The newest checkpoint that can be used, and why newer ones cannot.
 
     Returns:
         (folder or None, {name: problem}).
     """
-    folders = [p for p in Path(output_dir).glob("checkpoint-*") if p.name[11:].isdigit()]
     problems = {}
-    for folder in sorted(folders, key=lambda p: int(p.name[11:]), reverse=True):
+    for folder in in_order(output_dir):
         problem = problem_of(folder)
         if not problem:
             return folder, problems
@@ -64,11 +85,12 @@ def newest_good(output_dir):
 
 
 class Stopped(Exception):
-    """The run was stopped by a signal and has saved itself."""
+    """The run was stopped by a signal and has saved itself. The message says how it goes on."""
 
-    def __init__(self, number, step):
-        super().__init__(f"stopped at step {step}")
-        self.number, self.step = number, step
+    def __init__(self, number, step, output_dir):
+        command = command_line("train.py", "--resume", "--output_dir", output_dir)
+        super().__init__(f"stopped at step {step}, with a checkpoint. To continue: {command}")
+        self.number = number
 
 
 class Safeguard(TrainerCallback):
@@ -112,11 +134,13 @@ class Safeguard(TrainerCallback):
             dist.barrier()  # every process has files of its own in it
         if not args.should_save:
             return  # the first process does it
-        seal(f"{args.output_dir}/checkpoint-{state.global_step}")
+        newest = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        seal(newest)
+        remove_older(newest)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.received:
-            raise Stopped(self.received, state.global_step)
+            raise Stopped(self.received, state.global_step, args.output_dir)
 
     def restore(self):
         """Give the signals back to whom they belonged."""

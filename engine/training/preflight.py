@@ -14,10 +14,12 @@ from engine.course.checklist import to_do
 from engine.course.student import load_rewards, rewards_file
 from engine.model.loading import load_pretrained
 from engine.model.processes import is_sharded, this_process
+from engine.training.checkpoints import KEPT
+from engine.training.run_folder import require_own
 from engine.training.trackers import require_tracker
 
 GOOD, DOUBTFUL, BAD = "[green]✓[/]", "[yellow]?[/]", "[red]✗[/]"
-CHECKPOINTS, ADAM = 2, 3  # kept; copies of the weights in one: the weights and two moments
+ADAM = 3  # copies of the weights in a checkpoint: the weights and two moments
 PROGRAM = 0.8e9  # bytes of Python with torch, transformers and TRL before any model
 
 
@@ -136,12 +138,16 @@ def check_memory(options, config, classifier):
 
 def check_disk(options, config):
     folder = Path(options.output_dir).absolute()
+    try:
+        require_own(folder)
+    except UserError as error:
+        return BAD, str(error)
     while not folder.exists():
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         return BAD, f"cannot write to {folder}; choose another --output_dir"
     size = 4 * weights_of(config)
-    need = size if options.use_peft else size * (1 + ADAM * (CHECKPOINTS + 1))
+    need = size if options.use_peft else size * (1 + ADAM * (KEPT + 1))
     free = shutil.disk_usage(folder).free
     text = f"about {gigabytes(need)} needed in {folder}, {gigabytes(free)} free"
     return (GOOD, text) if need < free else (BAD, f"{text}; choose another --output_dir")

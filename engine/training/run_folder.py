@@ -4,84 +4,200 @@ import contextlib
 import copy
 import dataclasses
 import errno
+import itertools
 import os
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from engine.common import MANIFEST, ROOT, UserError, read_jsonl, write_json, write_whole
+from engine.common import (
+    MANIFEST,
+    ROOT,
+    UserError,
+    portable,
+    read_jsonl,
+    share_alike,
+    short_path,
+    write_json,
+    write_whole,
+)
+from engine.measuring.optimum import OPTIMUM
 from engine.model.processes import from_first, this_process
+from engine.options import (
+    FIELDS,
+    MAY_BE_MENDED,
+    files_of,
+    last_sums,
+    read_manifest,
+    rewards_file,
+    sums_of,
+    to_record,
+)
 from engine.training.card import model_card
 from engine.training.checkpoints import newest_good
 
 PACKAGES = ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
+LOCK = ".lock"  # stays in the folder; it is the lock on it that counts, and the system keeps that
+OURS = {"status", "options", "versions"}  # in every run.json of a run
 # What a run writes. The manifest is the last to be moved: while it is there, there is a run.
 CARD = "README.md"
 CONTENTS = (
     "final",
-    "checkpoint-*",
+    "checkpoint-[0-9]*",
+    "runs",  # TensorBoard's
     CARD,
     "metrics.jsonl",
     "completions.jsonl",
     "explore.jsonl",
+    OPTIMUM,
     MANIFEST,
 )
 
 
-def prepare(options) -> str | None:
-    """Make OUTPUT_DIR, moving an earlier run aside.
+def prepare(options) -> tuple[str | None, Callable[[], None]]:
+    """Make OUTPUT_DIR, moving an earlier run aside, and keep other runs out of it.
 
     Returns:
-        The folder of the checkpoint to resume from, if there is one. Of several processes the first
-        one does it, and all get the answer.
+        The folder of the checkpoint to resume from, if there is one, and what lets other runs in
+        again. Of several processes the first one does it, and all get the answer.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, holds other things than a run, or is in use.
     """
-    return from_first(_prepare(options) if this_process().is_first else None)
+    if not this_process().is_first:
+        return from_first(None), lambda: None
+    checkpoint, lock = _prepare(options)
+    return from_first(checkpoint), lock.close
 
 
 def _prepare(options):
-    folder = Path(options.output_dir)
+    folder = Path(options.output_dir).resolve()  # of a link, where it leads: the run stays there
     try:
-        if options.resume:
-            checkpoint, problems = newest_good(folder)
-            for name, problem in problems.items():
-                print(f"{name} is not used: {problem}.")
-            print(f"Continuing from {checkpoint.name if checkpoint else 'the start'}.")
-            return str(checkpoint) if checkpoint else None
-        if (folder / MANIFEST).exists():
-            print(f"The earlier run in {folder} is now in {move_aside(folder)}.")
+        require_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        lock = claim(folder)
+        if options.resume:
+            return _checkpoint(options), lock
+        if holds_run(folder):
+            earlier = short_path(move_aside(folder))
+            print(f"The earlier run in {options.output_dir} is now in {earlier}.")
+        return None, lock
     except OSError as error:
         raise UserError(
-            f"Cannot write to {folder}: {error.strerror}. Choose another --output_dir."
+            f"Cannot write to {options.output_dir}: {error.strerror}. Choose another --output_dir."
         ) from error
+
+
+def _checkpoint(options):
+    """The checkpoint to resume from, or None; says what is another than before."""
+    checkpoint, problems = newest_good(options.output_dir)
+    for name, problem in problems.items():
+        print(f"{name} is not used: {problem}.")
+    before = last_sums(read_manifest(options.output_dir))
+    for name, sum_now in sums_of(options, MAY_BE_MENDED).items():
+        if sum_now != before.get(name, sum_now):
+            print(f"{files_of(options)[name]} is another than before: run.json keeps both sums.")
+    print(f"Continuing from {checkpoint.name if checkpoint else 'the start'}.")
+    return str(checkpoint) if checkpoint else None
+
+
+def holds_run(folder):
+    """Whether this program has written what is in a folder."""
+    try:
+        return OURS <= read_manifest(folder).keys()
+    except UserError:
+        return False
+
+
+def require_own(folder):
+    """Refuse a folder with files but no run in it, and the project itself, whatever is in it.
+
+    Hidden files do not count: no run writes over them.
+
+    Raises:
+        UserError: it names a folder that is free.
+    """
+    folder = Path(folder).resolve()
+    default = Path(str(FIELDS["output_dir"].default))
+    if ROOT.is_relative_to(folder):
+        free = free_name(ROOT / default)
+    elif not folder.is_dir() or holds_run(folder):
+        return
+    else:
+        free = free_name(folder / default.name)
+    if found := sorted(path.name for path in folder.iterdir() if path.name[0] != "."):
+        raise UserError(
+            f"{short_path(folder)} holds no run but other files, such as {found[0]}. Name a folder "
+            f"for this run alone, for example --output_dir {shlex.quote(str(short_path(free)))}"
+        )
+
+
+def free_name(folder):
+    """This path if nothing is there, else FOLDER.1, or the first such name that is free."""
+    names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+    return next(path for path in itertools.chain([folder], names) if not os.path.lexists(path))
 
 
 def move_aside(folder):
     """Move the run in a folder to FOLDER.1, or the first such name that is free; returns it.
 
-    A folder that holds other runs below it stays where it is: only this run's own files move.
+    Only what a run has written moves. Other runs in folders below it stay, and so does all else.
     """
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    others = [path for path in folder.rglob(MANIFEST) if path.parent != folder]
-    if not others:
-        folder.rename(aside)
-        return aside
+    aside = free_name(folder)
     aside.mkdir()
-    for pattern in CONTENTS:
-        for path in folder.glob(pattern):
+    for path in [path for pattern in CONTENTS for path in folder.glob(pattern)]:
+        if path.is_file() or not any(path.rglob(MANIFEST)):
             path.rename(aside / path.name)
     return aside
+
+
+def claim(folder):
+    """Lock a folder against other runs, for as long as the file that it returns is open.
+
+    The lock is the system's and goes with the process, however that ends; what a killed run or
+    another machine has left is no lock.
+
+    Raises:
+        UserError: a process that goes on has it.
+    """
+    file = open(folder / LOCK, "a+", encoding="utf-8")
+    try:
+        lock(file)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            print(f"The disk of {folder} has no locks: start no second run into it.")
+            return file
+        file.seek(0)
+        holder = file.read() or "another process"
+        file.close()
+        raise UserError(
+            f"A run into {short_path(folder)} is going on ({holder}). Wait for its end, or choose "
+            "another --output_dir."
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
+
+
+def lock(file):
+    """Take the lock on an open file, or raise OSError at once. A process has it once, and those it
+    forks do not."""
+    if sys.platform == "win32":  # locks bytes: one that nobody reads
+        import msvcrt
+
+        file.seek(1 << 20)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Manifest:
@@ -95,6 +211,7 @@ class Manifest:
     """
 
     def __init__(self, options, **facts):
+        self.options = options
         self.path = Path(options.output_dir) / MANIFEST
         self.values = {
             "status": "running",
@@ -106,13 +223,28 @@ class Manifest:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **facts,
         }
+        if this_process().is_first:
+            self.values |= what_was_read(options)
         self.write()
 
     def write(self, **values):
         """Write it, with other values."""
         self.values |= values
         if this_process().is_first:
-            write_json(self.path, self.values)
+            write_json(self.path, self.values | {"options": to_record(self.options)})
+
+
+def what_was_read(options):
+    """The name of the rewards file, and `sums_of` what the run began with; of what is another since
+    a --resume, beside that, the sum that it has now."""
+    sums = sums_of(options)
+    began = read_manifest(options.output_dir).get("sha256", {}) if options.resume else sums
+    resumed = {name: now for name, now in sums.items() if now != began.get(name)}
+    return {
+        "rewards_file": portable(str(rewards_file(options.use_solution, options.rewards))),
+        "sha256": began,
+        **({"sha256_resumed": resumed} if resumed else {}),
+    }
 
 
 def git_commit():
@@ -176,11 +308,14 @@ def explain(error, options):
         )
     signs = ("No space left", "unexpected pos")
     if getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in signs):
-        return f"the disk of {options.output_dir} is full. Free some space."
+        cause = " If there is some, `ulimit -f` limits its files." * ("unexpected" in str(error))
+        return f"the disk of {options.output_dir} is full. Free some space.{cause}"
     if lost_another(error):
         silent = "imed out" in str(error)
         what = f"was silent for {options.process_timeout} s" if silent else "has ended"
         return f"another process of this run {what}. It may say why; start all of them again."
+    if getattr(error, "errno", None) == errno.EFBIG or "File too large" in str(error):
+        return "a file may not become as large as it must: see `ulimit -f`."
     folder = str(Path(options.output_dir))
     if isinstance(error, OSError) and str(error.filename or "").startswith(folder):
         return f"cannot write to {folder}: {error.strerror}."
@@ -218,9 +353,21 @@ def save_final(model, tokenizer, run):
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         write_whole(temporary / CARD, card)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        share_alike(temporary, like=temporary / CARD)
+        replace_folder(final, temporary)
         write_whole(folder / CARD, card)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def replace_folder(folder, new):
+    """Give a folder of models the files of another one; what else lies in it stays."""
+    old = free_name(folder.with_name(f".{folder.name}.old"))
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    for path in old.glob("*"):
+        if not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    shutil.rmtree(old, ignore_errors=True)

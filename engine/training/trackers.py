@@ -7,6 +7,7 @@ its server.
 
 import dataclasses
 import importlib.util
+import shlex
 from pathlib import Path
 
 from engine.common import UserError, first_line
@@ -49,4 +50,5 @@ def start_tracker(options, console):
         offline = wandb.init(**settings, mode="offline")
         console.print(f"Weights & Biases: {first_line(error)[:100]}.")
         console.print("The figures are kept on this disk. To send them later:")
-        console.print(f"  wandb sync {Path(offline.dir).parent}", soft_wrap=True, highlight=False)
+        folder = shlex.quote(str(Path(offline.dir).parent))
+        console.print(f"  wandb sync {folder}", soft_wrap=True, highlight=False)

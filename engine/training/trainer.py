@@ -222,7 +222,6 @@ def make_config(options: Options, device) -> GRPOConfig:
         logging_steps=1,
         disable_tqdm=True,
         save_steps=options.save_steps,
-        save_total_limit=2,  # the one before stays until the newest is sealed
         report_to=options.report_to,
         project=PROJECT,
         run_name=Path(options.output_dir).name,

@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import shlex
 import subprocess
 import sys
 
@@ -76,3 +78,44 @@ def test_a_bar_counts_on_a_terminal_and_leaves_nothing():
         tick(3)
     shown = console.file.getvalue()
     assert "working" in shown and " 75%" in shown and shown.endswith("\x1b[2K")
+
+
+def test_a_command_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.chdir(common.ROOT)
+    line = common.command_line("train.py", "--output_dir", "für alle/my run", "--resume")
+    want = ["python", "train.py", "--output_dir", "für alle/my run", "--resume"]
+    assert shlex.split(line) == want
+    monkeypatch.chdir(tmp_path)
+    assert shlex.split(common.command_line("train.py"))[1] == str(common.ROOT / "train.py")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (common.UserError("name a file."), "x.py: name a file."),
+        (
+            PermissionError(13, "Permission denied", "/a b"),
+            "x.py: '/a b' cannot be used: Permission",
+        ),
+        (KeyError("step"), "x.py: KeyError: 'step' (--debug shows where)"),
+        (ValueError("one\ntwo"), "x.py: ValueError: one (--debug shows where)"),
+    ],
+)
+def test_every_error_ends_a_program_with_one_line(error, said):
+    with pytest.raises(SystemExit) as end:
+        common.end_with(error, "x.py")
+    assert end.value.code.startswith(said) and "\n" not in end.value.code
+    with pytest.raises(type(error)):
+        common.end_with(error, "x.py", debug=True)
+
+
+@pytest.mark.parametrize(
+    "launched, said", [({}, "legal for this batch"), ({"LOCAL_WORLD_SIZE": "2"}, "")]
+)
+def test_a_rank_that_a_launch_has_left_behind_hides_no_error(launched, said):
+    command = [sys.executable, common.ROOT / "train.py", "--batch_size", "10"]
+    environment = {k: v for k, v in os.environ.items() if k != "LOCAL_WORLD_SIZE"} | launched
+    done = subprocess.run(
+        command, env=environment | {"LOCAL_RANK": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and said in done.stderr and bool(said) == bool(done.stderr)

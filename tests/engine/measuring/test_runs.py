@@ -1,10 +1,14 @@
+import json
+
 import pytest
 from made_up_run import write_run
 
 import evaluate
+from engine import common
 from engine.common import UserError
 from engine.measuring.runs import asked_kl_coef, read_run, run_settings
 from engine.options import PRESETS, resolve_options
+from engine.pages.report import label
 
 TINY = PRESETS["tiny"]
 
@@ -40,12 +44,27 @@ def test_a_damaged_manifest_is_one_line(tmp_path, content):
         ("metrics.jsonl", "", "has no validation yet"),
         ("explore.jsonl", "{oops\n", "cannot be read .*explore.jsonl"),
         ("completions.jsonl", "3\n", "cannot be read .*completions.jsonl"),
+        ("completions.jsonl", '{"note": "mine"}\n', "cannot be read .*completions.jsonl"),
     ],
 )
 def test_a_damaged_run_is_one_line(tmp_path, file, content, message):
     (write_run(tmp_path / "run") / file).write_text(content)
     with pytest.raises(UserError, match=message):
         read_run(tmp_path / "run")
+
+
+def test_a_run_whose_rewards_have_changed_is_marked_where_runs_are_listed(tmp_path):
+    rewards = tmp_path / "mine.py"
+    rewards.write_text("today")
+    sums = {"rewards": common.sha256(b"then"), "prompts": None}
+    folder = write_run(tmp_path / "run", rewards=str(rewards))
+    manifest = json.loads((folder / "run.json").read_text())
+    manifest |= {"rewards_file": str(rewards), "sha256": sums}
+    common.write_json(folder / "run.json", manifest)
+    assert label(read_run(folder)) == "run (another mine.py)"
+    resumed = {"sha256_resumed": {"rewards": common.sha256(b"today")}}
+    common.write_json(folder / "run.json", manifest | resumed)
+    assert label(read_run(folder)) == "run"
 
 
 @pytest.mark.parametrize("command", ["report", "samples"])

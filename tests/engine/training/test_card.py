@@ -21,6 +21,8 @@ def a_run(**given):
     return {
         "options": options,
         "reward": "linear sentiment",
+        "rewards_file": "/x/mine/rewards.py",
+        "sha256": {"rewards": "0a1b2c"},
         "train_prompts": 64,
         "before": {"sentiment": 0.5, "kl": 0.0, "sentiment_sd": 0.1},
         "after": {"sentiment": 0.98765, "kl": 2.5, "sentiment_sd": 0.1},
@@ -37,6 +39,7 @@ def test_the_card_says_what_the_run_was():
     assert "3 completions to 2 prompts" in card and "seed 3" in card and "`abc`" in card
     assert "all weights, 60 steps × 64 completions of at most 32" in card
     assert "| `kl_type` | forward | none |" in card and "output_dir" not in card
+    assert "with the `rewards.py` whose SHA-256 is `0a1b2c`" in card
     assert "None" not in card and str(ROOT) not in card and "/x/" not in card
 
 
