@@ -41,7 +41,7 @@ _helpers: list[str] = []  # modules beside the file that was imported last
 
 
 def syntax_tree(path: str | Path) -> ast.Module:
-    """A Python file as a syntax tree. Of its bytes: a byte-order mark and a declared encoding count.
+    """A Python file as a syntax tree, read as Python does: a mark or a declared encoding counts.
 
     Raises:
         SyntaxError: it is no Python.
@@ -160,7 +160,7 @@ class HeldBack(io.StringIO):
 
 @contextlib.contextmanager
 def silent_exit() -> Iterator[None]:
-    """A SystemExit inside leaves nothing on standard error: argparse would print its usage there."""
+    """A SystemExit inside leaves nothing on standard error, where argparse prints its usage."""
     held = HeldBack()
     try:
         with contextlib.redirect_stderr(held):
