@@ -119,6 +119,7 @@ def test_an_output_folder_that_cannot_be_written(capsys, tmp_path):
         ("return ['good'] * len(completions)", "returned 'good' at index 0"),
         ("return [[1.0]] * len(completions)", r"returned \[1.0\] at index 0"),
         ("return completions[99]", r"IndexError.*rewards.py, line 2"),
+        ("raise SystemExit", r"^train.py: sentiment_reward failed: SystemExit: .*rewards.py, line 2"),
     ],
 )
 def test_a_reward_function_that_returns_nonsense(capsys, tmp_path, body, message):
@@ -128,6 +129,24 @@ def test_a_reward_function_that_returns_nonsense(capsys, tmp_path, body, message
     arguments = ["--preset", "tiny", "--output_dir", out, "--rewards", tmp_path / "rewards.py"]
     assert re.search(message, fails(capsys, *arguments))
     assert not out.exists()
+
+
+def test_what_a_reward_sets_for_the_whole_process_changes_no_figure(tmp_path):
+    changes = "torch.set_default_dtype(torch.float64)", "torch.set_grad_enabled(False)"
+    changes += "torch.manual_seed(0)", "warnings.simplefilter('error')"
+    found = []
+    for name, lines in ("plain", ()), ("changing", changes):
+        body = "\n    ".join([*lines, "return [len(text) / 10 for text in completions]"])
+        source = "\n".join(["import warnings, torch", *lines])
+        source += f"\n\n\ndef my_custom_reward(completions, **kwargs):\n    {body}\n"
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        options = {"rewards": str(tmp_path / f"{name}.py"), "reward_shaping": "custom"}
+        options |= {"output_dir": str(tmp_path / name), "eval_steps": 10, "use_solution": False}
+        run(tmp_path, **options)
+        rows = read_jsonl(tmp_path / name / "metrics.jsonl")
+        times = ("step_time", "seconds")
+        found.append([{k: v for k, v in row.items() if k not in times} for row in rows])
+    assert found[0] == found[1] and found[0][1]["reward"] != found[0][2]["reward"]
 
 
 def test_debug_shows_the_traceback():

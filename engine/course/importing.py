@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +27,7 @@ def _set_device(device):
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
-SETTINGS = (  # of the whole process: how each is read, and how it is set
+SETTINGS: tuple[tuple[Callable, Callable], ...] = (  # of the whole process: how each is read, and how it is set
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_default_device, _set_device),
     (torch.is_grad_enabled, torch.set_grad_enabled),
