@@ -119,7 +119,10 @@ def test_an_output_folder_that_cannot_be_written(capsys, tmp_path):
         ("return ['good'] * len(completions)", "returned 'good' at index 0"),
         ("return [[1.0]] * len(completions)", r"returned \[1.0\] at index 0"),
         ("return completions[99]", r"IndexError.*rewards.py, line 2"),
-        ("raise SystemExit", r"^train.py: sentiment_reward failed: SystemExit: .*rewards.py, line 2"),
+        (
+            "raise SystemExit",
+            r"^train.py: sentiment_reward failed: SystemExit: .*rewards.py, line 2",
+        ),
     ],
 )
 def test_a_reward_function_that_returns_nonsense(capsys, tmp_path, body, message):
@@ -360,9 +363,13 @@ def test_a_model_without_a_fast_rollout_trains_all_the_same(tmp_path, capsys, po
 
 
 def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
-    (tmp_path / "p.txt").write_text("Nobody\nEverybody\n")
-    trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=1)
-    assert trainer.train_dataset["prompt"][:] == ["Nobody", "Everybody"]
+    (tmp_path / "p.txt").write_text("Nobody\nEverybody\nNobody\n", encoding="utf-8")
+    trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=3)
+    assert set(trainer.train_dataset["prompt"]) == {"Nobody", "Everybody"}
+    text = (
+        f"prompts 3 of {tmp_path / 'p.txt'}, 1 of them repeated; validation stays on the built-in"
+    )
+    assert capsys.readouterr().out.count(text) == 1
 
 
 def test_check_writes_nothing(tmp_path, capsys):
