@@ -366,9 +366,7 @@ def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
     (tmp_path / "p.txt").write_text("Nobody\nEverybody\nNobody\n", encoding="utf-8")
     trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=3)
     assert set(trainer.train_dataset["prompt"]) == {"Nobody", "Everybody"}
-    text = (
-        f"prompts 3 of {tmp_path / 'p.txt'}, 1 of them repeated; validation stays on the built-in"
-    )
+    text = f"prompts 3 of {tmp_path / 'p.txt'}, 1 of them repeated; validation stays"
     assert capsys.readouterr().out.count(text) == 1
 
 

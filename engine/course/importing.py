@@ -27,9 +27,8 @@ def _set_device(device):
     torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
-SETTINGS: tuple[
-    tuple[Callable, Callable], ...
-] = (  # of the whole process: how each is read, and how it is set
+# Of the whole process: how each is read, and how it is set.
+SETTINGS: tuple[tuple[Callable, Callable], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype),
     (torch.get_default_device, _set_device),
     (torch.is_grad_enabled, torch.set_grad_enabled),

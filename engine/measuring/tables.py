@@ -48,10 +48,9 @@ def describe_prompts(file, prompts, console):
     if file is None:
         return
     again = len(prompts) - len(set(prompts))
-    text = f"{len(prompts)} of {short_path(file)}" + (
-        f", {again} of them repeated" if again else ""
-    )
-    text = f"prompts {text}; validation stays on the built-in movie prompts"
+    repeated = f", {again} of them repeated" if again else ""
+    text = f"prompts {len(prompts)} of {short_path(file)}{repeated}; "
+    text += "validation stays on the built-in movie prompts"
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
