@@ -161,7 +161,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
     from engine.model.loading import load_model
 
     trainer, out = run(tmp_path, kl_type="forward")
-    manifest = json.loads((out / "run.json").read_text())
+    manifest = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "finished"
     assert manifest["options"]["kl_type"] == "forward"
     assert manifest["before"]["kl"] == pytest.approx(0, abs=1e-5)
@@ -261,7 +261,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, capsys, monkeypatch):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
     coefs = [row["kl_coef"] for row in rows if row["phase"] == "train"]
     assert coefs[0] == pytest.approx(0.1) and len(set(coefs)) == 5
-    assert json.loads((parts / "run.json").read_text())["kl_coef"] == coefs[-1]
+    assert json.loads((parts / "run.json").read_text(encoding="utf-8"))["kl_coef"] == coefs[-1]
     longer, _ = run(tmp_path / "parts", max_steps=6, resume=True)  # what is finished can go on
     assert longer.state.global_step == 6
 
@@ -281,7 +281,9 @@ def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):
     assert not attention.equal(policy[0].transformer.h[0].attn.c_attn.weight)
     validations = read_jsonl(out / "metrics.jsonl", phase="validation")
     assert validations[0]["kl"] == pytest.approx(0, abs=1e-5) and validations[-1]["kl"] != 0
-    assert "a LoRA adapter, merged into its base" in (out / "final" / "README.md").read_text()
+    assert "a LoRA adapter, merged into its base" in (out / "final" / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert not list(out.glob("checkpoint-*/README.md"))  # PEFT's template knows nothing of the run
 
 
@@ -295,7 +297,7 @@ def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "mixed_precision", lambda device: autocast)
     kind = {"kl_type": "forward"} if FAST["use_solution"] else {"beta": 0.0}
     _, out = run(tmp_path, max_steps=1, max_completion_length=16, **kind)
-    assert json.loads((out / "run.json").read_text())["before"]["kl"] == 0
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["before"]["kl"] == 0
     row = read_jsonl(out / "metrics.jsonl", phase="train")[0]
     assert row.get("kl_policy_ref", 0) == 0 and row.get("kl_ref_policy", 0) == 0
 
@@ -312,7 +314,7 @@ def test_a_final_model_that_cannot_be_saved_is_one_line(tmp_path, capsys, monkey
     arguments += ["--num_generations", "2", "--max_completion_length", "4"]
     message = fails(capsys, *arguments)
     assert "After the last step: the disk of" in message and "checkpoint-1 is kept" in message
-    manifest = json.loads((out / "run.json").read_text())
+    manifest = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert (
         manifest["status"] == "stopped" and manifest["after"]["sentiment"] > 0
     )  # what is measured
@@ -342,7 +344,7 @@ def test_every_reward_runs(tmp_path, options):
         read_jsonl(out / "metrics.jsonl", phase="train")[0][k] for k in ("score", "reward")
     )
     assert reward == pytest.approx(-score if options.get("negate_reward") else score, abs=1e-4)
-    told = json.loads((out / "run.json").read_text())["reward"]
+    told = json.loads((out / "run.json").read_text(encoding="utf-8"))["reward"]
     assert ("an advantage of its own" in told) == (options.get("credit") == "prefix")
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -76,3 +77,19 @@ def test_a_bar_counts_on_a_terminal_and_leaves_nothing():
         tick(3)
     shown = console.file.getvalue()
     assert "working" in shown and " 75%" in shown and shown.endswith("\x1b[2K")
+
+
+def test_what_a_stream_cannot_show_is_replaced():
+    """Into a file on Windows, in a locale of few characters, and where all can be shown."""
+    text = "\u22121 ± 2 \u2192 3 \u2016 \u2713 \u2717 \u0394 ü"
+    shown = {
+        "cp1252": "-1 ± 2 > 3 | + x ? ü",
+        "ascii": "-1 ? 2 > 3 | + x ? ?",
+        "utf-8": text,
+    }
+    code = f"import engine.common\nprint({ascii(text)})"
+    for encoding, expected in shown.items():
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=common.ROOT, env=environment, capture_output=True)
+        assert done.stdout.decode(encoding).rstrip() == expected, done.stderr
