@@ -1,9 +1,14 @@
 """Training and validation prompts: openings of movie reviews that do not say yet how they end."""
 
+import csv
+import io
 import json
+import re
 from pathlib import Path
 
 from engine.common import UserError
+
+LIKE_JSON = re.compile(r"""\{|\[\s*(["{\[]|$)""")  # an object, or a list; not [INST]
 
 TRAIN_PROMPTS = [
     "This movie was",
@@ -177,31 +182,86 @@ def _dataset(prompts):
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """Prompts of a text file, one per line, or of a JSONL file with a `prompt` field per line.
+    """Prompts of a file in UTF-8, whose content says what it is:
 
-    Blank lines are skipped. Raises UserError, naming file and line, for what cannot be read.
+    - CSV, where the first line names a column `prompt`: commas, semicolons or tabs between columns;
+    - JSON lines, where a line begins like JSON: on each line an object with a `prompt`;
+    - otherwise text: a prompt on each line.
+
+    Byte-order marks and the line ends of any system are no part of a prompt; blank lines are
+    skipped. Raises UserError, naming file and line, for what cannot be read.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"Cannot read the prompts file {path}: {reason}.") from error
+    text = _text_of(path)
     # Not splitlines(): a JSON text may hold U+2028 and its like, which Python takes for line ends.
-    lines = [(i, line.strip()) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
-    prompts = [line for _, line in lines]
-    if path.suffix in (".jsonl", ".json"):
-        prompts = [_prompt_of(line, f"{path}:{i}") for i, line in lines]
-    if not prompts:
+    lines = [(i, line.strip()) for i, line in enumerate(io.StringIO(text, newline=None), 1)]
+    lines = [(i, line) for i, line in lines if line]
+    if not lines:
         raise UserError(f"The prompts file {path} holds no prompt. Write one per line.")
-    return prompts
+    name = path.suffix.lower()
+    delimiter = _delimiter(lines[0][1])
+    if delimiter is not None:
+        found = _of_csv(text, delimiter, path)
+    elif name in (".json", ".jsonl", ".ndjson") or any(LIKE_JSON.match(line) for _, line in lines):
+        found = [(i, _of_json(line, f"{path}:{i}")) for i, line in lines]
+    elif name in (".csv", ".tsv"):
+        raise UserError(f"{path}:1: expected a header with a column `prompt`.")
+    else:
+        return [line for _, line in lines]
+    for i, prompt in found:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"{path}:{i}: `prompt` must be a text that is not empty.")
+    if not found:
+        raise UserError(f"The prompts file {path} holds no prompt below its header.")
+    return [prompt.strip() for _, prompt in found]
 
 
-def _prompt_of(line, where):
+def _text_of(path):
     try:
-        prompt = json.loads(line)["prompt"]
+        return path.read_bytes().decode("utf-8").replace("\ufeff", "")
+    except OSError as error:
+        raise UserError(f"Cannot read the prompts file {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        line = 1 + error.object[: error.start].count(b"\n")
+        raise UserError(f"{path}:{line}: not UTF-8 text. Save the file as UTF-8.") from error
+
+
+def _delimiter(header):
+    """What stands between the columns of a CSV file whose header names `prompt`; else None."""
+    return next((d for d in ",;\t" if "prompt" in _names(header.split(d))), None)
+
+
+def _names(cells):
+    return [cell.strip(' \t"').lower() for cell in cells]
+
+
+def _of_csv(text, delimiter, path):
+    """[(line, prompt)] below the header."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    found = []
+    names = []
+    line = 1  # a row may have several
+    try:
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                pass
+            elif not names:
+                names = _names(row)
+            elif len(row) == len(names):
+                found.append((line, row[names.index("prompt")]))
+            else:
+                raise csv.Error(
+                    f"{len(row)} columns, and {len(names)} in the header; a text that holds "
+                    f"{delimiter!r} stands in quotes"
+                )
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}:{line}: {error}.") from error
+    return found
+
+
+def _of_json(line, where):
+    try:
+        return json.loads(line)["prompt"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{where}: expected a JSON object like {{"prompt": "…"}}.') from error
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise UserError(f"{where}: `prompt` must be a text that is not empty.")
-    return prompt.strip()

@@ -34,7 +34,7 @@ def train(**given):
     quiet_libraries()
     from transformers import set_seed
 
-    from engine.measuring.tables import describe_run, summarise_run
+    from engine.measuring.tables import describe_prompts, describe_run, summarise_run
     from engine.model.devices import best_device, tune_cpu
     from engine.model.processes import join
     from engine.training.checkpoints import Safeguard
@@ -54,6 +54,7 @@ def train(**given):
     manifest = Manifest(
         options, device=str(device), reward=reward, train_prompts=len(parts.dataset)
     )
+    describe_prompts(options.prompts, parts.dataset["prompt"], console)
     describe_run(options, parts.models.policy, device=device, reward=reward, console=console)
 
     trainer = make_trainer(options, parts)

@@ -4,6 +4,7 @@ A case is a function `case(ask, rng)`. `ask(**arguments)` calls the function und
 its answer as a (N,) float64 tensor; the case returns None if all is well, or a `Finding`.
 """
 
+import contextlib
 import random
 import re
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from engine.course.student import (
     name_of,
     plain_values,
     source_of,
-    time_limit,
+    student_code,
     too_slow,
 )
 
@@ -50,7 +51,7 @@ class Ask:
         function: the function under test.
         models: (ref_model, tokenizer), handed to `compute_ref_log_probs`.
         name: of the exercise; by default the name that the function was written with.
-        seconds: after which a call is interrupted; None where somebody else watches it.
+        seconds: after which a call is interrupted; None where the function runs elsewhere.
     """
 
     def __init__(self, function, models, name=None, seconds=None):
@@ -67,14 +68,14 @@ class Ask:
         if self.name == "compute_ref_log_probs":
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
         try:
-            with time_limit(self.seconds):
+            with self._here():
                 self.answer = self.function(**arguments)
         except (NotImplementedError, Wrong):
             raise
         except TooSlow as error:
             path = source_of(self.function)
             raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
         given = arguments["completions" if "completions" in arguments else "policy_log_probs"]
         try:
@@ -90,6 +91,12 @@ class Ask:
             return check_rewards(self.answer, labels, self.name).double()
         except Exception as error:
             raise Wrong(str(error)) from error
+
+    def _here(self):
+        """Around a call: what student code changes in this process is put back."""
+        if self.seconds is None:
+            return contextlib.nullcontext()
+        return student_code(source_of(self.function), self.seconds)
 
 
 def table_shape(answer):

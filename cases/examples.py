@@ -2,7 +2,7 @@
 
 import doctest
 
-from engine.course.student import TooSlow, source_of, time_limit, too_slow
+from engine.course.student import TooSlow, source_of, student_code, too_slow
 
 SECONDS = 10  # for one call, here and in the cases that students run
 
@@ -18,9 +18,10 @@ def example_report(rewards, name):
         NotImplementedError: the exercise is still to do.
     """
     finder = doctest.DocTestFinder(recurse=False)
-    for test in finder.find(getattr(rewards, name), name, globs=dict(vars(rewards))):
+    function = getattr(rewards, name)
+    for test in finder.find(function, name, globs=dict(vars(rewards))):
         try:
-            with time_limit(SECONDS):
+            with student_code(source_of(function), SECONDS):
                 doctest.DebugRunner().run(test)
         except doctest.UnexpectedException as error:
             raised = error.exc_info[1]
@@ -28,7 +29,7 @@ def example_report(rewards, name):
                 raise raised from None
             said = f"raised {type(raised).__name__}: {raised}"
             if isinstance(raised, TooSlow):
-                said = too_slow(SECONDS, raised, source_of(getattr(rewards, name)))
+                said = too_slow(SECONDS, raised, source_of(function))
             return _text(name, error.example, f"happened     it {said}")
         except doctest.DocTestFailure as error:
             printed = error.got.strip()[:200] or "nothing"

@@ -1,7 +1,9 @@
 """What everybody shares: one kind of error, one way to write a file, the console. No torch."""
 
+import codecs
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -17,6 +19,19 @@ if "LOCAL_WORLD_SIZE" not in os.environ:  # left over from a launch that this pr
     os.environ.pop("LOCAL_RANK", None)
 ROOT = Path(__file__).resolve().parent.parent  # the folder of train.py
 MANIFEST = "run.json"  # of a run's folder: its options, versions and results
+
+
+def _similar(error):
+    """What stands in the place of characters that a stream cannot show."""
+    text = error.object[error.start : error.end].translate(SIMILAR)
+    return text.encode("ascii", errors="replace").decode("ascii"), error.end
+
+
+# Into a file on Windows, or in the C locale, a stream knows few characters: that ends no program.
+SIMILAR = str.maketrans("−–—→‖×✓✗", "--->|x+x")
+codecs.register_error("similar", _similar)
+if isinstance(sys.stdout, io.TextIOWrapper):  # not in a notebook, which shows all
+    sys.stdout.reconfigure(errors="similar")
 
 
 class UserError(Exception):

@@ -119,7 +119,7 @@ class Options:
         600, "of several processes: seconds to wait for one that is silent", minimum=1
     )
     prompts: str | None = option(
-        None, "file of training prompts: one per line, or JSON lines with a `prompt` field"
+        None, "file of training prompts: one per line, or JSON lines or CSV with a `prompt`"
     )
     config: str | None = option(None, "YAML file with options; flags on the command line win")
     resume: bool = option(False, "continue the run in OUTPUT_DIR, with the options it began with")

@@ -15,6 +15,7 @@ import torch
 from engine import common
 from engine.common import UserError
 from engine.course.checklist import exercises
+from engine.course.importing import syntax_tree
 from engine.course.student import load_rewards, rewards_file
 from engine.model.loading import load_model
 from engine.options import PRESETS
@@ -115,7 +116,7 @@ def unsolved(request, tmp_path):
     """A rewards.py as on the first day, whatever the student has done since."""
     source = rewards_file()
     try:
-        tree = ast.parse(source.read_text(encoding="utf-8"))
+        tree = syntax_tree(source)
     except SyntaxError as error:
         tell_once(request.config, f"rewards.py, line {error.lineno}: {error.msg}")
     for node in tree.body:

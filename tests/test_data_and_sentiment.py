@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from datasets import Dataset
@@ -29,13 +31,65 @@ def test_prompts_of_a_file(tmp_path):
     assert data.get_train_dataset(lines)["prompt"][:] == ["One\u2028more\x85time", "Two"]
 
 
+PROMPTS = ["This movie, which I saw,", 'The "plot"']
+JSON_LINES = "".join(json.dumps({"id": 1, "prompt": prompt}) + "\n" for prompt in PROMPTS)
+CSV = 'prompt\n"This movie, which I saw,"\n"The ""plot"""\n'
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("text.txt", "\n".join(PROMPTS)),
+        ("text.csv.txt", "\n\n".join(PROMPTS)),
+        ("no ending", JSON_LINES),
+        ("rows.jsonl", JSON_LINES),
+        ("ROWS.JSONL", JSON_LINES),
+        ("rows.ndjson", JSON_LINES),
+        ("rows.txt", JSON_LINES),
+        ("table.csv", CSV),
+        ("table.txt", CSV),
+        ("table.jsonl", CSV),
+        ("columns.csv", 'id,Prompt ,n\n1,"This movie, which I saw,",\n2,"The ""plot""",3\n,,\n'),
+        ("excel.csv", 'id;"prompt"\n\n1;"This movie, which I saw,"\n2;"The ""plot"""'),
+        ("tabs.tsv", 'prompt\tid\nThis movie, which I saw,\t1\n"The ""plot"""\t2'),
+    ],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_what_is_in_a_prompts_file_says_what_it_is(tmp_path, name, content, mark, end):
+    """Whatever its name; a byte-order mark and line ends are no part of a prompt."""
+    (tmp_path / name).write_bytes((mark + content.replace("\n", end)).encode())
+    assert data.read_prompts(tmp_path / name) == PROMPTS
+
+
+def test_what_a_prompt_may_hold(tmp_path):
+    """In text, what begins like a list of instructions; in a table, lines and a text of its own."""
+    (tmp_path / "a.txt").write_bytes("[INST] Review:\n\ufeff[1]\nprompt\n\u2028 x".encode())
+    assert data.read_prompts(tmp_path / "a.txt") == ["[INST] Review:", "[1]", "prompt", "x"]
+    (tmp_path / "a.csv").write_bytes(b'prompt,x\n"It was\n{a}",1\n"{""b"": 1}",2\n')
+    assert data.read_prompts(tmp_path / "a.csv") == ["It was\n{a}", '{"b": 1}']
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("a.txt", None, "Cannot read the prompts file .*a.txt: No such file"),
         ("a.txt", b"", "holds no prompt"),
         ("a.txt", b"\n  \n", "holds no prompt"),
-        ("a.txt", b"\xff\xfe", "not UTF-8 text"),
+        ("a.txt", b"\xff\xfe", "a.txt:1: not UTF-8 text"),
+        ("a.txt", b"\xef\xbb\xbfone\ntwo\nthr\xe9e", "a.txt:3: not UTF-8 text"),
+        ("a.txt", b'One\n{"prompt": "Two"}\n', "a.txt:1: expected a JSON object"),
+        ("a.txt", b'{"prompt": "One"}\n\nTwo\n', "a.txt:3: expected a JSON object"),
+        ("a.txt", b'[{"prompt": "One"}]', "a.txt:1: expected a JSON object"),
+        ("a.json", b'[\n{"prompt": "One"}\n]', "a.json:1: expected a JSON object"),
+        ("a.NDJSON", b"One\n", "a.NDJSON:1: expected a JSON object"),
+        ("a.csv", b"text,label\nOne,1\n", "a.csv:1: expected a header with a column `prompt`"),
+        ("a.csv", b"prompt\n\nOne, two\n", "a.csv:3: 2 columns, and 1 in the header"),
+        ("a.csv", b"id,prompt\n1\n", "a.csv:2: 1 columns"),
+        ("a.csv", b'prompt\n"One\nTwo"\n"Three" x\n', "a.csv:4: .*expected after"),
+        ("a.csv", b'prompt\nOne\n"Two\nThree\n', "a.csv:3: unexpected end of data"),
+        ("a.csv", b"id,prompt\n1,One\n2,\n", "a.csv:3: `prompt` must be a text"),
+        ("a.csv", b"prompt\n", "no prompt below its header"),
         ("a.jsonl", b'{"prompt": "One"}\n{"text": "Two"}\n', "a.jsonl:2: expected"),
         ("a.jsonl", b"{prompt}\n", "a.jsonl:1: expected"),
         ("a.jsonl", b'{"prompt": 3}\n', "a.jsonl:1: `prompt` must be a text"),

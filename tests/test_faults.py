@@ -38,7 +38,7 @@ def start(*arguments, **options):
 def wait_for_steps(process, folder, steps):
     """Until metrics.jsonl holds so many steps."""
     file, deadline = Path(folder) / "metrics.jsonl", time.monotonic() + 600
-    while not file.exists() or file.read_text().count('"train"') < steps:
+    while not file.exists() or file.read_text(encoding="utf-8").count('"train"') < steps:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
 
@@ -57,7 +57,7 @@ def assert_same_run(folder, other):
     assert metrics_of(folder) == metrics_of(other)
     texts = [(p / "completions.jsonl").read_bytes() for p in (folder, other)]
     assert texts[0] == texts[1]
-    results = [json.loads((p / "run.json").read_text()) for p in (folder, other)]
+    results = [json.loads((p / "run.json").read_text(encoding="utf-8")) for p in (folder, other)]
     for key in ("status", "before", "after"):
         assert results[0][key] == results[1][key]
 
@@ -194,7 +194,10 @@ def test_a_reward_that_fails_in_mid_run(rewards_file, tmp_path, classifier, bad,
     said = rewards_file(body)
     assert re.search(f"At step 4: sentiment_reward .*{message}.*checkpoint-3 is kept", said), said
     assert checkpoints.newest_good(tmp_path / "out")[0].name == "checkpoint-3"
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "stopped"
+    assert (
+        json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["status"]
+        == "stopped"
+    )
 
 
 def test_an_endless_loop_is_interrupted(rewards_file, classifier, monkeypatch):
@@ -326,7 +329,7 @@ def test_a_thousand_steps_leak_nothing(tmp_path):
         try:
             pages = int((process / "statm").read_text().split()[1])
             counts = [len(list((process / name).iterdir())) for name in ("fd", "task")]
-            seen.append((file.read_text().count('"train"'), pages, *counts))
+            seen.append((file.read_text(encoding="utf-8").count('"train"'), pages, *counts))
         except (OSError, IndexError):
             pass  # not begun, or just gone
         time.sleep(0.25)

@@ -68,7 +68,7 @@ def test_two_processes_train_what_one_does(copies, tmp_path):
     assert done.returncode == 0, done.stderr
     assert_same_figures(tmp_path / "one", copies)
     assert_same_model(tmp_path / "one", copies)
-    assert json.loads((copies / "run.json").read_text())["num_processes"] == 2
+    assert json.loads((copies / "run.json").read_text(encoding="utf-8"))["num_processes"] == 2
     newest = checkpoints.newest_good(copies)[0]
     sealed = json.loads((newest / checkpoints.SEAL).read_text())
     assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"} <= sealed.keys()
@@ -88,6 +88,6 @@ def test_shards_train_what_copies_do(copies, tmp_path):
 
 
 def test_every_launch_file_is_described():
-    page = (ROOT / "docs" / "processes.md").read_text()
+    page = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
     for path in (ROOT / "launch").iterdir():
         assert f"launch/{path.name}" in page

@@ -120,6 +120,10 @@ def test_an_output_folder_that_cannot_be_written(capsys, tmp_path):
         ("return ['good'] * len(completions)", "returned 'good' at index 0"),
         ("return [[1.0]] * len(completions)", r"returned \[1.0\] at index 0"),
         ("return completions[99]", r"IndexError.*rewards.py, line 2"),
+        (
+            "raise SystemExit",
+            r"^train.py: sentiment_reward failed: SystemExit: .*rewards.py, line 2",
+        ),
     ],
 )
 def test_a_reward_function_that_returns_nonsense(capsys, tmp_path, body, message):
@@ -131,6 +135,24 @@ def test_a_reward_function_that_returns_nonsense(capsys, tmp_path, body, message
     assert not out.exists()
 
 
+def test_what_a_reward_sets_for_the_whole_process_changes_no_figure(tmp_path):
+    changes = "torch.set_default_dtype(torch.float64)", "torch.set_grad_enabled(False)"
+    changes += "torch.manual_seed(0)", "warnings.simplefilter('error')"
+    found = []
+    for name, lines in ("plain", ()), ("changing", changes):
+        body = "\n    ".join([*lines, "return [len(text) / 10 for text in completions]"])
+        source = "\n".join(["import warnings, torch", *lines])
+        source += f"\n\n\ndef my_custom_reward(completions, **kwargs):\n    {body}\n"
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        options = {"rewards": str(tmp_path / f"{name}.py"), "reward_shaping": "custom"}
+        options |= {"output_dir": str(tmp_path / name), "eval_steps": 10, "use_solution": False}
+        run(tmp_path, **options)
+        rows = read_jsonl(tmp_path / name / "metrics.jsonl")
+        times = ("step_time", "seconds")
+        found.append([{k: v for k, v in row.items() if k not in times} for row in rows])
+    assert found[0] == found[1] and found[0][1]["reward"] != found[0][2]["reward"]
+
+
 def test_debug_shows_the_traceback():
     with pytest.raises(UserError):
         train.main(["--num_generations", "7", "--debug"])
@@ -140,7 +162,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
     from engine.model.loading import load_model
 
     trainer, out = run(tmp_path, kl_type="forward")
-    manifest = json.loads((out / "run.json").read_text())
+    manifest = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "finished"
     assert manifest["options"]["kl_type"] == "forward"
     assert manifest["options"]["model_name"] == "tiny/gpt2"  # from this project's folder
@@ -244,7 +266,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, capsys, monkeypatch):
     assert {p.name for p in whole.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
     coefs = [row["kl_coef"] for row in rows if row["phase"] == "train"]
     assert coefs[0] == pytest.approx(0.1) and len(set(coefs)) == 5
-    assert json.loads((parts / "run.json").read_text())["kl_coef"] == coefs[-1]
+    assert json.loads((parts / "run.json").read_text(encoding="utf-8"))["kl_coef"] == coefs[-1]
     longer, _ = run(tmp_path / "parts", max_steps=6, resume=True)  # what is finished can go on
     assert longer.state.global_step == 6
 
@@ -264,7 +286,9 @@ def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):
     assert not attention.equal(policy[0].transformer.h[0].attn.c_attn.weight)
     validations = read_jsonl(out / "metrics.jsonl", phase="validation")
     assert validations[0]["kl"] == pytest.approx(0, abs=1e-5) and validations[-1]["kl"] != 0
-    assert "a LoRA adapter, merged into its base" in (out / "final" / "README.md").read_text()
+    assert "a LoRA adapter, merged into its base" in (out / "final" / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert not list(out.glob("checkpoint-*/README.md"))  # PEFT's template knows nothing of the run
 
 
@@ -278,7 +302,7 @@ def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "mixed_precision", lambda device: autocast)
     kind = {"kl_type": "forward"} if FAST["use_solution"] else {"beta": 0.0}
     _, out = run(tmp_path, max_steps=1, max_completion_length=16, **kind)
-    assert json.loads((out / "run.json").read_text())["before"]["kl"] == 0
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["before"]["kl"] == 0
     row = read_jsonl(out / "metrics.jsonl", phase="train")[0]
     assert row.get("kl_policy_ref", 0) == 0 and row.get("kl_ref_policy", 0) == 0
 
@@ -295,7 +319,7 @@ def test_a_final_model_that_cannot_be_saved_is_one_line(tmp_path, capsys, monkey
     arguments += ["--num_generations", "2", "--max_completion_length", "4"]
     message = fails(capsys, *arguments)
     assert "After the last step: the disk of" in message and "checkpoint-1 is kept" in message
-    manifest = json.loads((out / "run.json").read_text())
+    manifest = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert (
         manifest["status"] == "stopped" and manifest["after"]["sentiment"] > 0
     )  # what is measured
@@ -325,7 +349,7 @@ def test_every_reward_runs(tmp_path, options):
         read_jsonl(out / "metrics.jsonl", phase="train")[0][k] for k in ("score", "reward")
     )
     assert reward == pytest.approx(-score if options.get("negate_reward") else score, abs=1e-4)
-    told = json.loads((out / "run.json").read_text())["reward"]
+    told = json.loads((out / "run.json").read_text(encoding="utf-8"))["reward"]
     assert ("an advantage of its own" in told) == (options.get("credit") == "prefix")
 
 
@@ -346,9 +370,11 @@ def test_a_model_without_a_fast_rollout_trains_all_the_same(tmp_path, capsys, po
 
 
 def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
-    (tmp_path / "p.txt").write_text("Nobody\nEverybody\n")
-    trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=1)
-    assert trainer.train_dataset["prompt"][:] == ["Nobody", "Everybody"]
+    (tmp_path / "p.txt").write_text("Nobody\nEverybody\nNobody\n", encoding="utf-8")
+    trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=3)
+    assert set(trainer.train_dataset["prompt"]) == {"Nobody", "Everybody"}
+    text = f"prompts 3 of {tmp_path / 'p.txt'}, 1 of them repeated; validation stays"
+    assert capsys.readouterr().out.count(text) == 1
 
 
 def test_check_refuses_a_folder_of_other_files(tmp_path, capsys):

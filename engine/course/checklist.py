@@ -6,13 +6,13 @@ import textwrap
 from pathlib import Path
 
 from engine.course.hints import HINTS, LEVELS
+from engine.course.importing import syntax_tree
 from engine.options import OneLineParser
 
 
 def functions(path: str | Path) -> list[ast.FunctionDef]:
     """The functions of a file, as syntax trees."""
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return [node for node in syntax_tree(path).body if isinstance(node, ast.FunctionDef)]
 
 
 def exercises(path: str | Path) -> dict[str, str]:

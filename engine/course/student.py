@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import math
 import signal
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from engine.common import UserError
+from engine.course.importing import import_file, silent_exit, without_traces
 from engine.options import rewards_file
 
 TIME_LIMIT = 120  # seconds for one call of a student's function
@@ -26,35 +26,35 @@ def load_rewards(path: str | Path | None = None) -> ModuleType:
     """A rewards file as a module; `rewards.py` beside train.py by default.
 
     Raises:
-        UserError: the file is missing or cannot be imported; names the file and the line.
+        UserError: the file is missing, cannot be imported or calls sys.exit; names file and line.
     """
     path = Path(path or rewards_file())
     if not path.is_file():
         raise UserError(f"There is no file '{path}' with reward functions.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"'{path}' is no Python file: its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
     try:
-        with time_limit(TIME_LIMIT):
-            spec.loader.exec_module(module)
+        with silent_exit(), student_code(path, TIME_LIMIT):
+            return import_file(path)
     except TooSlow as error:
         raise UserError(f"{path.name} {too_slow(TIME_LIMIT, error, path)}") from error
-    except Exception as error:
-        raise UserError(f"{path.name} cannot be imported: {describe_error(error, path)}") from error
-    return module
+    except (Exception, SystemExit) as error:
+        text = f"{path.name} cannot be imported: {describe_error(error, path)}"
+        if isinstance(error, SystemExit):
+            text += '. A program of its own stands below `if __name__ == "__main__":`.'
+        raise UserError(text) from error
 
 
 def describe_error(error: BaseException, path: str | Path) -> str:
     """One line: the error, and the last line of `path` that it passed through."""
+    file = Path(path).name
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(path).name]
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == file]
     line = lines[-1] if lines else None
     message = str(error)
-    if isinstance(error, SyntaxError):
-        line = error.lineno
-        message = error.msg
-    where = f" ({Path(path).name}, line {line})" if line else ""
+    if isinstance(error, SyntaxError):  # perhaps of a module that the file imports
+        line, message, file = error.lineno, error.msg, Path(error.filename or path).name
+    elif isinstance(error, SystemExit):
+        message = f"sys.exit({shown(error.code)}) was called"
+    where = f" ({file}, line {line})" if line else ""
     return f"{type(error).__name__}: {message}{where}"
 
 
@@ -118,6 +118,18 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def student_code(path: str | Path, seconds: float | None) -> Iterator[None]:
+    """Around whatever runs the code of a student's file: a time limit, and no lasting effects.
+
+    Args:
+        path: the file.
+        seconds: of `time_limit`.
+    """
+    with without_traces(path), time_limit(seconds):
+        yield
+
+
 class StudentError(UserError):
     """A student's function raised an error of its own."""
 
@@ -126,12 +138,12 @@ def call_student(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Call a function of the student's.
 
     Raises:
-        StudentError: it raised; one line with the file and the line number.
+        StudentError: it raised, or called sys.exit; one line with the file and the line number.
         UserError: it is not written yet, or took too long.
     """
     path = source_of(function)
     try:
-        with time_limit(TIME_LIMIT):
+        with student_code(path, TIME_LIMIT):
             return function(*args, **kwargs)
     except NotImplementedError as error:
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
@@ -140,7 +152,7 @@ def call_student(function: Callable, *args: Any, **kwargs: Any) -> Any:
         raise
     except TooSlow as error:
         raise UserError(f"{name_of(function)} {too_slow(TIME_LIMIT, error, path)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StudentError(f"{name_of(function)} failed: {describe_error(error, path)}") from error
 
 
@@ -168,7 +180,7 @@ def plain_values(answer: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value that is no number, for a message: as it reads, or the name of its type."""
-    if value is None or type(value) in (str, list, float, complex):
+    if value is None or type(value) in (str, list, int, float, complex):
         return f"{value!r:.60}"
     return f"a {type(value).__name__:.60}"
 

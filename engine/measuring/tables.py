@@ -44,6 +44,17 @@ def validation_row(step: int, metrics: dict[str, float]) -> str:
     return f"{step:5d}{spread:>13}" + "".join(cells)
 
 
+def describe_prompts(file, prompts, console):
+    """How many prompts a file of the user holds, if there is one; validation has its own."""
+    if file is None:
+        return
+    again = len(prompts) - len(set(prompts))
+    repeated = f", {again} of them repeated" if again else ""
+    text = f"prompts {len(prompts)} of {short_path(file)}{repeated}; "
+    text += "validation stays on the built-in movie prompts"
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def describe_run(options, model, device, reward, console):
     """What is about to run, in three lines; `reward` describes the reward."""
     weights = sum(p.numel() for p in model.parameters() if p.requires_grad)

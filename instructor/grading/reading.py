@@ -1,7 +1,9 @@
 """Read a folder or a zip within limits. Nothing is unpacked onto the disk."""
 
+import io
 import os
 import stat
+import tokenize
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -27,8 +29,19 @@ def check(data):
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Rejected(f"not UTF-8 text (byte {error.start})") from error
+        if not declares_encoding(data):
+            raise Rejected(f"not UTF-8 text (byte {error.start})") from error
     return data
+
+
+def declares_encoding(data):
+    """Whether one of the first two lines is a comment such as `# coding: latin-1`. Whether it says
+    the truth turns out where Python reads the file: decoding may take minutes here."""
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    except SyntaxError:
+        return False
+    return not encoding.startswith("utf-8")
 
 
 class Folder:

@@ -132,7 +132,7 @@ def end(process, others):
 
 def children():
     path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    return [int(pid) for pid in path.read_text(encoding="ascii").split()] if path.exists() else []
 
 
 def become(order, fds):
@@ -150,8 +150,8 @@ def become(order, fds):
         os.closerange(5, 1 << 20)
         os.setsid()
         os.nice(5)  # who watches comes first
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # where memory ends, this process shall go and not the worker
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(b"1000")  # where memory ends, this process shall go and not the worker
         os.chdir(order["folder"])
         tempfile.tempdir = order["folder"]
         os.environ.clear()
@@ -218,13 +218,10 @@ def answer_all(incoming, answers, folder):
 
 def load(path):
     """The student's file as a module."""
-    import types
+    from engine.course.student import import_file, student_code
 
-    module = types.ModuleType("rewards")
-    module.__file__ = str(path)
-    sys.modules["rewards"] = module
-    exec(compile(path.read_bytes(), "rewards.py", "exec"), module.__dict__)
-    return module
+    with student_code(path, None):
+        return import_file(path)
 
 
 def describe(error):
@@ -238,13 +235,17 @@ def describe(error):
 
 def call(rewards, function, arguments, length):
     """One call; its arguments and its answer, of at most `length` numbers, as JSON."""
+    from engine.course.student import student_code
+
     target = getattr(rewards, function, None)
     if target is None:
         return {"kind": "missing"}
     arguments = {name: decode(value) for name, value in arguments.items()}
     if function == "compute_ref_log_probs":
         arguments["ref_model"], arguments["tokenizer"] = MODELS
-    return encode(target(**arguments), length)
+    with student_code(rewards.__file__, None):
+        answer = target(**arguments)
+    return encode(answer, length)
 
 
 def decode(value):

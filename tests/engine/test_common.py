@@ -119,3 +119,19 @@ def test_a_rank_that_a_launch_has_left_behind_hides_no_error(launched, said):
         command, env=environment | {"LOCAL_RANK": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 1 and said in done.stderr and bool(said) == bool(done.stderr)
+
+
+def test_what_a_stream_cannot_show_is_replaced():
+    """Into a file on Windows, in a locale of few characters, and where all can be shown."""
+    text = "\u22121 ± 2 \u2192 3 \u2016 \u2713 \u2717 \u0394 ü"
+    shown = {
+        "cp1252": "-1 ± 2 > 3 | + x ? ü",
+        "ascii": "-1 ? 2 > 3 | + x ? ?",
+        "utf-8": text,
+    }
+    code = f"import engine.common\nprint({ascii(text)})"
+    for encoding, expected in shown.items():
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=common.ROOT, env=environment, capture_output=True)
+        assert done.stdout.decode(encoding).rstrip() == expected, done.stderr

@@ -74,7 +74,9 @@ NOTHING = {
         "import error",
         "SyntaxError: invalid syntax (rewards.py, line",
     ),
-    "04 exit": Nothing(attacks.EXIT_AT_IMPORT, "import error", "SystemExit: 0"),
+    "04 exit": Nothing(
+        attacks.EXIT_AT_IMPORT, "import error", "SystemExit: sys.exit(0) was called"
+    ),
     "05 dies at import": Nothing(
         attacks.CRASH_AT_IMPORT, "import error", "it ended its process (exit status 0)"
     ),

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from cases import CASES, Ask, report
-from engine.course.student import check_rewards
+from engine.course.student import check_rewards, load_rewards
 from instructor.grading import examining
 from instructor.proof.attacks import SOLUTION
 from instructor.proof.mutants import load, with_body
@@ -54,7 +54,8 @@ def examined(control, source, models):
     """What the grader finds in a source; it asks one function only."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(examining, "CASES", {FUNCTION: CASES[FUNCTION]})
-        return examining.examine(control, source.encode(), [0, 7], models)
+        source = source if isinstance(source, bytes) else source.encode()
+        return examining.examine(control, source, [0, 7], models)
 
 
 @pytest.mark.slow
@@ -86,6 +87,35 @@ def test_a_branch_that_is_still_to_do_costs_its_own_case(control, policy, classi
     found = examined(control, with_body(SOLUTION, FUNCTION, body), policy)
     failed = {outcome.case: outcome.message for outcome in found.outcomes if not outcome.passed}
     assert failed == {"works_on_paper": "Not implemented: lists on paper"}
+
+
+AS_EDITORS_AND_STUDENTS_MAKE_THEM = """
+from __future__ import annotations
+from dataclasses import KW_ONLY, dataclass
+import torch
+torch.set_default_dtype(torch.float64)
+@dataclass
+class Settings:
+    _: KW_ONLY
+    unit: str = "\xfc"
+def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
+    torch.set_grad_enabled(False)
+    q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+    assert q.dtype == torch.float32 and ord(Settings().unit) == 252
+    return kl_coef * (q - p if mask is None else ((q - p) * mask).sum(-1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start, encoding", [("", "utf-8-sig"), ("# coding: latin-1", "latin-1")])
+def test_the_grader_loads_a_file_as_training_does(control, tmp_path, policy, start, encoding):
+    source = (start + AS_EDITORS_AND_STUDENTS_MAKE_THEM).encode(encoding)
+    found = examined(control, source, policy)
+    assert found.import_error == "" and all(outcome.passed for outcome in found.outcomes)
+    (tmp_path / "mine.py").write_bytes(source)
+    function = load_rewards(tmp_path / "mine.py").kl_penalty_forward
+    for case in CASES[FUNCTION][1]:
+        assert report(case, Ask(function, policy, seconds=10), random.Random(0)) is None
 
 
 @pytest.mark.slow

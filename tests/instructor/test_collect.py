@@ -109,6 +109,21 @@ def test_names_of_a_moodle_export(tmp_path):
     assert got["Zoë O'Neil"].members[0].id == "501" and got["Li Wei"].source == b"v = 2"
 
 
+def test_an_encoding_that_is_declared_is_none_of_the_graders_business(tmp_path):
+    """What it holds is decoded in the sandbox alone: of punycode, 256 KB take minutes."""
+    put(tmp_path, "ann", "# coding: latin-1\na = 'ü'".encode("latin-1"))
+    put(tmp_path, "bob", b"# coding: punycode\n" + b"a" * 250_000 + b"-\xff" + b"a1" * 2_000)
+    put(tmp_path, "eve", "\n\n# coding: latin-1\na = 'ü'".encode("latin-1"))
+    put(tmp_path, "zoe", "# coding: utf-8\na = 'ü'".encode("latin-1"))
+    rejected = {name: row.rejected for name, row in found(tmp_path).items()}
+    assert rejected == {
+        "ann": "",
+        "bob": "",
+        "eve": "not UTF-8 text (byte 25)",
+        "zoe": "not UTF-8 text (byte 21)",
+    }
+
+
 def test_what_is_no_regular_file_is_rejected_and_not_read(tmp_path):
     (tmp_path / "kept.txt").write_text("secret = 1")
     course = tmp_path / "course"

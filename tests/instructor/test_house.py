@@ -103,6 +103,54 @@ def trl_imports(path):
     return {".".join(name.split(".")[:2]) for name in modules if name.split(".")[0] == "trl"}
 
 
+def reached_from(path, modules):
+    """The modules of this repository that a file imports, directly or not."""
+    reached, left = set(), [path]
+    while left:
+        new = (imports_of(left.pop()) & modules.keys()) - reached
+        reached |= new
+        left += [modules[name] for name in new]
+    return reached
+
+
+def test_every_program_prepares_its_console():
+    """engine.common says what is shown in the place of characters that a stream does not know."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    programs = [
+        path
+        for path in FILES
+        if place_of(path) != "tests" and '__name__ == "__main__"' in path.read_text("utf-8")
+    ]
+    assert len(programs) > 15
+    for path in programs:
+        assert "engine.common" in reached_from(path, modules), path
+
+
+def without_encoding(source):
+    """The lines that read or write text in the encoding of the locale."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(k.arg == "encoding" for k in node.keywords):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        binary = any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in node.args[1:])
+        if (
+            (name == "read_text" and not node.args)
+            or (name == "write_text" and len(node.args) < 2)
+            or (isinstance(node.func, ast.Name) and name == "open" and not binary)
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_files_are_utf_8_whatever_the_locale():
+    for path in FILES:
+        if place_of(path) != "tests" and path.name != "probing.py":  # where open() must fail
+            assert without_encoding(path.read_text(encoding="utf-8")) == [], path
+    some = "open(p)\nopen(p, 'rb')\np.read_text()\np.read_text('utf-8')\np.write_text(x)"
+    assert without_encoding(some) == [1, 3, 5]
+
+
 def test_the_checks_above_see_something():
     names = {path.relative_to(ROOT).as_posix() for path in FILES}
     assert {"train.py", "engine/common.py"} <= names and len(names) > 40
