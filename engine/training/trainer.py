@@ -10,6 +10,7 @@ import copy
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PrinterCallback
 from trl.models.utils import _ForwardRedirection
 from trl.trainer.grpo_config import GRPOConfig
@@ -22,6 +23,7 @@ from engine.model.output_layer import completion_log_probs
 from engine.model.processes import is_sharded, this_process, whole_weights
 from engine.model.sampling import Rows, Sampling, generate
 from engine.model.scoring import Models, policy_and_ref_log_probs
+from engine.model.texts import decode_completions
 from engine.options import PROJECT, Options
 from engine.training.batch import Batch
 from engine.training.credit import cuts, prefix_advantages
@@ -59,8 +61,10 @@ class BatchTrainer(GRPOTrainer):
             callbacks=[self.kl_control] if self.kl_control else None,
         )
         self.remove_callback(PrinterCallback)  # it prints a dict at every step
-        if self.ref_model is not None:  # TRL has loaded its own, for --beta
+        if self.ref_model is not None:  # TRL has loaded its own, for --beta, by the model's name
             prepare(self.accelerator.unwrap_model(self.ref_model))
+            whole = StateDictOptions(full_state_dict=True)  # where it is sharded: of all processes
+            set_model_state_dict(self.ref_model, models.ref.state_dict(), options=whole)
 
     def rollout(self, prompts, trainer):
         """TRL's rollout_func: a completion for each prompt of this process."""
@@ -84,12 +88,23 @@ class BatchTrainer(GRPOTrainer):
 
     def reward(self, prompts, completions, completion_ids, log_metric, **columns):
         """TRL's reward function: makes the batch of this step."""
+        texts = decode_completions(  # TRL reads them without their prompts
+            self.models.policy,
+            self.models.tokenizer,
+            [self.prompt_ids[prompt] for prompt in prompts],
+            completion_ids,
+        )
         self.batch = self.make_batch(
-            prompts, completions, completion_ids, columns.get("sampled_log_probs")
+            prompts, texts, completion_ids, columns.get("sampled_log_probs")
         )
         for name, value in self.batch.figures.items():
             log_metric(name, value)
         return self.batch.reward.tolist()
+
+    def _tokenize_prompts(self, prompts):
+        """For TRL's own generation: the same ids as everywhere here."""
+        _, *images = super()._tokenize_prompts(prompts)
+        return [self.prompt_ids[prompt] for prompt in prompts], *images
 
     def make_batch(self, prompts, completions, completion_ids, sampled_log_probs=None) -> Batch:
         """A batch of these texts with their rewards, as of this step; needs whole weights."""
@@ -130,7 +145,7 @@ class BatchTrainer(GRPOTrainer):
         """The advantages of `--credit prefix`, from the rewards of the texts cut short."""
         rewards = []
         for count in cuts(self.batch.completion_ids):
-            cut = self.batch.first_tokens(count, self.models.tokenizer)
+            cut = self.batch.first_tokens(count, self.models)
             rewards.append(self.reward_batch(cut))
         rewards = torch.stack([*rewards, self.batch.reward], dim=1)
         return prefix_advantages(rewards, mask, self.options.num_generations)
