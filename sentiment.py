@@ -14,7 +14,7 @@ from engine.model.devices import best_device
 from engine.model.loading import WEIGHTS, choose_kernels, load_pretrained, load_tokenizer
 from engine.options import NLPTOWN
 
-_loaded: Any = None  # (model, tokenizer, order) of the last load_sentiment_model call
+_loaded: Any = None  # (model, tokenizer) of the last load_sentiment_model call
 
 
 def load_sentiment_model(model_name: str = NLPTOWN, device=None):
@@ -32,22 +32,23 @@ def load_sentiment_model(model_name: str = NLPTOWN, device=None):
         UserError: it cannot be fetched, its labels cannot be read, or it fails at a text.
     """
     global _loaded
-    model, tokenizer = _load_classifier(model_name, device)
-    order = star_order(labels_of(model.config), model_name)
+    model, tokenizer, _ = _load_classifier(model_name, star_order, device)
     choose_kernels(model)
-    _loaded = model, tokenizer, order
-    return model, tokenizer
+    _loaded = model, tokenizer
+    return _loaded
 
 
-def _load_classifier(name, device=None):
+def _load_classifier(name, read, device=None):
+    """(model, tokenizer, what `read` makes of its labels)"""
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(name)
     model = load_pretrained(AutoModelForSequenceClassification, name, **WEIGHTS)
+    labels = read(labels_of(model.config), name)
     model = model.to(device or best_device()).eval()
     model.config.pad_token_id = tokenizer.pad_token_id  # a decoder reads what stands before it
     _require_scores(model, tokenizer, name)
-    return model, tokenizer
+    return model, tokenizer, labels
 
 
 def _require_scores(model, tokenizer, name):
@@ -61,7 +62,7 @@ def _require_scores(model, tokenizer, name):
         raise UserError(
             f"The model '{name}' cannot score texts: {type(error).__name__}: {first_line(error)}"
         ) from error
-    if not (alone[0] - beside[0]).abs().max() < 1e-2:  # nor is NaN
+    if not (alone[0] - beside[0]).abs().max() < 1e-3:  # nor is NaN
         raise UserError(f"The model '{name}' scores a text otherwise where others are beside it.")
 
 
@@ -76,9 +77,8 @@ def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
     Returns:
         (N, 5) float32 tensor on the CPU, in the order of `texts`; every row sums to 1.
     """
-    if _loaded is None:
-        load_sentiment_model()
-    model, tokenizer, order = _loaded
+    model, tokenizer = _loaded or load_sentiment_model()
+    order = star_order(labels_of(model.config), model.name_or_path)
     return class_probs(model, tokenizer, texts, batch_size=batch_size)[:, order]
 
 
@@ -125,8 +125,7 @@ def load_judge(name: str = "ngram") -> Callable[[list[str]], list[float]]:
         analyzer = SentimentIntensityAnalyzer()
         return lambda texts: [(analyzer.polarity_scores(t)["compound"] + 1) / 2 for t in texts]
 
-    model, tokenizer = _load_classifier(name)
-    values = label_values(labels_of(model.config), name)
+    model, tokenizer, values = _load_classifier(name, label_values)
     return lambda texts: (class_probs(model, tokenizer, texts) @ torch.tensor(values)).tolist()
 
 

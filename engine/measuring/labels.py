@@ -32,10 +32,10 @@ def label_values(labels: list[str], name: str) -> list[float]:
     [0.0, 0.25, 0.5, 0.75, 1.0]
     """
     texts = [re.sub(r"[\W_]+", " ", label).strip().lower() for label in labels]
-    shades = [_shade(text) for text in texts]
-    values = [_stars(text) for text in texts] if None in shades else shades
-    one_sided = values is shades and min(shades) != -max(shades)
-    if None in values or one_sided or len(set(values)) < max(2, len(labels)):
+    shades = [value for text in texts if (value := _shade(text)) is not None]
+    values = shades or [value for text in texts if (value := _stars(text)) is not None]
+    one_sided = bool(shades) and min(shades) != -max(shades)
+    if one_sided or len(set(values)) < max(2, len(labels)):
         raise UserError(
             f"The labels of '{name}' are no scale of sentiment: {', '.join(labels)}. Stars (1 "
             "star, 2 stars …), or shades of negative and positive, are needed."

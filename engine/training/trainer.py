@@ -8,6 +8,7 @@ later version has renamed it.
 import contextlib
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -62,9 +63,10 @@ class BatchTrainer(GRPOTrainer):
         )
         self.remove_callback(PrinterCallback)  # it prints a dict at every step
         if self.ref_model is not None:  # TRL has loaded its own, for --beta, by the model's name
-            prepare(self.accelerator.unwrap_model(self.ref_model))
-            whole = StateDictOptions(full_state_dict=True)  # where it is sharded: of all processes
-            set_model_state_dict(self.ref_model, models.ref.state_dict(), options=whole)
+            reference: Any = self.ref_model
+            prepare(self.accelerator.unwrap_model(reference))
+            whole = StateDictOptions(full_state_dict=True)  # it may be sharded
+            set_model_state_dict(reference, models.ref.state_dict(), options=whole)
 
     def rollout(self, prompts, trainer):
         """TRL's rollout_func: a completion for each prompt of this process."""
