@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from made_up_models import KINDS, adapter_of
+
 import sentiment
 from engine.common import UserError
 from engine.model import loading
@@ -88,7 +90,7 @@ def test_an_adapter_in_mid_run_loads_with_its_base(checkpoint, policy):
     ids = torch.arange(40, 50)[None]
     with torch.no_grad():
         got, want, base = (model(ids).logits for model in (loaded, adapted.eval(), policy[0]))
-    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)  # merged: rounded once more
     assert (got - base).abs().max() > 0.1
 
 
@@ -168,33 +170,6 @@ def test_loaded_model_is_the_same_function(small_gpt2, tmp_path):
 
 
 # Adapters as models.
-
-KINDS = {
-    "plain": {"target_modules": ["c_attn"]},
-    "DoRA": {"target_modules": ["c_attn", "c_fc"], "use_dora": True},
-    "head": {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]},
-    "layer norm": {"target_modules": ["c_attn"], "modules_to_save": ["ln_1"], "bias": "all"},
-}
-
-
-def adapter_of(kind, folder, base=TINY, with_tokenizer=True):
-    """The folder of an adapter that has been trained, and PEFT's model of it."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = LoraConfig(r=4, fan_in_fan_out=True, task_type="CAUSAL_LM", **KINDS[kind])
-    adapted = get_peft_model(model, config).eval()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in adapted.parameters():
-            if weight.requires_grad:
-                weight += 0.05 * torch.randn(weight.shape, generator=generator)
-    adapted.save_pretrained(folder)
-    if with_tokenizer:
-        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
-    return str(folder), adapted
-
 
 IDS = torch.arange(40, 50)[None]
 
