@@ -82,7 +82,7 @@ def _from_pretrained(auto_class, name, local_files_only, **options):
     if (weights := file("adapter_model.safetensors")) is None:
         raise OSError("it has no adapter_model.safetensors")
     merged = _merge(loaded, Path(weights).parent, len(load_tokenizer(name)))
-    merged.config.name_or_path = merged.name_or_path = name  # the base of an adapter trained on it
+    merged.name_or_path = name  # for PEFT, what an adapter trained on it is based on
     return merged
 
 

@@ -7,11 +7,10 @@ later version has renamed it.
 
 import contextlib
 import copy
+import tempfile
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import PrinterCallback
 from trl.models.utils import _ForwardRedirection
 from trl.trainer.grpo_config import GRPOConfig
@@ -52,21 +51,19 @@ class BatchTrainer(GRPOTrainer):
         self.kl_control = None
         if options.kl_target is not None:
             self.kl_control = KLControl(options.kl_target, options.kl_coef)
-        super().__init__(
-            model=models.policy,
-            args=make_config(options, models.policy.device),
-            reward_funcs=self.reward,
-            train_dataset=dataset,
-            processing_class=models.tokenizer,
-            rollout_func=self.rollout if options.generation == "own" else None,
-            callbacks=[self.kl_control] if self.kl_control else None,
-        )
+        with loadable_reference(models, needed=options.beta > 0):
+            super().__init__(
+                model=models.policy,
+                args=make_config(options, models.policy.device),
+                reward_funcs=self.reward,
+                train_dataset=dataset,
+                processing_class=models.tokenizer,
+                rollout_func=self.rollout if options.generation == "own" else None,
+                callbacks=[self.kl_control] if self.kl_control else None,
+            )
         self.remove_callback(PrinterCallback)  # it prints a dict at every step
         if self.ref_model is not None:  # TRL has loaded its own, for --beta, by the model's name
-            reference: Any = self.ref_model
-            prepare(self.accelerator.unwrap_model(reference))
-            whole = StateDictOptions(full_state_dict=True)  # it may be sharded
-            set_model_state_dict(reference, models.ref.state_dict(), options=whole)
+            prepare(self.accelerator.unwrap_model(self.ref_model))
 
     def rollout(self, prompts, trainer):
         """TRL's rollout_func: a completion for each prompt of this process."""
@@ -201,6 +198,22 @@ class BatchTrainer(GRPOTrainer):
         model = copy.deepcopy(self.models.ref)
         model.load_state_dict(weights)
         return model
+
+
+@contextlib.contextmanager
+def loadable_reference(models: Models, needed):
+    """For --beta TRL loads a reference of its own, by the name in the policy's configuration. While
+    this lasts, what it finds by it is the reference, of an adapter that was merged too."""
+    config = models.policy.config
+    named = config.name_or_path
+    if not needed or models.ref is None or models.policy.name_or_path == named:
+        yield
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        models.ref.save_pretrained(folder)
+        config.name_or_path = folder
+        yield
+        config.name_or_path = named
 
 
 def make_config(options: Options, device) -> GRPOConfig:

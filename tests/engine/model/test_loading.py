@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from made_up_models import KINDS, adapter_of
 
 import sentiment
