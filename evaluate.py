@@ -73,10 +73,11 @@ def generate_completions(
 ) -> list[str]:
     """One sampled completion per prompt, as text without the prompt."""
     from engine.model.sampling import Sampling, generate_batches
+    from engine.model.texts import decode_completions, tokenize_prompts
 
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     ids = generate_batches(model, tokenizer, prompts, sampling=sampling)
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return decode_completions(model, tokenizer, tokenize_prompts(prompts, tokenizer, model), ids)
 
 
 def evaluate_model(
@@ -108,6 +109,7 @@ def evaluate_model(
     from engine.model.processes import gather, own_rows
     from engine.model.sampling import generate_batches
     from engine.model.scoring import Models
+    from engine.model.texts import tokenize_prompts
 
     measuring = Measuring(**settings)
     repeated = [prompt for prompt in prompts for _ in range(samples_per_prompt)]
@@ -117,14 +119,11 @@ def evaluate_model(
         model, tokenizer, prefixed, sampling=measuring, rows=rows, tick=measuring.tick
     )
     own = slice(rows.start, rows.stop)
-    samples = describe_samples(repeated[own], ids, tokenizer)
+    models = Models(model, ref_model, tokenizer, measuring.amp_dtype)
+    read = tokenize_prompts(prefixed[own], tokenizer, model)
+    samples = describe_samples(models, repeated[own], read, completion_ids=ids)
     _add_scores(samples, measuring.judge)
-    _add_log_probs(
-        samples,
-        Models(model, ref_model, tokenizer, measuring.amp_dtype),
-        prefixed[own],
-        measuring=measuring,
-    )
+    _add_log_probs(samples, models, read, measuring=measuring)
     samples = gather(samples, measuring.process)
     return {"metrics": summarise(samples), "samples": samples}
 
@@ -146,20 +145,21 @@ def _add_scores(samples, judge):
 
 
 def _add_log_probs(samples, models, read, measuring):
-    """Add `kl`, `kl_parts` and `ref_nll`; `read` are the prompts with the prefix that the policy
-    read."""
+    """Add `kl`, `kl_parts` and `ref_nll`; `read` are the ids of the prompts with the prefix that the
+    policy read."""
     from torch.nn.functional import pad
 
     from engine.model.scoring import policy_and_ref_log_probs
+    from engine.model.texts import tokenize_prompts
 
     for start in range(0, len(samples), measuring.batch_size):
         rows = slice(start, start + measuring.batch_size)
         batch = samples[rows]
         ref_prompts = [sample["prompt"] for sample in batch]
         ids = {
-            "prompt_ids": models.tokenizer(read[rows])["input_ids"],
+            "prompt_ids": read[rows],
             "completion_ids": [sample["ids"] for sample in batch],
-            "ref_prompt_ids": models.tokenizer(ref_prompts)["input_ids"],
+            "ref_prompt_ids": tokenize_prompts(ref_prompts, models.tokenizer, models.policy),
         }
         policy, ref, mask = policy_and_ref_log_probs(
             models, **ids, temperature=measuring.temperature

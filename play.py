@@ -65,13 +65,14 @@ def write(policies: Policies, prompt: str, samples: int, **settings) -> dict[str
         UserError: the prompt is empty or too long.
     """
     from engine.model.scoring import Models
+    from engine.model.texts import tokenize_prompts
     from engine.pages.token_view import describe_tokens
     from evaluate import evaluate_model
 
     if not prompt.strip():
         raise UserError("The prompt is empty. Type the beginning of a text.")
     _, ref, tokenizer = policies
-    prompt_ids = tokenizer([prompt] * samples)["input_ids"]
+    prompt_ids = tokenize_prompts([prompt] * samples, tokenizer, ref)
     results = {}
     for title, model in policies.models.items():
         result = evaluate_model(

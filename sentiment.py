@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from engine.common import UserError
+from engine.common import UserError, first_line
 from engine.measuring.judge import NgramJudge
+from engine.measuring.labels import label_values, labels_of, star_order
+from engine.model.architecture import context_length
 from engine.model.devices import best_device
-from engine.model.loading import WEIGHTS, choose_kernels, load_pretrained
+from engine.model.loading import WEIGHTS, choose_kernels, load_pretrained, load_tokenizer
 from engine.options import NLPTOWN
 
 _loaded: Any = None  # (model, tokenizer) of the last load_sentiment_model call
@@ -19,34 +21,49 @@ def load_sentiment_model(model_name: str = NLPTOWN, device=None):
     """Load a five-star classifier and make it the one that the scoring functions use.
 
     Args:
-        model_name: Hub name or local folder of a sequence classifier with the five labels
-            "1 star" … "5 stars", in this order.
+        model_name: Hub name or local folder of a sequence classifier with five labels, "1 star" …
+            "5 stars" or "very negative" … "very positive", in any order.
         device: where it goes; the best one by default.
 
     Returns:
         (model, tokenizer)
 
     Raises:
-        UserError: it cannot be fetched, or it has not five labels.
+        UserError: it cannot be fetched, its labels cannot be read, or it fails at a text.
     """
     global _loaded
-    model, tokenizer = _load_classifier(model_name, device)
-    if model.config.num_labels != 5:
-        raise UserError(
-            f"The sentiment model '{model_name}' has {model.config.num_labels} labels; "
-            f"five (1 to 5 stars) are needed, as in {NLPTOWN}."
-        )
+    model, tokenizer, _ = _load_classifier(model_name, star_order, device)
     choose_kernels(model)
     _loaded = model, tokenizer
     return _loaded
 
 
-def _load_classifier(name, device=None):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def _load_classifier(name, read, device=None):
+    """(model, tokenizer, what `read` makes of its labels)"""
+    from transformers import AutoModelForSequenceClassification
 
-    tokenizer = load_pretrained(AutoTokenizer, name)
+    tokenizer = load_tokenizer(name)
     model = load_pretrained(AutoModelForSequenceClassification, name, **WEIGHTS)
-    return model.to(device or best_device()).eval(), tokenizer
+    labels = read(labels_of(model.config), name)
+    model = model.to(device or best_device()).eval()
+    model.config.pad_token_id = tokenizer.pad_token_id  # a decoder reads what stands before it
+    _require_scores(model, tokenizer, name)
+    return model, tokenizer, labels
+
+
+def _require_scores(model, tokenizer, name):
+    """Refuse a classifier that fails, or scores a text otherwise where a longer one is beside it:
+    here, or it would look like a fault of the student's function."""
+    texts = ["A film.", "It was a good film, and I liked it."]
+    try:
+        beside = class_probs(model, tokenizer, texts)
+        alone = class_probs(model, tokenizer, texts[:1])
+    except Exception as error:  # of whatever architecture
+        raise UserError(
+            f"The model '{name}' cannot score texts: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not (alone[0] - beside[0]).abs().max() < 1e-3:  # nor is NaN
+        raise UserError(f"The model '{name}' scores a text otherwise where others are beside it.")
 
 
 def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
@@ -61,7 +78,8 @@ def get_star_probs(texts: list[str], batch_size: int = 64) -> torch.Tensor:
         (N, 5) float32 tensor on the CPU, in the order of `texts`; every row sums to 1.
     """
     model, tokenizer = _loaded or load_sentiment_model()
-    return class_probs(model, tokenizer, texts, batch_size=batch_size)
+    order = star_order(labels_of(model.config), model.name_or_path)
+    return class_probs(model, tokenizer, texts, batch_size=batch_size)[:, order]
 
 
 @torch.no_grad()
@@ -69,11 +87,11 @@ def class_probs(model, tokenizer, texts: list[str], batch_size: int = 64) -> tor
     """(N, labels) float32 tensor: the label probabilities of any text classifier."""
     probs = torch.empty(len(texts), model.config.num_labels)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    limit = min(tokenizer.model_max_length, context_length(model))
     for start in range(0, len(texts), batch_size):
         rows = order[start : start + batch_size]
         inputs = tokenizer(
-            [texts[i] for i in rows],
+            [texts[i] or " " for i in rows],  # a decoder has no token for nothing
             padding=True,
             truncation=True,
             max_length=limit,
@@ -107,32 +125,8 @@ def load_judge(name: str = "ngram") -> Callable[[list[str]], list[float]]:
         analyzer = SentimentIntensityAnalyzer()
         return lambda texts: [(analyzer.polarity_scores(t)["compound"] + 1) / 2 for t in texts]
 
-    model, tokenizer = _load_classifier(name)
-    values = label_values([model.config.id2label[i] for i in range(model.config.num_labels)], name)
+    model, tokenizer, values = _load_classifier(name, label_values)
     return lambda texts: (class_probs(model, tokenizer, texts) @ torch.tensor(values)).tolist()
-
-
-def label_values(labels: list[str], name: str) -> list[float]:
-    """What each label of a sentiment classifier is worth, 0 to 1.
-
-    >>> label_values(["NEGATIVE", "neutral", "POSITIVE"], "some model")
-    [0.0, 0.5, 1.0]
-    >>> label_values(["1 star", "2 stars", "3 stars"], "some model")
-    [0.0, 0.5, 1.0]
-    """
-    matches = [re.match(r"(\d+) stars?$", label) for label in labels]
-    numbers = [int(match.group(1)) for match in matches if match]
-    if len(numbers) == len(labels) > 1:
-        low, high = min(numbers), max(numbers)
-        return [(number - low) / (high - low) for number in numbers]
-    worth = {"neg": 0.0, "neu": 0.5, "pos": 1.0}
-    values = [worth[key] for label in labels if (key := label.lower()[:3]) in worth]
-    if len(values) < len(labels) or not {0.0, 1.0} <= set(values):
-        raise UserError(
-            f"The judge '{name}' has the labels {', '.join(labels)}; stars, or positive and "
-            "negative, are needed."
-        )
-    return values
 
 
 def get_sentiment_scores(texts: list[str]) -> list[float]:

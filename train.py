@@ -113,13 +113,11 @@ def load_parts(options: Options, device) -> Parts:
     Raises:
         UserError: prompts, models or exercises that the run cannot use.
     """
-    import copy
-
     import data
     from engine.course.student import load_rewards, rewards_file
-    from engine.model.devices import mixed_precision
-    from engine.model.loading import add_lora, load_model, tokenize_prompts
-    from engine.model.scoring import Models
+    from engine.model.loading import load_models
+    from engine.model.sampling import Sampling, require_same_scores
+    from engine.model.texts import tokenize_prompts
     from reward_utils import check_exercises
     from sentiment import load_sentiment_model
 
@@ -127,21 +125,18 @@ def load_parts(options: Options, device) -> Parts:
     rewards = load_rewards(rewards_file(options.use_solution, options.rewards))
     load_sentiment_model(options.sentiment_model, device)
     check_exercises(rewards, options)
-    policy, tokenizer = load_model(options.model_name, device)
+    models = load_models(options.model_name, device, use_peft=options.use_peft)
     prompts = list(dict.fromkeys([*dataset["prompt"], *data.VALIDATION_PROMPTS]))
+    sampling = Sampling(options.max_completion_length, options.temperature)
     prompt_ids = tokenize_prompts(
-        prompts, tokenizer, policy, max_new_tokens=options.max_completion_length
+        prompts, models.tokenizer, models.policy, max_new_tokens=sampling.max_new_tokens
     )
-    if options.use_peft:
-        policy = add_lora(policy)
-        ref_model = None  # the policy without its adapter
-    else:
-        ref_model = copy.deepcopy(policy).requires_grad_(False)
+    require_same_scores(models, prompt_ids, sampling)
     return Parts(
         dataset=dataset,
         prompt_ids=dict(zip(prompts, prompt_ids)),
         rewards=rewards,
-        models=Models(policy, ref_model, tokenizer, mixed_precision(device).autocast),
+        models=models,
     )
 
 

@@ -59,7 +59,8 @@ def main(argv=None):
         from engine.model.loading import load_model
 
         model, tokenizer = load_model(args.model, "cpu")
-        plain = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+        own = {"trust_remote_code": False}
+        plain = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, **own).eval()
         apart = differences(model, plain, tokenizer, list(VALIDATION_PROMPTS))
         print(f"{len(apart)} tokens of {len(VALIDATION_PROMPTS)} completions, nats a token:")
         print(f"mean {apart.mean():.3f}, largest {apart.max():.2f}")

@@ -65,9 +65,10 @@ def train(options: Options) -> list[dict]:
 
     device = best_device()
     load_sentiment_model(options.sentiment_model, device)
-    tokenizer = AutoTokenizer.from_pretrained(options.model_name, padding_side="left")
+    own = {"trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(options.model_name, padding_side="left", **own)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(options.model_name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(options.model_name, dtype=torch.float32, **own)
     model = model.to(device)
     trainer = GRPOTrainer(
         model=model,

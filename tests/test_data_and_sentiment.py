@@ -1,3 +1,4 @@
+import copy
 import json
 
 import pytest
@@ -7,8 +8,10 @@ from datasets import Dataset
 import data
 import sentiment
 from engine.common import ROOT, UserError
+from engine.measuring.labels import label_values
+from engine.model.architecture import context_length
 from engine.options import PRESETS
-from sentiment import get_sentiment_scores, label_values, load_judge
+from sentiment import get_sentiment_scores, load_judge
 
 
 def test_prompts_are_many_and_disjoint():
@@ -186,6 +189,149 @@ def test_a_classifier_as_judge(classifier):
     assert judge(texts) == pytest.approx(get_sentiment_scores(texts), abs=1e-5)
 
 
-def test_labels_that_say_nothing_are_refused():
-    with pytest.raises(UserError, match="the labels sports, politics; stars, or positive"):
-        label_values(["sports", "politics"], "topics")
+EMOTIONS = ["joy", "anger", "sadness", "fear", "surprise"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["sports", "politics"],
+        EMOTIONS,
+        ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3", "LABEL_4"],
+        ["1 star", "1 star"],
+        ["neutral", "positive"],
+        ["negative", "3 stars"],
+        ["positron", "negligence"],
+        ["positive"],
+    ],
+)
+def test_labels_that_say_nothing_are_refused(labels):
+    with pytest.raises(UserError, match=f"'it' are no scale of sentiment: {', '.join(labels)}. "):
+        label_values(labels, "it")
+
+
+@pytest.mark.parametrize(
+    "labels, values",
+    [
+        (["POS", "NEG", "NEU"], [1, 0, 0.5]),
+        (
+            ["very_positive", "Negative", "neutral", "Very Negative", "Positive"],
+            [1, 0.25, 0.5, 0, 0.75],
+        ),
+        (["star_3", "1 stars", "2-stars"], [1, 0, 0.5]),
+        (["positive review", "negative review"], [1, 0]),
+    ],
+)
+def test_labels_are_read_by_their_names(labels, values):
+    assert label_values(labels, "it") == values
+
+
+FIVE = ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"]
+
+
+def saved(folder, model, tokenizer, labels):
+    """The folder of a classifier with labels of these names."""
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: i for i, label in enumerate(labels)}
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def kept(classifier, monkeypatch):
+    """What is loaded goes again."""
+    monkeypatch.setattr(sentiment, "_loaded", classifier)
+    return classifier
+
+
+def test_labels_in_another_order_give_the_same_scores(tmp_path, kept):
+    model, tokenizer = copy.deepcopy(kept[0]), kept[1]
+    texts = ["A wonderful film.", "Terrible, a waste of time.", "It is a film."]
+    want = sentiment.get_star_probs(texts)
+    order = [3, 0, 4, 1, 2]
+    with torch.no_grad():
+        for weight in model.classifier.parameters():
+            weight.copy_(weight[order])
+    name = saved(tmp_path, model, tokenizer, [FIVE[i] for i in order])
+    sentiment.load_sentiment_model(name, "cpu")
+    torch.testing.assert_close(sentiment.get_star_probs(texts), want, atol=1e-6, rtol=0)
+    assert load_judge(name)(texts) == pytest.approx(get_sentiment_scores(texts), abs=1e-6)
+
+
+def test_five_emotions_are_no_reward(tmp_path, kept):
+    name = saved(tmp_path, copy.deepcopy(kept[0]), kept[1], EMOTIONS)
+    for load in (sentiment.load_sentiment_model, load_judge):
+        with pytest.raises(UserError, match="no scale of sentiment: joy, anger") as error:
+            load(name)
+        assert "\n" not in str(error.value)
+
+
+def classifier_of(kind, tokenizer, **sizes):
+    """A random classifier of five labels."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), num_labels=5, **sizes)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+SMALL |= {"intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    "kind, sizes, usable",
+    [
+        ("roberta", SMALL | {"max_position_embeddings": 66, "pad_token_id": 1}, 64),
+        ("bert", SMALL | {"max_position_embeddings": 66}, 66),
+        ("bloom", {"hidden_size": 16, "n_layer": 1, "n_head": 2}, None),
+        ("xlnet", {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}, None),
+        ("gpt2", {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 66}, 66),
+    ],
+)
+def test_a_reward_model_of_any_architecture_scores_every_text(tmp_path, kept, kind, sizes, usable):
+    """As long as its places allow; a decoder gets the padding token that it has not."""
+    from transformers import PreTrainedTokenizerFast
+
+    parts = {"unk_token": "[UNK]", "pad_token": "[PAD]"}
+    parts = {"eos_token": "[SEP]", "unk_token": "[UNK]"} if kind == "gpt2" else parts
+    own = kept[1].backend_tokenizer
+    side = "left" if kind == "xlnet" else "right"  # it reads its answer off the last place
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, padding_side=side, **parts)
+    name = saved(tmp_path, classifier_of(kind, tokenizer, **sizes), tokenizer, FIVE)
+    model, _ = sentiment.load_sentiment_model(name, "cpu")
+    assert usable is None or context_length(model) == usable
+    texts = ["good film " * 300, "", "A film."]
+    together = sentiment.get_star_probs(texts)
+    torch.testing.assert_close(together.sum(1), torch.ones(3), atol=1e-5, rtol=0)
+    alone = torch.cat([sentiment.get_star_probs([text]) for text in texts])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_a_reward_model_that_cannot_score_is_named_and_not_the_student(tmp_path, kept, policy):
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=policy[1].backend_tokenizer)
+    model = classifier_of("gpt2", bare, n_embd=16, n_layer=1, n_head=2)
+    name = saved(tmp_path, model, bare, FIVE)
+    with pytest.raises(UserError, match=f"The model '{name}' cannot score texts: ValueError"):
+        sentiment.load_sentiment_model(name, "cpu")
+
+
+def test_a_reward_model_that_reads_padding_is_refused(tmp_path, kept, policy):
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=policy[1].backend_tokenizer, eos_token="<|endoftext|>", padding_side="left"
+    )
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "initializer_range": 0.5}
+    name = saved(tmp_path, classifier_of("gpt2", tokenizer, **sizes), tokenizer, FIVE)
+    with pytest.raises(UserError, match="scores a text otherwise where others are beside it"):
+        sentiment.load_sentiment_model(name, "cpu")
+
+
+def test_a_reward_model_without_a_tokenizer_is_refused(tmp_path, kept):
+    copy.deepcopy(kept[0]).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds no tokenizer: copy the files"):
+        sentiment.load_sentiment_model(str(tmp_path), "cpu")

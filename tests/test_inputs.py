@@ -13,8 +13,8 @@ import data
 import train
 from engine.common import UserError
 from engine.course.student import check_rewards, load_rewards
-from engine.model.loading import tokenize_prompts
 from engine.model.scoring import kl_values
+from engine.model.texts import tokenize_prompts
 from engine.options import resolve_options
 from reward_utils import make_reward_function
 from sentiment import get_hackable_scores, get_sentiment_scores

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_models import TINY, adapter_of
 
 import data
 import train
@@ -367,6 +368,84 @@ def test_a_model_without_a_fast_rollout_trains_all_the_same(tmp_path, capsys, po
     assert abs(first["kl_policy_ref"]) <= 1e-5 and second["reward"] != first["reward"]
     rows = read_jsonl(out / "metrics.jsonl", phase="validation")
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-5) and rows[-1]["kl"] != 0
+
+
+@pytest.mark.parametrize("options", [{"beta": 0.1}, {"use_peft": True}])
+def test_training_starts_from_an_adapter(tmp_path, options):
+    """Policy and both references are what PEFT makes of it; its base is 1.6 nats away."""
+    from engine.model.loading import load_model
+
+    name, adapted = adapter_of("head", tmp_path / "adapter")
+    kind = {"kl_type": "forward"} if FAST["use_solution"] else {}
+    trainer, out = run(tmp_path, model_name=name, learning_rate=1e-3, **options, **kind)
+    validations = read_jsonl(out / "metrics.jsonl", phase="validation")
+    assert validations[0]["kl"] == pytest.approx(0, abs=1e-4) and validations[-1]["kl"] != 0
+    first = read_jsonl(out / "metrics.jsonl", phase="train")[0]
+    for figure in ("kl_policy_ref", "kl"):  # of the penalty, and of TRL's term
+        assert first.get(figure, 0) == pytest.approx(0, abs=1e-5)
+    ids = torch.arange(40, 50)[None]
+    with torch.no_grad():
+        start = adapted(ids).logits
+        model, _ = load_model(str(out / "final"), "cpu")
+        moved = (model(ids).logits - start).abs().max()
+    assert type(model).__name__ == "GPT2LMHeadModel" and 0 < moved < 1
+
+
+@pytest.mark.parametrize("generation", ["own", "trl"])
+def test_ends_of_another_tokenizer_and_model(tmp_path, generation):
+    """A tokenizer that ends each prompt, and a model with a second token that ends a text."""
+    from tokenizers import processors
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    bundled = AutoTokenizer.from_pretrained(TINY)
+    end = bundled.eos_token
+    second = bundled(" the")["input_ids"][-1]
+    own = bundled.backend_tokenizer
+    own.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, eos_token=end, unk_token=end)
+    model = AutoModelForCausalLM.from_pretrained(TINY)
+    model.generation_config.eos_token_id = [0, second]
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    trainer, out = run(
+        tmp_path,
+        model_name=str(tmp_path / "model"),
+        generation=generation,
+        batch_size=32,
+        max_steps=1,
+        max_completion_length=16,
+    )
+    rows = trainer.batch.completion_ids
+    assert tokenizer("The plot")["input_ids"][-1] == 0
+    assert all(ids and ids[-1] != 0 for ids in trainer.batch.prompt_ids)
+    assert not any({0, second} & set(row[:-1]) for row in rows)
+    ended = [row[-1] in (0, second) for row in rows]
+    assert any(row[-1] == second for row in rows) and not all(ended)
+    figures = read_jsonl(out / "metrics.jsonl", phase="train")[0]
+    assert figures["completions/clipped_ratio"] == pytest.approx(1 - sum(ended) / len(ended))
+    samples = read_jsonl(out / "completions.jsonl")
+    assert any(sample["finished"] for sample in samples if sample["length"] < 16)
+    assert all(sample["finished"] == (sample["length"] < 16) for sample in samples[:4])
+
+
+def test_a_model_that_scores_otherwise_than_it_samples_is_refused(tmp_path, capsys, policy):
+    from transformers import RwkvConfig, RwkvForCausalLM
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}
+    config = RwkvConfig(vocab_size=len(policy[1]), bos_token_id=0, eos_token_id=0, **size)
+    model = RwkvForCausalLM(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=0.3)
+    model.save_pretrained(tmp_path / "rwkv")
+    policy[1].save_pretrained(tmp_path / "rwkv")
+    out = tmp_path / "out"
+    arguments = ["--preset", "tiny", "--model_name", tmp_path / "rwkv", "--output_dir", out]
+    assert "of the kind rwkv cannot be trained here" in fails(capsys, *arguments)
+    assert not out.exists()
 
 
 def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):

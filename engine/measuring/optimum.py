@@ -331,8 +331,8 @@ def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -
     Raises:
         UserError: a prompt and its completion exceed the model's context.
     """
-    from engine.model.loading import tokenize_prompts
     from engine.model.sampling import Sampling, generate
+    from engine.model.texts import decode_completions, tokenize_prompts
 
     length = base.max_completion_length
     prompt_ids = dict(
@@ -348,7 +348,7 @@ def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -
             rows = [prompt_ids[prompt] for prompt in batch]
             sampling = Sampling(length, base.temperature, seed=start)
             ids, log_probs = generate(model, tokenizer, rows, sampling=sampling)
-            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            texts = decode_completions(model, tokenizer, rows, ids)
             for prompt, value in zip(batch, score(texts)):
                 scores[prompt].append(float(value))
             largest = max(largest, *map(math.fsum, log_probs))

@@ -12,6 +12,8 @@ from engine.measuring.metrics import METRICS, Sample, repetition
 from engine.measuring.runs import read_run
 from engine.model.processes import Process
 from engine.model.sampling import Sampling
+from engine.model.scoring import Models
+from engine.model.texts import decode_completions, end_ids
 
 COLUMNS = {"sentiment": 9, "kl": 9}  # in front of a text, and their widths
 
@@ -31,14 +33,17 @@ class Measuring(Sampling):
     process: Process = Process()
 
 
-def describe_samples(prompts: list[str], ids: list[list[int]], tokenizer) -> list[Sample]:
-    """Samples as dicts, with what their token ids tell.
+def describe_samples(models: Models, prompts: list[str], prompt_ids, completion_ids):
+    """Samples as dicts, with what their token ids tell: a list of N.
 
     Args:
+        models: the policy that sampled, and its tokenizer.
         prompts: list of N strings.
-        ids: N lists of token ids, the completions.
+        prompt_ids, completion_ids: N lists of token ids; what the policy read may be longer than
+            `prompts`.
     """
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    texts = decode_completions(models.policy, models.tokenizer, prompt_ids, completion_ids)
+    ends = end_ids(models.policy, models.tokenizer)
     return [
         {
             "prompt": prompt,
@@ -47,9 +52,9 @@ def describe_samples(prompts: list[str], ids: list[list[int]], tokenizer) -> lis
             "length": len(row),
             "repetition_3": repetition(row, 3),
             "repetition_4": repetition(row, 4),
-            "finished": tokenizer.eos_token_id in row,
+            "finished": row[-1] in ends,
         }
-        for prompt, text, row in zip(prompts, texts, ids)
+        for prompt, text, row in zip(prompts, texts, completion_ids)
     ]
 
 

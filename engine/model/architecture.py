@@ -52,6 +52,18 @@ def has_fast_rollout(model):
     return {"position_ids", "past_key_values", "logits_to_keep"} <= arguments_of(model).keys()
 
 
+def vocabulary_size(config):
+    """How many tokens a model of this configuration has an embedding for."""
+    return config.get_text_config().vocab_size
+
+
 def context_length(model):
-    """The most tokens the model can read, prompt and completion together."""
-    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    """The most tokens the model can read: of a language model, prompt and completion together."""
+    places = getattr(model.config, "max_position_embeddings", None) or -1
+    if places < 0:  # XLNet says -1
+        return sys.maxsize
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            return places - padding - 1  # RoBERTa and its kin number positions from behind it
+    return places

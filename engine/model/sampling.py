@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import torch
 
+from engine.common import UserError
 from engine.model.architecture import has_fast_rollout, is_plain_gpt2
 from engine.model.gpt2 import GPT2Decoder
-from engine.model.loading import tokenize_prompts
-from engine.model.scoring import compute_log_probs, evaluation_mode, pad
+from engine.model.scoring import Models, evaluation_mode, pad, score_completions
+from engine.model.texts import end_ids, tokenize_prompts
+
+TOLERANCE = 1e-3  # nats a token, between sampling and scoring; rounding is a hundredth of it
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def generate(
     rows = rows or Rows(0, len(prompt_ids))
     with evaluation_mode(model):
         ids, log_probs = sample(model, tokenizer, prompt_ids, sampling, rows)
-    completions = _until_end(ids, tokenizer.eos_token_id)
+    completions = _until_end(ids, end_ids(model, tokenizer))
     lengths = map(len, completions)
     return Sampled(
         completions, [values[:length] for values, length in zip(log_probs.tolist(), lengths)]
@@ -72,6 +75,7 @@ def _decode(model, tokenizer, prompt_ids, sampling, rows):
     else:
         next_logits = _with_growing_cache(model, mask)
     precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+    ends = torch.tensor(end_ids(model, tokenizer), device=device)
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns, log_probs = [], []
     for uniform in _uniforms(sampling, rows, len(prompt_ids)).to(device):  # (B, 1)
@@ -85,7 +89,7 @@ def _decode(model, tokenizer, prompt_ids, sampling, rows):
         ids = ids.clamp(max=cdf.shape[1] - 1)
         columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
         log_probs.append(logits.gather(1, ids) - cdf[:, -1:].log())
-        alive = alive & (ids[:, 0] != tokenizer.eos_token_id)
+        alive = alive & ~torch.isin(ids[:, 0], ends)
         if not alive.any():
             break
     return torch.cat(columns, dim=1), torch.cat(log_probs, dim=1)
@@ -130,11 +134,23 @@ def _uniforms(sampling, rows, count):
 
 def _decode_with_transformers(model, tokenizer, prompt_ids, sampling, rows):
     """The same through the model's own `generate`, and a second pass for the log-probabilities."""
+    made = _generate_with_transformers(model, tokenizer, prompt_ids, sampling, rows)
+    sampled = made.sequences[:, max(map(len, prompt_ids)) :]
+    completions = _until_end(sampled, end_ids(model, tokenizer))
+    padded, _ = pad(completions, tokenizer.pad_token_id, "right", device=model.device)
+    log_probs, _ = score_completions(
+        model, tokenizer, prompt_ids, completions, sampling.temperature
+    )
+    return padded, log_probs
+
+
+def _generate_with_transformers(model, tokenizer, prompt_ids, sampling, rows, **more):
+    """What the model's own `generate` returns; `more` says what beside the sequences."""
     ids, mask = pad(prompt_ids, tokenizer.pad_token_id, "left", device=model.device)
     seed = int(torch.randint(2**31, ())) if sampling.seed is None else sampling.seed
     with torch.random.fork_rng():
         torch.manual_seed(seed + 7_368_787 * rows.first)  # or processes would sample alike
-        sampled = model.generate(
+        return model.generate(
             input_ids=ids,
             attention_mask=mask,
             do_sample=True,
@@ -143,24 +159,18 @@ def _decode_with_transformers(model, tokenizer, prompt_ids, sampling, rows):
             top_p=1.0,
             max_new_tokens=sampling.max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end_ids(model, tokenizer),
+            return_dict_in_generate=True,
+            **more,
         )
-    completions = _until_end(sampled[:, ids.shape[1] :], tokenizer.eos_token_id)
-    padded, real = pad(completions, tokenizer.pad_token_id, "right", device=model.device)
-    log_probs = compute_log_probs(
-        model,
-        torch.cat([ids, padded], dim=1),
-        torch.cat([mask, real], dim=1),
-        completion_length=padded.shape[1],
-        temperature=sampling.temperature,
-    )
-    return padded, log_probs
 
 
-def _until_end(ids, eos_token_id):
-    """(B, T) token ids as lists, each up to its first end-of-text token."""
+def _until_end(ids, ends):
+    """(B, T) token ids as lists, each up to its first token that ends a text."""
+    ends = set(ends)
     rows = ids.tolist()
-    return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]
+    lengths = [next((i for i, token in enumerate(row, 1) if token in ends), None) for row in rows]
+    return [row[:length] for row, length in zip(rows, lengths)]
 
 
 def generate_batches(
@@ -194,3 +204,54 @@ def generate_batches(
         ).completion_ids
         tick()
     return completion_ids
+
+
+def require_same_scores(models: Models, prompt_ids, sampling: Sampling) -> None:
+    """Refuse a policy that scores its own samples otherwise than it drew them.
+
+    Some architectures read padding as if it were text (RWKV is 2 nats a token off), and their
+    training would go anywhere. Costs eight tokens of four texts, and no random number of the run.
+
+    Args:
+        prompt_ids: lists of token ids; the shortest and the longest are tried.
+        sampling: of the run; its seed and its batch size do not count.
+
+    Raises:
+        UserError: naming the kind of the model, and by how much.
+    """
+    error = _scoring_error(models.policy, models.tokenizer, prompt_ids, sampling)
+    if not error <= TOLERANCE:  # nor is NaN
+        raise UserError(
+            f"A model of the kind {models.policy.config.model_type} cannot be trained here: its "
+            f"own texts are scored {error:.2g} nats a token off what they were sampled with, as "
+            "where padding is read like text. Use one of another architecture."
+        )
+
+
+@torch.no_grad()
+def _scoring_error(model, tokenizer, prompt_ids, sampling):
+    """Nats a token between sampling and scoring: the mean of a text, and of four the largest."""
+    sampling = replace(sampling, max_new_tokens=min(8, sampling.max_new_tokens), seed=0)
+    by_length = sorted(prompt_ids, key=len)
+    prompts = [by_length[0], by_length[-1]] * 2
+    if has_fast_rollout(model):
+        ids, drawn = generate(model, tokenizer, prompts, sampling)
+    else:
+        ids, drawn = _watched(model, tokenizer, prompts, sampling)
+    ids[:2] = [row[: len(row) // 2 + 1] for row in ids[:2]]  # padding behind them too
+    scored, mask = score_completions(model, tokenizer, prompts, ids, sampling.temperature)
+    drawn = torch.tensor([(row + [0.0] * 8)[: scored.shape[1]] for row in drawn]).to(scored)
+    errors = ((drawn - scored).abs() * mask).sum(1) / mask.sum(1)
+    return errors.max().item()  # NaN where one is
+
+
+def _watched(model, tokenizer, prompt_ids, sampling):
+    """What the model's own `generate` samples, with the log-probabilities that it drew from."""
+    with evaluation_mode(model):
+        made = _generate_with_transformers(
+            model, tokenizer, prompt_ids, sampling, Rows(0, len(prompt_ids)), output_logits=True
+        )
+    logits = torch.stack(made.logits, dim=1).float() / sampling.temperature  # (B, T, V)
+    sampled = made.sequences[:, -logits.shape[1] :]
+    log_probs = logits.log_softmax(-1).gather(-1, sampled[..., None])[..., 0]
+    return _until_end(sampled, end_ids(model, tokenizer)), log_probs.tolist()

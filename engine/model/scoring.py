@@ -120,6 +120,29 @@ def _forward(model, **inputs):
     return torch.func.functional_call(model, weights, kwargs=inputs)
 
 
+def score_completions(model, tokenizer, prompt_ids, completion_ids, temperature=1.0):
+    """Per-token log-probabilities of completions behind their prompts, padded on the right.
+
+    Args:
+        model, temperature: as for `compute_log_probs`.
+        prompt_ids, completion_ids: lists of B lists of token ids.
+
+    Returns:
+        (log_probs, mask), both (B, T): float32, nats, and boolean, the tokens that are real.
+    """
+    padding = tokenizer.pad_token_id
+    prompts, prompt_mask = pad(prompt_ids, padding, "left", device=model.device)
+    completions, mask = pad(completion_ids, padding, "right", device=model.device)
+    log_probs = compute_log_probs(
+        model,
+        torch.cat([prompts, completions], dim=1),  # (B, P + T)
+        torch.cat([prompt_mask, mask], dim=1),
+        completion_length=completions.shape[1],
+        temperature=temperature,
+    )
+    return log_probs, mask.bool()
+
+
 @contextlib.contextmanager
 def reference_model(policy, ref_model=None):
     """The frozen reference: `ref_model`, or a LoRA policy with its adapter switched off."""
@@ -174,32 +197,25 @@ def policy_and_ref_log_probs(
         ref_prompt_ids: what the reference reads in place of `prompt_ids`, if it is not the same.
         sampled_log_probs: lists of B lists, the policy's, as `sampling.generate` returns them.
     """
-    padding = models.tokenizer.pad_token_id
     device = models.policy.device
-    completions, completion_mask = pad(completion_ids, padding, "right", device=device)
-
-    def score(model, prompt_ids):
-        prompts, prompt_mask = pad(prompt_ids, padding, "left", device=device)
-        ids = torch.cat([prompts, completions], dim=1)  # (B, P + T)
-        mask = torch.cat([prompt_mask, completion_mask], dim=1)
-        return compute_log_probs(
-            model, ids, mask, completion_length=completions.shape[1], temperature=temperature
-        )
-
     autocast = torch.autocast(
         device.type, dtype=models.amp_dtype, enabled=models.amp_dtype is not None
     )
+
+    def score(model, prompt_ids):
+        return score_completions(model, models.tokenizer, prompt_ids, completion_ids, temperature)
+
     with torch.no_grad(), autocast:
+        with reference_model(models.policy, models.ref) as reference:
+            ref_log_probs, mask = score(reference, ref_prompt_ids or prompt_ids)
         if sampled_log_probs is None or models.amp_dtype is not None:
-            policy_log_probs = score(models.policy, prompt_ids)
+            policy_log_probs, _ = score(models.policy, prompt_ids)
         else:
-            policy_log_probs = torch.zeros(completions.shape, device=device)
-            policy_log_probs[completion_mask.bool()] = torch.tensor(
+            policy_log_probs = torch.zeros_like(ref_log_probs)
+            policy_log_probs[mask] = torch.tensor(
                 [value for row in sampled_log_probs for value in row], device=device
             )
-        with reference_model(models.policy, models.ref) as reference:
-            ref_log_probs = score(reference, ref_prompt_ids or prompt_ids)
-    return LogProbs(policy_log_probs, ref_log_probs, completion_mask.bool())
+    return LogProbs(policy_log_probs, ref_log_probs, mask)
 
 
 class KLValues(NamedTuple):

@@ -5,6 +5,7 @@ completion's log-ratio, whose mean over completions is KL(policy‖ref). It is d
 engine/pages/page/tokens.css.
 """
 
+import functools
 import html
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -12,6 +13,7 @@ from typing import NamedTuple, TypedDict
 import torch
 
 from engine.model.scoring import Models, pad, reference_model, vocabulary_log_probs
+from engine.model.texts import decode_behind, decode_completions
 
 PAGE = Path(__file__).parent / "page"
 TOKEN_STYLE = (PAGE / "tokens.css").read_text(encoding="utf-8")
@@ -69,17 +71,24 @@ def describe_tokens(
         own = log_probs.gather(-1, tokens)[..., 0]
         return Answer(own.tolist(), values.tolist(), indices.tolist())
 
+    def text_of(row, ids):
+        return decode_completions(models.policy, tokenizer, [prompt_ids[row]], [ids])[0]
+
     q = ask(models.policy)
     with reference_model(models.policy, models.ref) as reference:
         p = ask(reference)
 
     def likeliest(answer, row, t):
         pairs = zip(answer.top_ids[row][t], answer.top_values[row][t])
-        return [[tokenizer.decode([token]), value] for token, value in pairs]
+        prompt = [prompt_ids[row]]
+        return [
+            [decode_behind(tokenizer, prompt, [[token]], skip_special_tokens=False)[0], value]
+            for token, value in pairs
+        ]
 
     described = []
     for row, completion in enumerate(completion_ids):
-        texts = token_texts(tokenizer, completion)
+        texts = token_texts(functools.partial(text_of, row), completion)
         described.append(
             [
                 Token(
@@ -95,19 +104,19 @@ def describe_tokens(
     return described
 
 
-def token_texts(tokenizer, ids: list[int]) -> list[str]:
-    """The text that each token adds; together, what the tokenizer decodes from all of them.
+def token_texts(decode, ids: list[int]) -> list[str]:
+    """The text that each token adds; together, what `decode(ids)` makes of all of them.
 
     A token may hold a part of a character only, which decodes to U+FFFD: its character is the
     text of the token that completes it.
     """
     texts = []
     settled = ""
-    whole = tokenizer.decode(ids, skip_special_tokens=True)
+    whole = decode(ids)
     for count in range(1, len(ids) + 1):
         text = whole
         if count < len(ids):
-            text = tokenizer.decode(ids[:count], skip_special_tokens=True).rstrip("\ufffd")
+            text = decode(ids[:count]).rstrip("\ufffd")
         if len(text) < len(settled) or not whole.startswith(text):
             text = settled  # what is not settled yet belongs to a later token
         texts.append(text[len(settled) :])

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from engine.model.scoring import LogProbs
+from engine.model.scoring import LogProbs, Models
+from engine.model.texts import decode_completions
 
 NOT_YET = torch.empty(0)
 
@@ -59,14 +60,14 @@ class Batch:
             advantages=self.advantages[rows],
         )
 
-    def first_tokens(self, count: int, tokenizer) -> "Batch":
+    def first_tokens(self, count: int, models: Models) -> "Batch":
         """The same texts, cut after `count` tokens; they have no rewards yet."""
         ids = [row[:count] for row in self.completion_ids]
         return Batch(
             prompts=self.prompts,
             prompt_ids=self.prompt_ids,
             completion_ids=ids,
-            completions=tokenizer.batch_decode(ids, skip_special_tokens=True),
+            completions=decode_completions(models.policy, models.tokenizer, self.prompt_ids, ids),
             kl_coef=self.kl_coef,
             log_probs=self.log_probs and self.log_probs.part(slice(None), slice(count)),
         )

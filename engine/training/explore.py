@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from engine.common import UserError, append_jsonl, keep_rows, read_jsonl
+from engine.model.texts import tokenize_prompts
 from engine.pages.token_view import describe_tokens
 
 FILE = "explore.jsonl"
@@ -134,7 +135,7 @@ class Explorer:
 
     def _tokens(self, prompts, completion_ids):
         """The tokens of some completions, as they are kept."""
-        prompt_ids = self.models.tokenizer(prompts)["input_ids"]
+        prompt_ids = tokenize_prompts(prompts, self.models.tokenizer, self.models.policy)
         described = describe_tokens(
             self.models, prompt_ids, completion_ids, temperature=self.options.temperature
         )

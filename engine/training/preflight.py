@@ -12,7 +12,9 @@ from pathlib import Path
 from engine.common import ROOT, UserError
 from engine.course.checklist import to_do
 from engine.course.student import load_rewards, rewards_file
-from engine.model.loading import load_pretrained
+from engine.measuring.labels import labels_of, star_order
+from engine.model.architecture import vocabulary_size
+from engine.model.loading import add_lora, load_pretrained, load_tokenizer, require_tokens
 from engine.model.processes import is_sharded, this_process
 from engine.training.checkpoints import KEPT
 from engine.training.run_folder import require_own
@@ -153,24 +155,46 @@ def check_disk(options, config):
     return (GOOD, text) if need < free else (BAD, f"{text}; choose another --output_dir")
 
 
-def check_model(name):
-    """(mark, text, configuration or None) of a model: a folder, in the cache, or on the Hub."""
+def check_model(name, require):
+    """(mark, text, configuration or None) of a model: a folder, in the cache, or on the Hub.
+
+    Args:
+        require: callable(configuration, tokenizer), which raises UserError where the run would.
+    """
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
     short = name.removeprefix(f"{ROOT}/")
+    adapter = (Path(name) / "adapter_config.json").exists()
     try:
         config = load_pretrained(AutoConfig, name)
+        tokenizer = load_tokenizer(name)
+        if adapter:  # the run gives its base an embedding for each of its tokens
+            sizes = config.get_text_config()
+            sizes.vocab_size = max(sizes.vocab_size, len(tokenizer))
+        require(config, tokenizer)
     except UserError as error:
         return BAD, str(error), None
     if Path(name).is_dir():
         found = any(Path(name).glob("*.safetensors"))
-        text = "a folder" if found else "a folder without model.safetensors"
+        text = "an adapter, which the run merges into its base" if adapter else "a folder"
+        text += "" if found else ", without a file of weights (*.safetensors)"
         return (GOOD if found else BAD), f"{short}: {text}", config
     files = ("model.safetensors", "model.safetensors.index.json")
     if any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
         return GOOD, f"{short}: in the local cache", config
     return GOOD, f"{short}: on the Hub; the run will download it", config
+
+
+def require_policy(options, config, tokenizer):
+    """Refuse what the run would: a tokenizer, or an architecture that PEFT has no LoRA for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    require_tokens(tokenizer, vocabulary_size(config), options.model_name)
+    if options.use_peft:
+        with torch.device("meta"):  # without weights
+            add_lora(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def check_batch(options, prompts):
@@ -210,8 +234,13 @@ def run(options, console, read_prompts, rewards, needed):
         require_tracker(options.report_to)
     except UserError as error:
         rows.append(("tracker", BAD, str(error)))
-    *model, config = check_model(options.model_name)
-    *scorer, classifier = check_model(options.sentiment_model)
+    *model, config = check_model(
+        options.model_name, lambda config, tokenizer: require_policy(options, config, tokenizer)
+    )
+    *scorer, classifier = check_model(
+        options.sentiment_model,
+        lambda config, _: star_order(labels_of(config), options.sentiment_model),
+    )
     rows += [("model", *model), ("sentiment", *scorer)]
     if config and classifier:
         rows.append(("memory", *check_memory(options, config, classifier)))

@@ -8,6 +8,7 @@ later version has renamed it.
 import contextlib
 import copy
 import statistics
+import tempfile
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from engine.model.output_layer import completion_log_probs
 from engine.model.processes import is_sharded, this_process, whole_weights
 from engine.model.sampling import Rows, Sampling, generate
 from engine.model.scoring import Models, policy_and_ref_log_probs
+from engine.model.texts import decode_completions
 from engine.options import PROJECT, Options
 from engine.training.batch import Batch
 from engine.training.credit import cuts, prefix_advantages
@@ -50,17 +52,18 @@ class BatchTrainer(GRPOTrainer):
         self.kl_control = None
         if options.kl_target is not None:
             self.kl_control = KLControl(options.kl_target, options.kl_coef)
-        super().__init__(
-            model=models.policy,
-            args=make_config(options, models.policy.device),
-            reward_funcs=self.reward,
-            train_dataset=dataset,
-            processing_class=models.tokenizer,
-            rollout_func=self.rollout if options.generation == "own" else None,
-            callbacks=[self.kl_control] if self.kl_control else None,
-        )
+        with loadable_reference(models, needed=options.beta > 0):
+            super().__init__(
+                model=models.policy,
+                args=make_config(options, models.policy.device),
+                reward_funcs=self.reward,
+                train_dataset=dataset,
+                processing_class=models.tokenizer,
+                rollout_func=self.rollout if options.generation == "own" else None,
+                callbacks=[self.kl_control] if self.kl_control else None,
+            )
         self.remove_callback(PrinterCallback)  # it prints a dict at every step
-        if self.ref_model is not None:  # TRL has loaded its own, for --beta
+        if self.ref_model is not None:  # TRL has loaded its own, for --beta, by the model's name
             prepare(self.accelerator.unwrap_model(self.ref_model))
 
     def rollout(self, prompts, trainer):
@@ -85,8 +88,14 @@ class BatchTrainer(GRPOTrainer):
 
     def reward(self, prompts, completions, completion_ids, log_metric, **columns):
         """TRL's reward function: makes the batch of this step."""
+        texts = decode_completions(  # TRL reads them without their prompts
+            self.models.policy,
+            self.models.tokenizer,
+            [self.prompt_ids[prompt] for prompt in prompts],
+            completion_ids,
+        )
         self.batch = self.make_batch(
-            prompts, completions, completion_ids, columns.get("sampled_log_probs")
+            prompts, texts, completion_ids, columns.get("sampled_log_probs")
         )
         if self.kl_control:
             self.batch.figures["score_sd"] = self._spread(self.batch.shaped)
@@ -94,6 +103,11 @@ class BatchTrainer(GRPOTrainer):
         for name, value in self.batch.figures.items():
             log_metric(name, value)
         return self.batch.reward.tolist()
+
+    def _tokenize_prompts(self, prompts):
+        """For TRL's own generation: the same ids as everywhere here."""
+        _, *images = super()._tokenize_prompts(prompts)
+        return [self.prompt_ids[prompt] for prompt in prompts], *images
 
     def make_batch(self, prompts, completions, completion_ids, sampled_log_probs=None) -> Batch:
         """A batch of these texts with their rewards, as of this step; needs whole weights."""
@@ -139,7 +153,7 @@ class BatchTrainer(GRPOTrainer):
         """The advantages of `--credit prefix`, from the rewards of the texts cut short."""
         batches = []
         for count in cuts(self.batch.completion_ids):
-            batches.append(self.batch.first_tokens(count, self.models.tokenizer))
+            batches.append(self.batch.first_tokens(count, self.models))
             self.reward_batch(batches[-1])
         batches.append(self.batch)
         scores = torch.stack([batch.shaped for batch in batches], dim=1)
@@ -195,6 +209,22 @@ class BatchTrainer(GRPOTrainer):
         model = copy.deepcopy(self.models.ref)
         model.load_state_dict(weights)
         return model
+
+
+@contextlib.contextmanager
+def loadable_reference(models: Models, needed):
+    """For --beta TRL loads a reference of its own, by the name in the policy's configuration. While
+    this lasts, what it finds by it is the reference, of an adapter that was merged too."""
+    config = models.policy.config
+    named = config.name_or_path
+    if not needed or models.ref is None or models.policy.name_or_path == named:
+        yield
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        models.ref.save_pretrained(folder)
+        config.name_or_path = folder
+        yield
+        config.name_or_path = named
 
 
 def make_config(options: Options, device) -> GRPOConfig:

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from engine.common import UserError
+from engine.model import sampling
 from engine.model.architecture import has_fast_rollout
-from engine.model.sampling import Rows, Sampling, generate
-from engine.model.scoring import compute_log_probs, pad
+from engine.model.sampling import Rows, Sampling, _scoring_error, generate, require_same_scores
+from engine.model.scoring import Models, compute_log_probs, pad
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
 
@@ -101,3 +103,70 @@ def test_processes_sample_their_parts_of_one_batch(policy):
 
     together = sample(prompts[:1], Rows(0, 4)) + sample(prompts[1:], Rows(1, 4))
     assert together == sample(prompts, Rows(0, 4)) == sample(prompts, None)
+
+
+def small_of(kind, **sizes):
+    """A random model of any architecture with a vocabulary of eleven tokens; 0 ends a text."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, vocab_size=11, **ids, **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=0.5)
+    return model
+
+
+HIDDEN = {"hidden_size": 16, "num_hidden_layers": 2}
+HEADS = HIDDEN | {"num_attention_heads": 2, "intermediate_size": 16}
+ARCHITECTURES = {
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "llama": HEADS | {"num_key_value_heads": 1},
+    "gpt_neox": HEADS,
+    "opt": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 16}
+    | {"word_embed_proj_dim": 16},
+    "mamba": HIDDEN | {"state_size": 4},
+}
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_model_that_scores_what_it_sampled_is_let_through(kind, token_ids):
+    model = small_of(kind, **ARCHITECTURES[kind])
+    state = torch.get_rng_state()
+    models = Models(model, model, token_ids)
+    require_same_scores(models, PROMPTS, Sampling(12, 0.7))
+    assert torch.get_rng_state().equal(state)  # no draw of the run's is another one
+    assert _scoring_error(model, token_ids, PROMPTS, Sampling(12, 0.7)) < 1e-4
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, [[3], [1]]])
+def test_a_model_that_reads_padding_is_refused(token_ids, prompts):
+    """RWKV; with prompts of one length too, where the padding is behind the texts alone."""
+    model = small_of("rwkv", **HIDDEN, attention_hidden_size=16, context_length=64)
+    models = Models(model, model, token_ids)
+    with pytest.raises(
+        UserError, match=r"of the kind rwkv cannot .* scored [\d.]+ nats a token off"
+    ):
+        require_same_scores(models, prompts, Sampling(12))
+
+
+def test_the_difference_is_that_of_sampling_and_scoring(small_gpt2, token_ids, monkeypatch):
+    """Half a nat in one text of four is half a nat; rounding is none."""
+    score = sampling.score_completions
+
+    def off(*args):
+        values, mask = score(*args)
+        values[2] += 0.5
+        return values, mask
+
+    models = Models(small_gpt2, small_gpt2, token_ids)
+    require_same_scores(models, PROMPTS, Sampling(1))
+    monkeypatch.setattr(sampling, "score_completions", off)
+    assert _scoring_error(*models[::2], PROMPTS, Sampling(8)) == pytest.approx(0.5, abs=1e-4)
+    with pytest.raises(UserError, match="0.5 nats a token off"):
+        require_same_scores(models, PROMPTS, Sampling(8))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.model.scoring import LogProbs
+from engine.model.scoring import LogProbs, Models
 from engine.options import resolve_options
 from engine.training.batch import Batch
 from engine.training.credit import (
@@ -136,7 +136,7 @@ def test_a_text_cut_short_is_scored_as_one_that_ends_there(policy, classifier):
     options = resolve_options({"kl_type": "forward", "negate_reward": True})
     batch = Batch(["The film"] * 4, [[1]] * 4, IDS, tokenizer.batch_decode(IDS), 0.1, log_probs)
     for count in (4, 8):
-        cut = batch.first_tokens(count, tokenizer)
+        cut = batch.first_tokens(count, Models(policy[0], None, tokenizer))
         starts = [ids[:count] for ids in IDS]
         assert cut.completions == tokenizer.batch_decode(starts, skip_special_tokens=True)
         score_batch(rewards, options, cut)

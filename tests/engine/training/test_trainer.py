@@ -21,6 +21,7 @@ OVERRIDDEN = {
     "create_model_card",
     "_generate_and_score_completions",
     "_get_per_token_logps_and_entropies",
+    "_tokenize_prompts",
 }
 
 
