@@ -145,8 +145,7 @@ def _add_scores(samples, judge):
 
 
 def _add_log_probs(samples, models, read, measuring):
-    """Add `kl`, `kl_parts` and `ref_nll`; `read` are the ids of the prompts with the prefix that the
-    policy read."""
+    """Add `kl`, `kl_parts` and `ref_nll`; `read`: the prompts as the policy read them, in ids."""
     from torch.nn.functional import pad
 
     from engine.model.scoring import policy_and_ref_log_probs

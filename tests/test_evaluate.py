@@ -76,7 +76,7 @@ class SixWords:
 
     eos_token, eos_token_id, pad_token_id = "5", 5, 5
 
-    def __call__(self, texts):
+    def __call__(self, texts, add_special_tokens=True):
         return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
 
     def batch_decode(self, rows, skip_special_tokens=True):

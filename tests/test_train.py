@@ -295,11 +295,11 @@ def test_lora_trains_the_adapter_alone_and_merges_it(tmp_path, policy):
 
 def test_step_0_has_no_kl_under_mixed_precision(tmp_path, monkeypatch):
     """bfloat16 autocast on a CPU, as on a GPU: the policy is the reference, to the last bit."""
-    from engine.model import devices
+    from engine.model import devices, loading
     from engine.training import trainer as trainer_module
 
     autocast = devices.Precision(bf16=True, autocast=torch.bfloat16)
-    for module in (devices, trainer_module):
+    for module in (loading, trainer_module):
         monkeypatch.setattr(module, "mixed_precision", lambda device: autocast)
     kind = {"kl_type": "forward"} if FAST["use_solution"] else {"beta": 0.0}
     _, out = run(tmp_path, max_steps=1, max_completion_length=16, **kind)

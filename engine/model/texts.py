@@ -25,6 +25,8 @@ def tokenize_prompts(prompts, tokenizer, model, max_new_tokens=0) -> list[list[i
             fit into the model's context with its completion.
     """
     prompts = list(prompts)
+    if not prompts:  # of several processes one may have no rows
+        return []
     prompt_ids = tokenizer(prompts)["input_ids"]
     if added := _added_behind(prompts[0], tokenizer):
         prompt_ids = [ids[:-added] for ids in prompt_ids]

@@ -10,7 +10,6 @@ import grpo_from_scratch
 import rewards_solution
 import sentiment
 from engine.common import ROOT
-from engine.course import toys
 from engine.course.checklist import print_checklist
 from engine.measuring import metrics, optimum
 from instructor.grading import gradebook, points
@@ -48,7 +47,6 @@ def test_exponential_shaping_by_hand(monkeypatch):
 MODULES = (
     rewards_solution,
     sentiment,
-    toys,
     grpo_from_scratch,
     metrics,
     optimum,

@@ -15,7 +15,7 @@ from engine.model.scoring import Models
 from engine.options import resolve_options
 from engine.training.trainer import BatchTrainer
 
-OWN = {"rollout", "reward", "make_batch", "_credited", "whole_weights", "trained_model"}
+OWN = {"rollout", "reward", "make_batch", "_credited", "_spread", "whole_weights", "trained_model"}
 OVERRIDDEN = {
     "__init__",
     "create_model_card",
