@@ -224,10 +224,6 @@ class Optimum:
         def overpayment(prompts):
             return kl[prompts].mean() / needed(prompts)
 
-        def to_optimum(prompts):
-            reached = sentiment[prompts].mean() / kl_coef - kl[prompts].mean()
-            return self.best_for(kl_coef, prompts) / kl_coef - reached
-
         found: dict[str, Estimate | None] = dict.fromkeys(NATS)
         everything = np.arange(len(self.scores))
         if needed(everything) < math.inf:
@@ -236,6 +232,11 @@ class Optimum:
             if sentiment.mean() > self.table.mean():
                 found["overpayment"] = _known(bootstrap(overpayment, len(everything)))
         if kl_coef:
+
+            def to_optimum(prompts, kl_coef=kl_coef):
+                reached = sentiment[prompts].mean() / kl_coef - kl[prompts].mean()
+                return self.best_for(kl_coef, prompts) / kl_coef - reached
+
             found["to_optimum"] = _known(bootstrap(to_optimum, len(everything)))
         return found
 

@@ -1,6 +1,6 @@
 """What the programs print: tables of figures, the verdict of a comparison, a run in short."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -191,7 +191,7 @@ def print_nats(estimates: Estimates, optimum: Optimum, kl_coef: float | None = N
         kl_coef: of what it was asked for, the highest sentiment − kl_coef · KL; None: not known.
     """
     kl, sentiment = (estimates["trained"][name]["mean"] for name in ("kl", "sentiment"))
-    nats: dict[str, Estimate | None] = estimates["nats"]
+    nats: Mapping[str, Estimate | None] = estimates["nats"]
     if nats["needed"] and nats["sideways"]:
         text = (
             f"{kl:.2f} nats paid: {interval(nats['needed'])} needed for a sentiment of "
