@@ -122,7 +122,7 @@ def main(argv=None):
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--seeds", type=at_least(0, int), nargs="+", default=[0, 1, 2], help="default 0 1 2")
-    add("--samples", type=at_least(2, int), default=384, help="of each prompt; default 384")
+    add("--samples", type=at_least(2, int), default=256, help="of each prompt; default 256")
     add("--out", default=ROOT / "docs" / "optimal_hacking.png", type=Path, help="the picture")
     args = parser.parse_args(argv)
     with one_line_errors(parser.prog):

@@ -273,3 +273,28 @@ def test_over_optimisation_of_a_damaged_run(over_optimisation, tmp_path, lacking
     with pytest.raises(SystemExit, match=says) as error:
         over_optimisation.main([str(folder), "--out", str(tmp_path / "picture.png")])
     assert "\n" not in str(error.value) and not (tmp_path / "picture.png").exists()
+
+
+def test_what_the_best_policy_is_like_by_hand(program):
+    """Two texts of a prompt, rewards 0 and 1, among many equal ones: the tilted share is known."""
+    along = program("optimal_hacking").along_optimum
+    half = np.tile([0.0, 1.0], 64)[None]
+    scores = {"reward": half, "judge": 0.25 + half / 2, "other": 1 - half}
+    means = along(scores, "reward")
+    share = means["reward"]
+    assert share[0] == pytest.approx(0.5) and share[-1] > 0.99
+    assert means["judge"] == pytest.approx(0.25 + share / 2, abs=1e-12)
+    inside = share < 1 - 1e-6
+    q = share[inside]
+    kl = q * np.log(2 * q) + (1 - q) * np.log(2 * (1 - q))
+    assert means["kl"][inside] == pytest.approx(kl, abs=1e-9)
+
+
+def test_the_table_of_optimal_hacking(program):
+    module = program("optimal_hacking")
+    path = {"kl": np.array([0.0, 1.0]), "sentiment": np.array([0.5, 0.9])}
+    path |= {name: np.array([0.4, 0.6]) for name in module.JUDGED}
+    lines = module.table_of([path, {**path, "judge": np.array([0.4, 0.8])}], "sentiment")
+    assert lines[2].startswith("| 0 | 0.500 (0.500–0.500) | 0.400 (0.400–0.400) |")
+    assert lines[4].startswith("| 0.5 | 0.700 (0.700–0.700) | 0.550 (0.500–0.600) |")
+    assert len(lines) == 2 + 4  # 0, 0.25, 0.5 and 1: the samples tell no more
