@@ -116,8 +116,9 @@ def test_a_second_signal_ends_the_run_at_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="umask, SIGTERM and a shell")
 def test_a_run_with_all_of_it_at_once(tmp_path):
-    """A path with spaces and umlauts, no locale, a strict umask; stopped, moved, and gone on with
-    by the line that was printed; then the page about it, and the comparison with its base."""
+    """A path with spaces and umlauts, no locale, a strict umask, a rewards file with a mark and a
+    helper beside it, prompts from a CSV; stopped, moved, and gone on with by the line that was
+    printed; then the page about it, and the comparison with its base."""
     project, moved = tmp_path / "Übung für alle", tmp_path / "Übung, umbenannt"
     hidden = shutil.ignore_patterns(".*", "outputs*", "__pycache__")
     shutil.copytree(ROOT, project, ignore=hidden)
@@ -128,9 +129,13 @@ def test_a_run_with_all_of_it_at_once(tmp_path):
     out = "Läufe/der erste Lauf"
     run = [*TINY, "--max_completion_length", "32", "--max_steps", "20", "--eval_steps", "20"]
     run += ["--output_dir", out]
-    shutil.copy(project / "rewards.py", project / "meine Lösung.py")
-    run += ["--rewards", "meine Lösung.py"]
-    # Room for more: a byte-order mark and a helper module for that file, and --prompts from a CSV.
+    own = b"\xef\xbb\xbf" + (project / "rewards.py").read_bytes()  # as Notepad saves it
+    own += b"\nfrom helper_beside import HERE\n\nassert HERE\n"
+    (project / "meine Lösung.py").write_bytes(own)
+    (project / "helper_beside.py").write_text("HERE = True\n", encoding="utf-8")
+    rows = ["Nummer;prompt", '1;"Der Film; ein Märchen"', "2;The plot was", "3;I think it"]
+    (project / "Anfänge.csv").write_text("\r\n".join(rows), encoding="utf-8-sig")
+    run += ["--rewards", "meine Lösung.py", "--prompts", "Anfänge.csv"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     first = subprocess.Popen(["python", "train.py", *run], cwd=project, **setting, **pipes)
     wait_for_steps(first, project / out, 3)
