@@ -41,14 +41,14 @@ def test_the_key_says_what_was_measured():
     for line in table.partition("| run | sentiment | judge | KL (nats) |")[2].splitlines()[2:]:
         if not line.startswith("|"):
             break
-        run, *cells = [cell.partition("<br>")[0].strip(" `") for cell in line.strip("|").split("|")]
-        measured[run] = float(cells[0]), float(cells[2])
+        run, *cells = [cell.partition("<br>")[0].strip() for cell in line.strip("|").split("|")]
+        measured[run.partition("`, ")[0].strip("`")] = float(cells[0]), float(cells[2])
     (plain, far), (held, near), (_, nothing) = (
         measured[run]
         for run in (
             "no flags",
             "--kl_type forward --kl_coef 0.01",
-            "--kl_type forward --kl_coef 1.0",
+            "--kl_type forward --kl_coef 0.3",
         )
     )
     text = answer_key()["Analysis 2"]
