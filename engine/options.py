@@ -60,7 +60,7 @@ class Options:
     model_name: str = option("gpt2", "policy and reference model: a Hub name or a folder")
     sentiment_model: str = option(
         NLPTOWN,
-        "the model that scores the texts; it must have five star labels",
+        "the model that scores the texts; its labels must be five stars, or shades of good and bad",
     )
     output_dir: str = option(
         "outputs/run", "folder of the run; an earlier run there is moved aside, not overwritten"

@@ -44,6 +44,7 @@ def write_run(folder, steps=(0, 15, 30), samples=3, explore=None, **options):
                 "completion": f" {EVIL}{step}.{i}",
                 "sentiment": (i * 7 % samples) / samples,
                 "kl": float(i),
+                "kl_parts": [i / 8 + part / 100 for part in range(8)],
             }
             for i in range(samples)
         ]

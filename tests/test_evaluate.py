@@ -29,6 +29,31 @@ def test_a_model_against_itself_has_no_kl(classifier, policy):
     assert not any(s["completion"].startswith(s["prompt"]) for s in samples)
 
 
+def test_the_kl_of_the_parts_of_a_text(classifier, policy):
+    """Two tokens a part where at most eleven are sampled, against the tokens' own differences."""
+    model, tokenizer = policy
+    ref = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in ref.parameters():
+            parameter += 0.05 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(1)
+            )
+    result = evaluate_model(model, tokenizer, ["It was", "The plot"], ref, 3, max_new_tokens=11)
+    for sample in result["samples"]:
+        prompt = tokenizer(sample["prompt"])["input_ids"]
+        tokens = torch.tensor([prompt + sample["ids"]])
+        places = range(len(sample["ids"]))
+        q, p = (
+            m(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1)[places, sample["ids"]]
+            for m in (model, ref)
+        )
+        nats = (q - p).tolist() + [0.0] * 16
+        want = [nats[2 * i] + nats[2 * i + 1] for i in range(8)]
+        assert sample["kl_parts"] == pytest.approx(want, abs=2e-4)  # four decimals are kept
+        assert sum(sample["kl_parts"]) == pytest.approx(sample["kl"], abs=1e-3)
+        assert sample["kl"] != 0
+
+
 def test_perplexity_is_that_of_the_reference_itself(classifier, policy):
     """Against a loop over single texts, whatever the temperature of the sampling."""
     temperature = 0.7

@@ -131,8 +131,9 @@ class BatchTrainer(GRPOTrainer):
 
     def _spread(self, values) -> float:
         """The standard deviation in a group, mean over the groups of this process."""
-        groups = [group for group in values.split(self.options.num_generations) if len(group) > 1]
-        return statistics.fmean(group.std().item() for group in groups)
+        groups = values.split(self.options.num_generations)
+        spreads = [group.std().item() for group in groups if len(group) > 1]
+        return statistics.fmean(spreads or [0.0])  # a process may have one text alone
 
     def _generate_and_score_completions(self, inputs):
         """The batch is complete here: its advantages, and whoever looks at it before it is learnt.

@@ -84,6 +84,27 @@ def test_the_rating_itself_is_taken_out():
     )
 
 
+def test_known_pairs_are_more_common_than_by_chance():
+    """Of 252 tokens, 84 are a, 48 b and 80 c. "a b" would stand 16 times by chance, and stands in
+    44 texts; "c a" 27 times, and 40 texts are not twice as many."""
+    texts = [["a", "b", ".", "c"]] * 40 + [["c", "a"]] * 40 + [["b", "a", "b"]] * 4
+    vocabulary = building.Vocabulary(texts)
+    a, b, c = (vocabulary.words[word] for word in "abc")
+    base = vocabulary.base
+    pairs, triples = vocabulary.known_ngrams(texts, (3, 3))
+    count = sum(map(len, texts))
+    frequency = {word: sum(text.count(word) for text in texts) for word in "abc"}
+    want = []
+    for (x, y), found in {("a", "b"): 44, ("c", "a"): 40, ("b", "a"): 4}.items():
+        if found >= 2 * frequency[x] * frequency[y] / count:
+            want.append(vocabulary.words[x] * base + vocabulary.words[y])
+    assert pairs.tolist() == sorted(want) == [a * base + b]
+    assert c * base + a not in pairs and triples.tolist() == []  # "b a b" holds an unknown pair
+    pairs, triples = vocabulary.known_ngrams([["a", "b", "c"]] * 5 + [["d"] * 40] * 5, (5, 5))
+    assert len(pairs) == 2 and len(triples) == 1
+    assert vocabulary.known_ngrams([["a", "b", "c"]] * 5, (6, 5))[0].tolist() == []
+
+
 def test_segments_keep_their_places():
     texts = ["One two three four. Five six seven eight nine.", "Short. This one is long enough."]
     placed = placed_segments(texts, 10, random.Random(3))

@@ -57,7 +57,7 @@ class Vocabulary:
         _, keys = ngrams(ids, rows, self.base, 3)
         triples, counts = np.unique(keys, return_counts=True)
         triples = triples[counts >= minimum[1]]
-        known = find(triples // self.base, pairs)[1] & find(triples % self.base**2, pairs)[1]
+        known = np.isin(triples // self.base, pairs) & np.isin(triples % self.base**2, pairs)
         return pairs, triples[known]
 
     def matrix(self, texts, features):

@@ -1,7 +1,16 @@
 import pytest
 
 from engine.measuring import metrics
-from engine.measuring.tables import prompting_verdict, validation_header, validation_row, verdict
+from engine.measuring.optimum import Optimum
+from engine.measuring.tables import (
+    print_nats,
+    prompting_verdict,
+    target_remarks,
+    validation_header,
+    validation_row,
+    verdict,
+)
+from engine.options import resolve_options
 
 
 def estimates_of(**changes):
@@ -88,3 +97,41 @@ def test_table_fits_80_columns():
     assert len(row) == 80 and len(row) == len(validation_header())
     want = "300 0.975 ±0.25 100.0% 123.45 12345.6 48.0 100.0% 99.9% 100.0%"
     assert row.split() == want.split()
+
+
+@pytest.mark.parametrize(
+    "kl, rate, said",
+    [
+        (2.0, 1.0, []),
+        (2.59, 0.5, []),  # within 30 %, which 128 texts tell
+        (2.0, 0.2, ["lowered to 20% of 0.0003"]),
+        (2.61, 1.0, ["2 nats was not held: 2.6. Lower --learning_rate"]),
+        (1.39, 1.0, ["2 nats was not reached: 1.4. Give more --max_steps"]),
+        (6.0, 0.05, ["lowered to 5%", "not held: 6.0"]),
+    ],
+)
+def test_what_is_said_of_a_target(kl, rate, said):
+    options = resolve_options({"kl_type": "forward", "kl_target": 2, "learning_rate": 3e-4})
+    remarks = target_remarks(options, kl=kl, rate=rate)
+    assert len(remarks) == len(said)
+    assert all(words in remark for words, remark in zip(said, remarks))
+
+
+def test_nats_that_nothing_is_known_of(capsys):
+    estimates = estimates_of(**RISE)
+    estimates["nats"] = dict.fromkeys(("needed", "sideways", "overpayment", "to_optimum"))
+    print_nats(estimates, Optimum({}, {"It": [0.1, 0.9] * 50}))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith("2.00 nats paid; how many the sentiment needed is beyond the estimate")
+    assert "sideways" not in shown and "asked for" not in shown
+    known = {"mean": 0.5, "low": 0.4, "high": None}
+    estimates["nats"] = {
+        "needed": known,
+        "sideways": known,
+        "overpayment": None,
+        "to_optimum": known,
+    }
+    print_nats(estimates, Optimum({}, {"It": [0.1, 0.9] * 50}), kl_coef=0.1)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0.50 (0.40 … ?) needed for a sentiment of 0.300, 0.50 (0.40 … ?) sideways" in shown
+    assert "0.50 (0.40 … ?) nats away" in shown and "times the least" not in shown

@@ -2,8 +2,8 @@ import pytest
 from made_up_run import write_run
 
 import evaluate
-from engine.measuring.optimum import SAMPLES, Optimum, read_optimum
-from engine.measuring.runs import read_run
+from engine.measuring.optimum import SAMPLES, Optimum, read_optimum, settings_of
+from engine.measuring.runs import base_of, paid_by, read_run
 from engine.pages import report, run_page
 
 
@@ -33,6 +33,39 @@ def test_pictures_show_every_run(run_folder):
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[1:] == ["best possible policy", "best of 1 to 64 samples"]
     assert axes.lines[0].get_xdata().tolist() == [0.0, 5.0, 10.0]
+    assert len(axes.lines) == 4  # the path, its end, the best policy and best of n
+
+
+def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
+    """In the picture and in the table, where the optimum is that of the run's base and prompts."""
+    run = read_run(run_folder)
+    scores = {f"It is {i}": [j / 399 for j in range(400)] for i in range(3)}
+    optimum = Optimum(settings_of(*base_of(run)), scores, 0.0)
+    run["completions"] = [{**row, "sentiment": 0.6, "kl": 2.0} for row in run["completions"]]
+    nats = paid_by(run, [optimum])
+    assert nats["needed"]["mean"] + nats["sideways"]["mean"] == pytest.approx(2.0, abs=1e-12)
+    assert nats["needed"]["mean"] == pytest.approx(optimum.needed_kl(0.6), abs=1e-12)
+    (axes,) = report.plot_frontier([run], [("", optimum)]).axes
+    needed, sideways = (axes.lines[i].get_xdata() for i in (2, 3))
+    assert list(needed) == [0.0, nats["needed"]["mean"]]
+    assert list(sideways) == [nats["needed"]["mean"], 10.0]  # to the KL of its last validation
+    table = run_page.before_and_after([run], [("", optimum)])
+    assert f"<td>{nats['sideways']['mean']:.2f} (" in table and "<th>sideways" in table
+    other = Optimum(settings_of("gpt2", "x", 32, 1.0), scores, 0.0)
+    assert paid_by(run, [other]) == {} and len(report.plot_frontier([run]).axes[0].lines) == 2
+
+
+def test_where_in_a_text_the_nats_are_paid(run_folder):
+    """Texts of at most 48 tokens in eight parts of six; texts 0, 1 and 2 have 0, 1/8, 2/8 more."""
+    run = read_run(run_folder)
+    run["manifest"]["options"]["max_completion_length"] = 48
+    places = run_page.nats_by_place(run)
+    assert [point["x"] for point in places] == [3, 9, 15, 21, 27, 33, 39, 45]
+    want = [(0.125 + part / 100) / 6 for part in range(8)]
+    assert [point["y"] for point in places] == pytest.approx(want, abs=1e-12)
+    for row in run["completions"]:
+        del row["kl_parts"]  # an older run
+    assert run_page.nats_by_place(run) == []
 
 
 def test_the_commands_write_their_file(run_folder, tmp_path, capsys, monkeypatch):
