@@ -135,6 +135,17 @@ def test_nats_needed_and_sideways_are_divergences(seed):
         assert estimate["low"] < estimate["mean"] < estimate["high"]
 
 
+def test_prompts_drawn_anew_are_those_of_the_optimum_too():
+    """An interval draws the prompts of the run and of the base together."""
+    _, rewards = toy(texts=50)
+    optimum = Optimum(BASE, {str(i): row.tolist() for i, row in enumerate(rewards)})
+    drawn = np.array([2, 0, 2, 3])
+    again = Optimum(BASE, {str(i): rewards[j].tolist() for i, j in enumerate(drawn)})
+    assert optimum.needed_kl(0.7, drawn) == pytest.approx(again.needed_kl(0.7), abs=1e-12)
+    assert optimum.best_for(0.2, drawn) == pytest.approx(again.best_for(0.2), abs=1e-12)
+    assert optimum.needed_kl(0.7) != pytest.approx(again.needed_kl(0.7), abs=1e-3)
+
+
 def test_the_optimum_itself_pays_nothing_sideways():
     _, rewards = toy(texts=50)
     even = np.full(rewards.shape, 1 / 50)

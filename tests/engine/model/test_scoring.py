@@ -86,6 +86,19 @@ def test_lora_reference_is_the_model_without_its_adapter(small_gpt2):
 STARTS = ["This movie was", "The plot of this film"]
 
 
+def test_kl_values_are_cut_at_a_ratio_of_a_thousand():
+    """A token 500 times as likely under the reference counts whole, one e^20 times as a thousand."""
+    policy = torch.tensor([[-8.0], [-25.0]])
+    ref = torch.tensor([[-8.0 + math.log(500)], [-5.0]])
+    values = kl_values(policy, ref, torch.ones(2, 1).bool())
+    ratios = (500.0, 1000.0)
+    forward = [r - 1 - math.log(r) for r in ratios]
+    backward = [r * math.log(r) - (r - 1) for r in ratios]
+    assert values.forward.tolist() == pytest.approx(forward, rel=1e-5)
+    assert values.backward.tolist() == pytest.approx(backward, rel=1e-5)
+    assert values.clipped == 0.5
+
+
 def test_kl_values_by_hand():
     policy = torch.tensor([[-1.0, -2.0], [-1.0, -8.0]])
     ref = torch.tensor([[-2.0, -1.0], [-1.0, 0.0]])
