@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ STARTS = ["This movie was", "The plot of this film"]
 
 
 def test_kl_values_are_cut_at_a_ratio_of_a_thousand():
-    """A token 500 times as likely under the reference counts whole, one e^20 times as a thousand."""
+    """A token 500 times as likely under the reference counts whole, one e²⁰ times as 1,000."""
     policy = torch.tensor([[-8.0], [-25.0]])
     ref = torch.tensor([[-8.0 + math.log(500)], [-5.0]])
     values = kl_values(policy, ref, torch.ones(2, 1).bool())
