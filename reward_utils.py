@@ -7,6 +7,7 @@ then divides by its standard deviation in the group. What student code returns i
 every call, because a wrong length or a NaN would otherwise train a model on nonsense in silence.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,15 +15,17 @@ import torch
 
 from engine.common import UserError
 from engine.course.student import (
+    Called,
     StudentError,
     call_student,
+    check_loss,
     check_rewards,
     load_rewards,
     name_of,
 )
 from engine.model.scoring import LogProbs, compute_log_probs, kl_values
 from engine.options import Options, resolve_options
-from engine.training.batch import Batch
+from engine.training.batch import Batch, Functions
 from sentiment import get_hackable_scores, get_sentiment_scores, get_star_probs
 
 __all__ = [  # what notebooks and graders of others take from here
@@ -36,6 +39,7 @@ __all__ = [  # what notebooks and graders of others take from here
     "load_rewards",
     "make_reward_function",
     "score_batch",
+    "step_functions",
 ]
 KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the flag is
     "forward": "KL(policy‖ref), the reverse KL",
@@ -88,7 +92,8 @@ SHAPERS = {  # --reward_shaping
 
 def functions_called(options: Options) -> set[str]:
     """Names of the functions of a rewards file that a run calls."""
-    return {SHAPERS[options.reward_shaping].name, f"kl_penalty_{options.kl_type}"}
+    names = {SHAPERS[options.reward_shaping].name, f"kl_penalty_{options.kl_type}"}
+    return names | {"group_advantages", "policy_loss"} if options.own_grpo else names
 
 
 def describe_reward(options: Options) -> str:
@@ -107,7 +112,23 @@ def describe_reward(options: Options) -> str:
         )
     if options.credit == "prefix":
         text += "; each part of a text has an advantage of its own"
+    if options.own_grpo:
+        text += "; advantages and loss of exercise 4"
     return text
+
+
+def step_functions(rewards, options: Options) -> Functions:
+    """What the trainer calls in each step, from a module with the student's functions."""
+    called = Called(rewards)
+
+    def advantages(values, group_size):
+        texts = [f"number {i}" for i in range(len(values))]
+        return check_rewards(called.group_advantages(values, group_size), texts, "group_advantages")
+
+    def loss(log_probs, *others):
+        return check_loss(called.policy_loss(log_probs, *others), log_probs)
+
+    return Functions(functools.partial(score_batch, rewards, options), advantages, loss)
 
 
 def score_batch(rewards, options: Options, batch: Batch) -> torch.Tensor:
@@ -244,4 +265,8 @@ def check_exercises(rewards, options: Options) -> None:
         kl_coef=options.kl_coef,
         log_probs=LogProbs(policy, ref, mask),
     )
-    score_batch(rewards, options, batch)
+    functions = step_functions(rewards, options)
+    values = functions.reward(batch)
+    if options.own_grpo:
+        trained = policy.clone().requires_grad_()
+        functions.loss(trained, policy, functions.advantages(values, 2), mask)

@@ -1,4 +1,4 @@
-"""Reward functions and KL penalties.
+"""Reward functions, KL penalties, and GRPO itself.
 
 GRPO samples a group of completions for each prompt, scores each completion with one number, and
 makes those above their group's mean more likely. What you write here decides what it learns.
@@ -190,6 +190,66 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     """
     # TODO: your code here
     raise NotImplementedError("Exercise 3c: implement kl_penalty_backward")
+
+
+def group_advantages(rewards, group_size):
+    """Exercise 4a: how much better than its group each completion did.
+
+    A = (reward − mean of its group) / (standard deviation of its group + 1e-4)
+
+    Args:
+        rewards: (B,) float32 tensor; each run of `group_size` entries answers one prompt.
+        group_size: G ≥ 2, completions per prompt.
+
+    Returns:
+        (B,) tensor. The deviation is that of a sample, with G − 1 below the sum, as `torch.std`
+        has it.
+
+    >>> [round(a, 2) for a in group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).tolist()]
+    [-0.71, 0.71, 0.0, 0.0]
+
+    Source: Shao et al. 2024, arXiv 2402.03300.
+
+    Question: one group earned 0.1, 0.5 and 0.9, another 0.90, 0.91 and 0.92. Which of them moves
+    the policy more? What does that say for a reward whose last decimals are noise?
+    """
+    # TODO: your code here
+    raise NotImplementedError("Exercise 4a: implement group_advantages")
+
+
+def policy_loss(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
+    """Exercise 4b: the loss of GRPO, a mean over all real tokens of the batch.
+
+    loss = −mean of min(ρ · A, clip(ρ, 1 − ε, 1 + ε) · A)
+
+    The ratio ρ says how likely a token is now, compared with when it was sampled; A is the
+    advantage of its completion. On the first step after sampling every ρ is 1: the value says
+    nothing then. The loss is there for its gradient, −A · ∇ log q.
+
+    Args:
+        log_probs: (B, T) float32 tensor, log q of each sampled token under the policy that is
+            being trained. The gradient flows through it.
+        old_log_probs: (B, T), the same of the policy that sampled; no gradient.
+        advantages: (B,), one for each completion.
+        mask: (B, T) boolean, True for real completion tokens.
+        epsilon: ε; beyond a ratio of 1 ± ε a token has nothing more to gain.
+
+    Returns:
+        Tensor of one number.
+
+    >>> old, now = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.75, 0.5]]).log()
+    >>> loss = policy_loss(now, old, torch.tensor([1.0]), torch.ones(1, 2).bool())
+    >>> round(float(loss), 4)
+    -1.1
+
+    Source: Schulman et al. 2017, arXiv 1707.06347, for the clip; Yu et al. 2025, arXiv 2503.14476,
+    for the mean.
+
+    Question: `train.py` takes one step with each batch of texts. What does the clip do then? And
+    why is there a minimum around it, where the clipped term alone would be shorter?
+    """
+    # TODO: your code here
+    raise NotImplementedError("Exercise 4b: implement policy_loss")
 
 
 def my_custom_reward(completions, **kwargs):

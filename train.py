@@ -6,7 +6,6 @@
 Options → parts (prompts, models, your rewards) → trainer → training → OUTPUT_DIR/final.
 """
 
-import functools
 import os
 import sys
 import time
@@ -144,7 +143,7 @@ def make_trainer(options: Options, parts: Parts):
     """The trainer of a run."""
     from data import arrange
     from engine.training.trainer import BatchTrainer
-    from reward_utils import score_batch
+    from reward_utils import step_functions
 
     prompts = options.max_steps * options.batch_size // options.num_generations
     return BatchTrainer(
@@ -152,7 +151,7 @@ def make_trainer(options: Options, parts: Parts):
         parts.models,
         parts.prompt_ids,
         dataset=arrange(parts.dataset, prompts, options.seed),
-        reward_batch=functools.partial(score_batch, parts.rewards, options),
+        functions=step_functions(parts.rewards, options),
     )
 
 

@@ -43,6 +43,8 @@ TRACKERS = ("none", "wandb", "trackio", "tensorboard")
 GENERATORS = ("own", "trl")
 CREDITS = ("completion", "prefix")
 SCHEDULES = ("constant_with_warmup", "linear", "cosine")
+LOSS_TYPES = ("grpo", "dapo", "dr_grpo", "bnpo")
+SCALES = ("group", "batch", "none")
 REWARD_SHAPINGS = ("linear", "exponential", "shaped", "five_stars", "custom", "none")
 
 
@@ -91,6 +93,18 @@ class Options:
         "what gets an advantage of its own: a completion, as in GRPO, or each part of it, by what "
         "it added to the reward",
         CREDITS,
+    )
+    loss_type: str = option(
+        "dapo",
+        "mean of the loss: over all tokens (dapo, bnpo), over texts of each one's mean (grpo), "
+        "or over as many tokens as there may be (dr_grpo)",
+        LOSS_TYPES,
+    )
+    scale_rewards: str = option(
+        "group", "whose standard deviation divides the advantages, if any", SCALES
+    )
+    own_grpo: bool = option(
+        False, "compute advantages and loss with your two functions of exercise 4"
     )
     use_solution: bool = option(False, "use rewards_solution.py instead of rewards.py")
     use_peft: bool = option(False, "train a small LoRA adapter instead of all weights")
@@ -169,6 +183,7 @@ def resolve_options(given: dict[str, Any]) -> Options:
         raise UserError("--kl_target controls your KL penalty: add --kl_type forward or backward.")
     if options.kl_target is not None and options.kl_coef == 0:
         raise UserError("--kl_target multiplies --kl_coef at each step: start above 0.")
+    _require_one_algorithm(options)
     batch = options.batch_size
     if batch % options.num_generations:
         legal = [n for n in range(2, batch + 1) if batch % n == 0]
@@ -177,6 +192,16 @@ def resolve_options(given: dict[str, Any]) -> Options:
             f"legal for this batch: {', '.join(map(str, legal))}."
         )
     return options
+
+
+def _require_one_algorithm(options: Options) -> None:
+    """Refuse an option that what computes the advantages, or the loss, would not heed."""
+    if options.credit == "prefix" and options.scale_rewards != "group":
+        raise UserError("--credit prefix scales the advantages itself: leave --scale_rewards out.")
+    if options.own_grpo:
+        for name in ("credit", "loss_type", "scale_rewards", "beta"):
+            if getattr(options, name) != FIELDS[name].default:
+                raise UserError(f"--own_grpo is your algorithm, without --{name}: leave one out.")
 
 
 def recorded_options(given):

@@ -91,7 +91,7 @@ def test_a_console_of_few_characters_ends_no_program(tmp_path, console):
         ["train.py", *TINY.split(), *use, "--prompts", prompts, "--output_dir", run],
         ["train.py", *TINY.split(), *use, "--check", "--output_dir", tmp_path / "none"],
         ["kl_lab.py", "places", *use, "--out", tmp_path],
-        ["grpo_from_scratch.py"],
+        ["grpo_from_scratch.py", *use],
         ["evaluate.py", "samples", run],
         ["evaluate.py", "report", run, "--out", tmp_path / "report.html"],
         ["rewards.py", "--hint", "3b"],

@@ -4,20 +4,21 @@ import pytest
 import torch
 
 import grpo_from_scratch as grpo
+from engine.common import ROOT
 
 
-def test_advantages_by_hand():
-    got = grpo.group_advantages(torch.tensor([1.0, 2.0, 3.0, 7.0, 7.0, 7.0]), 3)
+def test_advantages_by_hand(solution):
+    got = solution.group_advantages(torch.tensor([1.0, 2.0, 3.0, 7.0, 7.0, 7.0]), 3)
     # mean 2, standard deviation 1 (n − 1), plus 1e-4; a group of equals teaches nothing
     assert got.tolist() == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001, 0, 0, 0], abs=1e-6)
 
 
-def test_loss_by_hand():
+def test_loss_by_hand(solution):
     old = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
     new = torch.tensor([[0.75, 0.5], [0.3, 0.6]]).log()
     mask = torch.tensor([[True, True], [True, False]])
     # gains: min(1.5 · 1, 1.2 · 1), min(1, 1), min(0.6 · −1, 0.8 · −1); over three real tokens
-    got = grpo.grpo_loss(new, old, torch.tensor([1.0, -1.0]), mask)
+    got = solution.policy_loss(new, old, torch.tensor([1.0, -1.0]), mask)
     assert got.item() == pytest.approx(-(1.2 + 1.0 - 0.8) / 3, abs=1e-6)
 
 
@@ -26,13 +27,13 @@ def test_beta_by_hand():
     new = torch.tensor([[0.55, 0.4]]).log()
     ref = torch.tensor([[0.11, 0.8]]).log()  # r = 0.2 and 2
     mask = torch.ones(1, 2, dtype=torch.bool)
-    got = grpo.grpo_loss(new, old, torch.tensor([0.0]), mask, kl_term=grpo.KLTerm(2.0, ref))
-    # k3 = r − 1 − log r, each times the ratio 1.1 or 0.8; no advantage
+    got = grpo.kl_loss(new, old, mask, grpo.KLTerm(2.0, ref))
+    # k3 = r − 1 − log r, each times the ratio 1.1 or 0.8
     want = 1.1 * (-0.8 + math.log(5)) + 0.8 * (1 - math.log(2))
     assert got.item() == pytest.approx(2.0 * want / 2, abs=1e-6)
 
 
-def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
+def test_trl_makes_the_same_advantages_and_the_same_loss(solution, tmp_path, monkeypatch):
     import trl
 
     import data
@@ -54,14 +55,14 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
         mask, advantages = inputs["completion_mask"].bool(), inputs["advantages"]
         loss = compute_loss(self, model, inputs, **kwargs)
         seen["advantages"] = advantages
-        seen["first step"] = loss, grpo.grpo_loss(now, now.detach(), advantages, mask)
+        seen["first step"] = loss, solution.policy_loss(now, now.detach(), advantages, mask)
         # As if other weights had sampled, so that ratios differ from 1 and clipping bites.
         shift = 0.4 * torch.randn(now.shape, generator=torch.Generator().manual_seed(0))
         other = {**inputs, "old_per_token_logps": now.detach() + shift}
         old = other["old_per_token_logps"]
         seen["clipped"] = (
             compute_loss(self, model, other, **kwargs),
-            grpo.grpo_loss(now, old, advantages, mask),
+            solution.policy_loss(now, old, advantages, mask),
         )
         # And held near a reference by TRL's beta, by way of its gradient.
         other["ref_per_token_logps"] = now.detach() - 2 * shift.roll(1, 0)
@@ -69,7 +70,8 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
         self.beta = kl_term.beta
         seen["with beta"] = (
             compute_loss(self, model, other, **kwargs),
-            grpo.grpo_loss(now, old, advantages, mask, kl_term=kl_term),
+            solution.policy_loss(now, old, advantages, mask)
+            + grpo.kl_loss(now, old, mask, kl_term),
         )
         self.beta = 0.0
         weight = self.accelerator.unwrap_model(model).transformer.ln_f.weight
@@ -89,7 +91,7 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
         max_completion_length=8,
         output_dir=str(tmp_path / "out"),
     )
-    want = grpo.group_advantages(seen.pop("rewards"), 4)
+    want = solution.group_advantages(seen.pop("rewards"), 4)
     assert want.abs().max() > 0.5
     got = seen.pop("advantages").sort().values  # TRL shuffles the batch before the loss
     torch.testing.assert_close(got, want.sort().values, atol=1e-5, rtol=0)
@@ -99,22 +101,31 @@ def test_trl_makes_the_same_advantages_and_the_same_loss(tmp_path, monkeypatch):
     assert (seen["with beta"][1] - seen["clipped"][1]).abs() > 0.05
 
 
-def test_the_toy_learns_the_best_word():
-    history = grpo.train_toy()
+def test_the_toy_learns_the_best_word(solution):
+    history = grpo.train_toy(solution)
     assert history[0].tolist() == pytest.approx([1 / 6] * 6)
     assert history[-1].argmax() == 5 and history[-1][5] > 0.9
 
 
-def test_with_a_kl_penalty_the_end_is_the_known_one():
+def test_with_a_kl_penalty_the_end_is_the_known_one(solution):
     # the optimum of E[reward] − kl_coef · KL(q‖p) is q ∝ p · exp(reward / kl_coef)
     want = (grpo.REWARDS / 0.5).softmax(0)
-    got = grpo.train_toy(steps=300, groups=64, learning_rate=0.1, kl_coef=0.5)[-20:].mean(0)
+    got = grpo.train_toy(solution, grpo.Held(kl_coef=0.5), steps=300, groups=64, learning_rate=0.1)[
+        -20:
+    ].mean(0)
     torch.testing.assert_close(got, want, atol=0.03, rtol=0)
 
 
-def test_with_beta_it_rests_at_the_coefficient_that_is_beta_times_the_spread():
+def test_with_beta_it_rests_at_the_coefficient_that_is_beta_times_the_spread(solution):
     """Advantages are rewards over their spread, so beta · spread is reward per nat."""
-    got = grpo.train_toy(steps=300, groups=64, num_generations=64, learning_rate=0.1, beta=1.0)
+    got = grpo.train_toy(
+        solution,
+        grpo.Held(beta=1.0),
+        steps=300,
+        groups=64,
+        num_generations=64,
+        learning_rate=0.1,
+    )
     policy = got[-20:].mean(0)
     spread = (policy @ (grpo.REWARDS - policy @ grpo.REWARDS) ** 2).sqrt()
     want = (grpo.REWARDS / (1.0 * spread)).softmax(0)
@@ -143,18 +154,20 @@ def test_the_noise_of_undivided_advantages_is_that_of_a_sample_covariance(size):
     assert found.cosine == pytest.approx(1, abs=1e-9)
 
 
-def test_larger_groups_tell_the_gradient_better():
+def test_larger_groups_tell_the_gradient_better(solution):
     """From 64 words each time. Division by the group's deviation turns it a little."""
-    noises = [grpo.gradient_noise(size) for size in (2, 4, 8, 16)]
+    noises = [
+        grpo.gradient_noise(size, advantages=solution.group_advantages) for size in (2, 4, 8, 16)
+    ]
     found = [noise.relative for noise in noises]
     assert found == pytest.approx([0.458, 0.336, 0.279, 0.254], abs=1e-3)
     assert [noise.cosine for noise in noises] == pytest.approx([0.991, 0.998, 0.999, 1], abs=1e-3)
-    half = grpo.gradient_noise(8, batch_size=128).relative
+    half = grpo.gradient_noise(8, batch_size=128, advantages=solution.group_advantages).relative
     assert half == pytest.approx(found[2] / 2**0.5, abs=1e-9)
 
 
 def test_the_command_shows_the_policy_while_it_learns_in_80_columns(capsys):
-    grpo.main([])
+    grpo.main(["--use_solution"] * (ROOT / "rewards_solution.py").exists())
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     steps = [int(line.split()[0]) for line in lines if line[:1].isdigit()]

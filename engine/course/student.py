@@ -156,6 +156,19 @@ def call_student(function: Callable, *args: Any, **kwargs: Any) -> Any:
         raise StudentError(f"{name_of(function)} failed: {describe_error(error, path)}") from error
 
 
+class Called:
+    """The functions of a rewards file by their names, each called as `call_student` calls it."""
+
+    def __init__(self, rewards: ModuleType):
+        self._rewards = rewards
+
+    def __getattr__(self, name: str) -> Callable:
+        function = getattr(self._rewards, name, None)
+        if function is None:
+            raise UserError(f"There is no function {name} in the rewards file.")
+        return functools.partial(call_student, function)
+
+
 def plain_values(answer: Any) -> Any:
     """What student code returned, in plain lists and floats: the one rule of what an answer may be.
 
@@ -228,6 +241,43 @@ def check_rewards(
                 f"The completion was {completions[i]!r:.80}."
             )
     return torch.tensor(values)
+
+
+def check_loss(loss: Any, log_probs: torch.Tensor) -> torch.Tensor:
+    """What `policy_loss` returned, as a tensor without dimensions that carries a gradient.
+
+    Args:
+        loss: what came back.
+        log_probs: what it was made of; it requires a gradient.
+
+    Raises:
+        UserError: it is something else, or no finite number.
+    """
+    if not isinstance(loss, torch.Tensor):
+        raise UserError(f"policy_loss returned {shown(loss)}; expected a tensor of one number.")
+    if loss.numel() != 1:
+        raise UserError(
+            f"policy_loss returned a tensor of shape {tuple(loss.shape)}; expected one number for "
+            "the whole batch: a mean over its real tokens."
+        )
+    if log_probs.requires_grad and not loss.requires_grad:
+        raise UserError(
+            "policy_loss returned a number without a gradient: compute it from log_probs, without "
+            "detach(), item() or no_grad()."
+        )
+    if not loss.isfinite():
+        raise UserError(f"policy_loss returned {loss.item()}; expected a finite number.")
+    return loss.reshape(())
+
+
+def loss_and_gradient(loss: Any, log_probs: torch.Tensor) -> torch.Tensor:
+    """A loss and its gradient by `log_probs`, (1 + B · T,) float64: all that a step takes from it.
+
+    Raises:
+        UserError: of `check_loss`.
+    """
+    (gradient,) = torch.autograd.grad(check_loss(loss, log_probs), log_probs)
+    return torch.cat([loss.detach().reshape(1), gradient.flatten()]).double()
 
 
 def load_reward(name: str) -> Callable[[list[str]], list[float]]:

@@ -9,6 +9,7 @@ rewards; the credit cuts it short; the page about the run keeps some of it.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -16,6 +17,14 @@ from engine.model.scoring import LogProbs, Models
 from engine.model.texts import decode_completions
 
 NOT_YET = torch.empty(0)
+
+
+class Functions(NamedTuple):
+    """What a student's file computes in each step, its answers checked."""
+
+    reward: Callable  # (batch) -> its rewards, (B,); it completes the batch up to them
+    advantages: Callable | None = None  # (rewards, group size) -> (B,); with --own_grpo
+    loss: Callable | None = None  # of `policy_loss`; with --own_grpo
 
 
 @dataclass

@@ -29,8 +29,8 @@ def require_possible(options):
     """Refuse what no run can do, before any model is loaded.
 
     Raises:
-        UserError: LoRA with sharded weights, a batch that the processes cannot share, or a tracker
-            that is not installed.
+        UserError: LoRA with sharded weights, a batch or an algorithm that the processes cannot
+            share, or a tracker that is not installed.
     """
     batch = options.batch_size
     processes = this_process().count
@@ -42,6 +42,8 @@ def require_possible(options):
             f"{processes} processes: make --batch_size a multiple of "
             f"{options.num_generations * processes}."
         )
+    if options.own_grpo and processes > 1:
+        raise UserError("--own_grpo takes the mean over its own batch: use one process.")
     if is_sharded() and options.use_peft:
         raise UserError(
             "--use_peft trains few weights, and this launch shards them: leave one of the two out."

@@ -26,28 +26,28 @@ from engine.model.sampling import Rows, Sampling, generate
 from engine.model.scoring import Models, policy_and_ref_log_probs
 from engine.model.texts import decode_completions
 from engine.options import PROJECT, Options
-from engine.training.batch import Batch
+from engine.training.batch import Batch, Functions
 from engine.training.credit import cuts, prefix_advantages
 from engine.training.kl_control import KLControl
 from engine.training.monitor import Validations
 
 
 class BatchTrainer(GRPOTrainer):
-    """Trains a policy on batches that `reward_batch` rewards.
+    """Trains a policy by the functions of a student's file.
 
     Args:
         options: of the run.
         models: policy, reference and tokenizer.
         prompt_ids: {prompt: its token ids}, of all prompts of the run.
         dataset: with a `prompt` column, in the order of the training.
-        reward_batch: callable(Batch) -> its rewards, (B,); it completes the batch up to them.
+        functions: rewards of a batch, and with --own_grpo its advantages and its loss.
     """
 
-    def __init__(self, options: Options, models: Models, prompt_ids, dataset, reward_batch):
+    def __init__(self, options: Options, models: Models, prompt_ids, dataset, functions: Functions):
         self.options = options
         self.models = models
         self.prompt_ids = prompt_ids
-        self.reward_batch = reward_batch
+        self.functions = functions
         self.sharded = is_sharded()
         self.kl_control = None
         if options.kl_target is not None:
@@ -126,7 +126,7 @@ class BatchTrainer(GRPOTrainer):
                 temperature=self.options.temperature,
                 sampled_log_probs=sampled_log_probs,
             )
-        self.reward_batch(batch)
+        self.functions.reward(batch)
         return batch
 
     def _spread(self, values) -> float:
@@ -144,6 +144,10 @@ class BatchTrainer(GRPOTrainer):
             inputs = super()._generate_and_score_completions(inputs)
             if self.options.credit == "prefix":
                 inputs["advantages"] = self._credited(inputs["completion_mask"])
+            if self.options.own_grpo:
+                size = self.options.num_generations
+                advantages = self.functions.advantages(self.batch.reward, size)
+                inputs["advantages"] = advantages.to(inputs["advantages"])
             self.batch.advantages = inputs["advantages"]
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, Validations):
@@ -155,11 +159,29 @@ class BatchTrainer(GRPOTrainer):
         batches = []
         for count in cuts(self.batch.completion_ids):
             batches.append(self.batch.first_tokens(count, self.models))
-            self.reward_batch(batches[-1])
+            self.functions.reward(batches[-1])
         batches.append(self.batch)
         scores = torch.stack([batch.shaped for batch in batches], dim=1)
         penalties = torch.stack([batch.penalty for batch in batches], dim=1)
         return prefix_advantages(scores, penalties, mask, self.options.num_generations)
+
+    def _compute_loss(self, model, inputs):
+        """The loss; with --own_grpo the student's."""
+        if not self.options.own_grpo:
+            return super()._compute_loss(model, inputs)
+        mask = inputs["completion_mask"]
+        log_probs, entropies, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], mask], dim=1),
+            mask.shape[1],
+            compute_entropy=True,
+        )
+        # One step with each batch: the policy that sampled is this one.
+        old = log_probs.detach()
+        loss = self.functions.loss(log_probs, old, inputs["advantages"], mask.bool())
+        self._metrics["train"]["entropy"].append(((entropies * mask).sum() / mask.sum()).item())
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -238,6 +260,8 @@ def make_config(options: Options, device) -> GRPOConfig:
         num_generations=options.num_generations,
         max_completion_length=options.max_completion_length,
         temperature=options.temperature,
+        loss_type=options.loss_type,
+        scale_rewards=options.scale_rewards,
         beta=options.beta,
         learning_rate=options.learning_rate,
         lr_scheduler_type=options.lr_scheduler_type,

@@ -15,7 +15,7 @@ import rewards_solution
 from engine.common import ROOT
 from engine.course import toys
 from engine.measuring.optimum import read_optimum
-from grpo_from_scratch import group_advantages
+from rewards_solution import group_advantages
 
 K1, K2, K3 = (
     lambda q, p: q - p,

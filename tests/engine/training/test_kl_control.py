@@ -155,7 +155,7 @@ def test_it_goes_on_from_trainer_state_json(tmp_path):
     assert other.coef == one.coef and other.rate == one.rate
 
 
-def train_toy(control, steps, decay, kind, seed):
+def train_toy(solution, control, steps, decay, kind, seed):
     """GRPO with Adam on texts of 32 words, each drawn from six as in grpo_from_scratch; the exact
     KL of a text before each step and after the last."""
     generator = torch.Generator().manual_seed(seed)
@@ -172,9 +172,9 @@ def train_toy(control, steps, decay, kind, seed):
         log_r = (reference - log_q)[words]  # (64, 32)
         penalty = (-log_r if kind == "forward" else 1 - log_r.exp()).sum(1)
         scores = torch.sigmoid(30 * (grpo.REWARDS[words].mean(1) - 0.55))
-        advantages = grpo.group_advantages(scores - control.coef * penalty, 8)
+        advantages = solution.group_advantages(scores - control.coef * penalty, 8)
         log_probs = logits.log_softmax(0)[words]
-        loss = grpo.grpo_loss(log_probs, log_q[words], advantages, torch.ones(64, 32).bool())
+        loss = solution.policy_loss(log_probs, log_q[words], advantages, torch.ones(64, 32).bool())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -199,6 +199,9 @@ def train_toy(control, steps, decay, kind, seed):
         (4.0, 200, False, "backward", 0.1),
     ],
 )
-def test_a_toy_ends_near_the_target(target, steps, decay, kind, within):
-    ends = [train_toy(KLControl(target, 0.1), steps, decay, kind, seed)[-1] for seed in range(3)]
+def test_a_toy_ends_near_the_target(solution, target, steps, decay, kind, within):
+    ends = [
+        train_toy(solution, KLControl(target, 0.1), steps, decay, kind, seed)[-1]
+        for seed in range(3)
+    ]
     assert ends == pytest.approx([target] * 3, rel=within)
