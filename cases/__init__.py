@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from cases.asking import Ask, Finding, Wrong, is_news, report
 from cases.examples import example_report
+from cases.grpo import ADVANTAGE_CASES, ADVANTAGE_CORE, LOSS_CASES, LOSS_CORE
 from cases.log_probs import (
     an_empty_completion_is_certain,
     joins_ids_not_texts,
@@ -62,6 +63,8 @@ CASES = {  # function -> its exercise
     ),
     "kl_penalty_forward": Exercise("3b", PENALTY_CASES),
     "kl_penalty_backward": Exercise("3c", PENALTY_CASES),
+    "group_advantages": Exercise("4a", ADVANTAGE_CASES),
+    "policy_loss": Exercise("4b", LOSS_CASES),
     "my_custom_reward": Exercise("bonus", (gives_a_number_for_each_text,)),
 }
 
@@ -72,4 +75,6 @@ CORE = {
     "compute_ref_log_probs": (sums_the_completion,),
     "kl_penalty_forward": PENALTY_CORE,
     "kl_penalty_backward": PENALTY_CORE,
+    "group_advantages": ADVANTAGE_CORE,
+    "policy_loss": LOSS_CORE,
 }

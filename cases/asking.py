@@ -12,10 +12,12 @@ from typing import NamedTuple
 
 import torch
 
+from engine.common import UserError
 from engine.course.student import (
     TooSlow,
     check_rewards,
     describe_error,
+    loss_and_gradient,
     name_of,
     plain_values,
     source_of,
@@ -42,6 +44,10 @@ class Mistake(NamedTuple):
 
 class Wrong(Exception):
     """An answer that no case can use: it has the wrong form, or the function raised."""
+
+
+class Answered(list):
+    """The numbers that another process has read from an answer."""
 
 
 class Ask:
@@ -77,18 +83,23 @@ class Ask:
             raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
         except (Exception, SystemExit) as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
-        given = arguments["completions" if "completions" in arguments else "policy_log_probs"]
+        return self._read(asked_about(arguments))
+
+    def _read(self, given):
+        """The answer to a question about `given`, checked."""
         try:
+            if is_trained(given) and not isinstance(self.answer, Answered):
+                self.answer = loss_and_gradient(self.answer, given)
             self.answer = plain_values(self.answer)
+        except UserError as error:
+            raise Wrong(str(error)) from error
         except Exception as error:
             raise Wrong(f"what it returned cannot be read: {type(error).__name__}") from error
         if isinstance(given, torch.Tensor) and given.ndim == 2:
             if table_shape(self.answer) == list(given.shape):
                 raise Wrong("it returned one number per token; sum them over each completion")
         try:
-            is_text = isinstance(given[0], str)
-            labels = given if is_text else [f"row {i}" for i in range(len(given))]
-            return check_rewards(self.answer, labels, self.name).double()
+            return check_rewards(self.answer, labels_of(given), self.name).double()
         except Exception as error:
             raise Wrong(str(error)) from error
 
@@ -97,6 +108,25 @@ class Ask:
         if self.seconds is None:
             return contextlib.nullcontext()
         return student_code(source_of(self.function), self.seconds)
+
+
+def asked_about(arguments):
+    """The argument of a call that says how many numbers come back: one for each of its texts, rows
+    or rewards; where it requires a gradient, a loss and one for each of its entries."""
+    names = ("completions", "policy_log_probs", "rewards", "log_probs")
+    return next(arguments[name] for name in names if name in arguments)
+
+
+def is_trained(given):
+    """Whether what comes back is a loss."""
+    return isinstance(given, torch.Tensor) and given.requires_grad
+
+
+def labels_of(given):
+    """A name for each number that comes back."""
+    if is_trained(given):
+        return ["the loss", *(f"gradient {i}" for i in range(given.numel()))]
+    return given if isinstance(given[0], str) else [f"row {i}" for i in range(len(given))]
 
 
 def table_shape(answer):

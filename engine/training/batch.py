@@ -23,8 +23,8 @@ class Functions(NamedTuple):
     """What a student's file computes in each step, its answers checked."""
 
     reward: Callable  # (batch) -> its rewards, (B,); it completes the batch up to them
-    advantages: Callable | None = None  # (rewards, group size) -> (B,); with --own_grpo
-    loss: Callable | None = None  # of `policy_loss`; with --own_grpo
+    advantages: Callable  # (rewards, group size) -> (B,); for --own_grpo
+    loss: Callable  # as `policy_loss`; for --own_grpo
 
 
 @dataclass

@@ -13,6 +13,7 @@ import random
 import torch
 
 from cases import CASES, Ask, Wrong, report
+from cases.asking import Answered, asked_about, labels_of
 from instructor.grading.points import every_case
 from instructor.grading.process import OUTPUT_SHOWN, Allowance, Child
 from instructor.grading.text import clean
@@ -183,10 +184,10 @@ def remote(child, name, answers):
 
     def function(ref_model=None, tokenizer=None, **arguments):
         sent = {key: encode(value) for key, value in arguments.items()}
-        given = next(v for k, v in arguments.items() if k in ("completions", "policy_log_probs"))
-        answer = child.ask("call", function=name, arguments=sent, length=len(given))
+        labels = labels_of(asked_about(arguments))
+        answer = child.ask("call", function=name, arguments=sent, length=len(labels))
         answers.append(json.dumps(answer))
-        return decode(answer, name, given)
+        return decode(answer, name, asked_about(arguments))
 
     function.__name__ = name
     return function
@@ -205,7 +206,7 @@ def decode(answer, name, given):
     Args:
         answer: of `process.flat`: it may be forged, so every field is looked at before its use.
         name: of the function.
-        given: the texts or log-probabilities that it was asked about: one number for each.
+        given: what it was asked about.
 
     Raises:
         Wrong: it is no list of at most as many plain values.
@@ -213,15 +214,16 @@ def decode(answer, name, given):
     answer = answer if isinstance(answer, dict) else {}
     kind = answer.get("kind")
     value = answer.get("value")
-    if kind == "list" and isinstance(value, list) and len(value) <= len(given):
-        return value
+    expected = len(labels_of(given))
+    if kind == "list" and isinstance(value, list) and len(value) <= expected:
+        return Answered(value)
     if kind == "plain" and not isinstance(value, (list, dict)):
         return value
     shape = answer.get("shape")
     if kind == "shape" and isinstance(shape, list) and len(shape) <= 8:
         if shape == list(getattr(given, "shape", ())):
             return OfShape(tuple(shape))  # one number for each token
-    raise Wrong(what_is_wrong(answer, name, len(given)))
+    raise Wrong(what_is_wrong(answer, name, expected))
 
 
 def what_is_wrong(answer, name, expected):

@@ -235,7 +235,7 @@ def describe(error):
 
 def call(rewards, function, arguments, length):
     """One call; its arguments and its answer, of at most `length` numbers, as JSON."""
-    from engine.course.student import student_code
+    from engine.course.student import loss_and_gradient, student_code
 
     target = getattr(rewards, function, None)
     if target is None:
@@ -243,8 +243,13 @@ def call(rewards, function, arguments, length):
     arguments = {name: decode(value) for name, value in arguments.items()}
     if function == "compute_ref_log_probs":
         arguments["ref_model"], arguments["tokenizer"] = MODELS
+    trained = arguments.get("log_probs")
+    if trained is not None:
+        trained.requires_grad_()
     with student_code(rewards.__file__, None):
         answer = target(**arguments)
+        if trained is not None:
+            answer = loss_and_gradient(answer, trained)
     return encode(answer, length)
 
 

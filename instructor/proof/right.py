@@ -1,6 +1,7 @@
 """Unusual right solutions, {function: {title: body}}: every case must pass all of them."""
 
 from instructor.proof.bodies import penalty
+from instructor.proof.grpo import VALID_ADVANTAGES, VALID_LOSSES
 
 NUMPY_PENALTY = """
     import numpy as np
@@ -123,4 +124,6 @@ VALID = {
         "other clamp": penalty("1 - (p - q).clamp(-4, 4).exp()"),
         **VALID_PENALTIES,
     },
+    "group_advantages": VALID_ADVANTAGES,
+    "policy_loss": VALID_LOSSES,
 }

@@ -1,6 +1,7 @@
 """Wrong solutions, {function: {title: body}}: at least one case must catch each of them."""
 
 from instructor.proof.bodies import log_probs, penalty
+from instructor.proof.grpo import WRONG_ADVANTAGES, WRONG_LOSSES
 
 # Penalties that are wrong in either place; the key says how.
 WRONG_PENALTIES = {
@@ -110,4 +111,6 @@ WRONG = {
         "no clamp": penalty("1 - (p - q).exp()"),
         **WRONG_PENALTIES,
     },
+    "group_advantages": WRONG_ADVANTAGES,
+    "policy_loss": WRONG_LOSSES,
 }
