@@ -236,7 +236,7 @@ def group_advantages(rewards, group_size):
         (B,) tensor. The deviation is that of a sample, with G − 1 below the sum, as `torch.std`
         has it.
 
-    >>> [round(a, 2) for a in group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2).tolist()]
+    >>> [round(float(a), 2) for a in group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), 2)]
     [-0.71, 0.71, 0.0, 0.0]
 
     Source: Shao et al. 2024, arXiv 2402.03300.

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from starting import SOLUTION, make_parser, one_line_errors, run_program
+from starting import SOLUTION, make_parser, one_line_errors, train_and_compare
 
 from engine.common import ROOT, UserError, read_jsonl, write_whole
 from engine.measuring.optimum import settings_of
@@ -79,15 +79,10 @@ def run(rung: str, seed: int, threads: int) -> None:
         UserError: either command fails; the message is its last line.
     """
     print(f"{rung}, seed {seed}", flush=True)
-    target = folder(rung, seed)
-    flags = ["--preset", "tiny", *LADDER[rung], *SOLUTION, "--seed", seed, "--output_dir", target]
-    files = ["tiny/gpt2", target / "final", "--json", target / "compare.json"]
     try:
-        run_program("train.py", *flags, threads=threads)
-        table = run_program("evaluate.py", "compare", *files, threads=threads)
+        train_and_compare(folder(rung, seed), [*LADDER[rung], *SOLUTION, "--seed", seed], threads)
     except UserError as error:
         raise UserError(f"{rung}, seed {seed}: {error}") from error
-    write_whole(target / "compare.txt", table)
 
 
 def estimates(rung: str, seeds: list[int]) -> list[dict]:

@@ -2,14 +2,16 @@
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.common import ROOT, UserError, quiet_libraries  # noqa: E402
+from engine.common import ROOT, UserError, quiet_libraries, write_whole  # noqa: E402
 from engine.options import OneLineParser  # noqa: E402
 
 # Whose functions a run uses: a student's copy has no rewards_solution.py.
@@ -55,3 +57,23 @@ def run_program(*words: object, threads: int | None = None) -> str:
         lines = done.stderr.strip().splitlines() or [f"{words[0]} was ended from outside"]
         raise UserError(lines[-1])
     return done.stdout
+
+
+def train_and_compare(folder: Path, flags: Sequence[object], threads: int | None = None) -> dict:
+    """Train a run on the bundled models and compare it with their base, unless `folder` holds it.
+
+    Returns:
+        What `evaluate.py compare --json` tells.
+
+    Raises:
+        UserError: either command failed; the message is its last line.
+    """
+    figures = folder / "compare.json"
+    if not figures.exists():
+        run_program(
+            *("train.py", "--preset", "tiny", *flags, "--output_dir", folder), threads=threads
+        )
+        files = ["tiny/gpt2", folder / "final", "--json", figures]
+        table = run_program("evaluate.py", "compare", *files, threads=threads)
+        write_whole(folder / "compare.txt", table)
+    return json.loads(figures.read_text(encoding="utf-8"))

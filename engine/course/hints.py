@@ -72,6 +72,26 @@ HINTS = {
         "kl_coef as in exercise 3b. Check the sign: where the policy likes the token too much, "
         "the penalty is positive.",
     ),
+    "4a": (
+        "Eight completions answer one prompt, the next eight another. With what should a "
+        "completion be compared: with all sixteen, or with its own eight?",
+        "A table with one row for each prompt makes it short: mean and standard deviation of each "
+        "row, and every entry of the row minus the one, divided by the other.",
+        "`view` makes the table, (B / G, G). `mean` and `std` over its last dimension need "
+        "`keepdim=True`, so that they are subtracted and divided row by row. 1e-4 belongs to the "
+        "deviation: what does a row of equal rewards give without it? At the end, flatten.",
+    ),
+    "4b": (
+        "A token has an advantage of +1 and is already 1.5 times as likely as when it was sampled. "
+        "Should the step go on? And if its advantage is −1?",
+        "The ratio of two probabilities is the exp of the difference of their logarithms. For "
+        "each token there are two products, that of the advantage with the ratio and that with "
+        "the clipped ratio; the smaller one counts. The loss is minus its mean.",
+        "Advantages are (B,) and tokens (B, T): give them a last dimension of one. `clamp` and "
+        "`torch.minimum` do the rest. Then the mean: multiply by the mask, sum over everything, "
+        "divide once by the number of real tokens of the whole batch. Let the gradient flow: no "
+        "detach, no item. Right after sampling each real token's gradient is −A / N.",
+    ),
     "bonus": (
         "What do you want to read that the sentiment alone does not ask for? How would you count "
         "it in a text?",

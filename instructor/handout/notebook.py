@@ -128,7 +128,7 @@ import kl_lab
 from engine.course.student import load_rewards, rewards_file
 from engine.model.loading import load_model
 from engine.options import PRESETS
-from grpo_from_scratch import WORDS, group_advantages, train_toy
+from grpo_from_scratch import WORDS, Held, train_toy
 from sentiment import get_sentiment_scores, get_star_probs, load_sentiment_model
 
 MODEL = PRESETS[PRESET]["model_name"]
@@ -227,7 +227,8 @@ for i, (name, shape) in enumerate(shapes.items()):
     curve = shape(scores) - shape(scores).min()
     curves.plot(scores, curve / curve.max(), label=name, linestyle="--" if i == 1 else "-")
     style = dict(marker="x", linestyle="--") if i == 1 else dict(marker="o")
-    advantages.plot(group, group_advantages(shape(group), len(group)), label=name, **style)
+    rewards = shape(group)
+    advantages.plot(group, (rewards - rewards.mean()) / rewards.std(), label=name, **style)
 curves.set(xlabel="sentiment score", ylabel="reward, scaled to [0, 1]", title="Reward of a score")
 advantages.set(xlabel="sentiment score", ylabel="(reward − mean) / standard deviation")
 advantages.set(title="Advantage in a group of eight completions")
@@ -340,14 +341,62 @@ kl_lab.penalties(own)
 kl_lab.places(own)
 
 # %% [markdown]
-# ## GRPO in thirty lines
+# ## Exercise 4: GRPO itself
 #
-# `grpo_from_scratch.py` holds the whole algorithm for a policy over six words. Read it: the two functions at its top are all the mathematics that TRL applies to GPT-2 below (a test compares them). Without a penalty the policy ends with the best-paid word alone. With one, it ends near $q \propto p \cdot \exp(\text{reward} / c)$, where $c$ is the coefficient.
+# A reward is not yet a step. What turns eight rewards into a step of the policy is GRPO, and it is
+# short:
+#
+# ```
+#            the policy         exercises 1 to 3         4a              4b
+# prompt ──→ 8 completions ──→ 8 rewards        ──→ 8 advantages ──→ one loss ──→ a step
+#                              score − penalty       within the group   and its gradient
+# ```
+#
+# **Exercise 4a**, `group_advantages`: how much better than its group each completion did.
+#
+# {hints 4a}
 # %%
-figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
-for panel, kl_coef in zip(panels, (0.0, 0.3)):
-    panel.plot(train_toy(kl_coef=kl_coef))
-    panel.set(xlabel="step", title=f"KL penalty of strength {kl_coef}" if kl_coef else "No penalty")
-    panel.legend(WORDS, title="word")
-panels[0].set(ylabel="probability of a word")
-plt.show()
+with exercise():
+    rewards = torch.tensor([0.1, 0.5, 0.9, 0.90, 0.91, 0.92, 0.4, 0.4, 0.4])
+    advantages = torch.as_tensor(mine().group_advantages(rewards, 3))
+    for group, values in zip(rewards.view(-1, 3).tolist(), advantages.view(-1, 3).tolist()):
+        print("rewards", [f"{x:.2f}" for x in group], "advantages", [f"{x:+.2f}" for x in values])
+
+# %% [markdown]
+# **Exercise 4b**, `policy_loss`: the clipped loss of a batch. The cell draws yours for a single
+# token against its ratio $\rho$. A flat piece has no gradient: there the token is let go. On which
+# side, and for which advantage?
+#
+# {hints 4b}
+# %%
+with exercise():
+    loss = mine().policy_loss
+    ratios = torch.linspace(0.5, 1.5, 101)
+    one = torch.ones(1, 1).bool()
+    for advantage in (1.0, -1.0):
+        told = (torch.zeros(1, 1), torch.tensor([advantage]), one)
+        losses = [float(loss(ratio.log().view(1, 1), *told)) for ratio in ratios]
+        plt.plot(
+            ratios, losses, "-" if advantage > 0 else "--", label=f"advantage {advantage:+.0f}"
+        )
+    plt.axvspan(0.8, 1.2, alpha=0.1)
+    plt.xlabel("ratio: how likely the token is now, compared with when it was sampled")
+    plt.ylabel("loss")
+    plt.legend()
+    plt.show()
+
+# %% [markdown]
+# With these two functions `grpo_from_scratch.py` trains a policy over six words. Without a penalty it
+# ends with the best-paid word alone. With one it ends near $q \propto p \cdot \exp(\text{reward} / c)$,
+# where $c$ is the coefficient. A test compares them with TRL, and `python train.py --preset tiny
+# --own_grpo` trains GPT-2 with them.
+# %%
+with exercise():
+    figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
+    for panel, kl_coef in zip(panels, (0.0, 0.3)):
+        panel.plot(train_toy(mine(), Held(kl_coef=kl_coef)))
+        title = f"KL penalty of strength {kl_coef}" if kl_coef else "No penalty"
+        panel.set(xlabel="step", title=title)
+        panel.legend(WORDS, title="word")
+    panels[0].set(ylabel="probability of a word")
+    plt.show()

@@ -26,7 +26,7 @@ GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git|/)?")
 TIMES = {  # seconds that the cells below a heading take; `--execute` prints them
     "Exercise 2: shaping": 1,
     "Exercise 3: staying close to the reference": 2,
-    "GRPO in thirty lines": 1,
+    "Exercise 4: GRPO itself": 1,
     "Before training": 2,
     "Training": 139,
     "Comparing": 23,

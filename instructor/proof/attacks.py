@@ -200,20 +200,57 @@ def known_files():
     yield "the solution", SOLUTION.encode(), all_of("all")
     yield "the template", TEMPLATE.encode(), all_of("none")
     wrong = (
-        ("wrong sign", "wrong sign", "off by one", "wrong sign"),
-        ("the other penalty", "linear", "mean for sum", "pays for length"),
-        ("mean over real tokens", "ignores the temperature", "with the prompt", "the score itself"),
-        ("missing kl_coef", "multiplies", "negative", "blind to the score"),
-        ("ignored mask", "forgets the - 1", "base two", "scaled and shifted"),
-        ("a value, r log r", "divides outside", "raw logits", "fails on empty text"),
+        ("wrong sign", "wrong sign", "off by one", "wrong sign", "sign", "sign"),
+        (
+            "the other penalty",
+            "linear",
+            "mean for sum",
+            "pays for length",
+            "undivided",
+            "mean of means",
+        ),
+        (
+            "mean over real tokens",
+            "ignores the temperature",
+            "with the prompt",
+            "the score itself",
+            "biased deviation",
+            "no clip",
+        ),
+        (
+            "missing kl_coef",
+            "multiplies",
+            "negative",
+            "blind to the score",
+            "own sample left out",
+            "mask forgotten",
+        ),
+        (
+            "ignored mask",
+            "forgets the - 1",
+            "base two",
+            "scaled and shifted",
+            "groups across",
+            "the clipped term alone",
+        ),
+        (
+            "a value, r log r",
+            "divides outside",
+            "raw logits",
+            "fails on empty text",
+            "0 / 0",
+            "ratio of sums",
+        ),
     )
-    for penalty, exponential, log_probs, shaped in wrong:
+    for penalty, exponential, log_probs, shaped, advantages, loss in wrong:
         bodies = {
             "shaped_reward_exponential": exponential,
             "shaped_reward": shaped,
             "compute_ref_log_probs": log_probs,
             "kl_penalty_forward": penalty,
             "kl_penalty_backward": penalty,
+            "group_advantages": advantages,
+            "policy_loss": loss,
         }
         source = with_bodies(**{name: WRONG[name][title] for name, title in bodies.items()})
         yield ", ".join(dict.fromkeys(bodies.values())), source.encode(), all_of("less")

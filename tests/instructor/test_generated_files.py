@@ -11,7 +11,7 @@ def test_student_file_is_generated_from_the_solution():
     solution = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
     student = (ROOT / "rewards.py").read_text(encoding="utf-8")
     assert student == student_text(solution)
-    assert student.count("raise NotImplementedError") == 6
+    assert student.count("raise NotImplementedError") == 8
     assert "SOLUTION" not in student
 
 

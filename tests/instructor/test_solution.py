@@ -7,7 +7,6 @@ import sys
 import pytest
 import torch
 
-import grpo_from_scratch
 import rewards_solution
 import sentiment
 from engine.common import ROOT
@@ -45,10 +44,24 @@ def test_exponential_shaping_by_hand(monkeypatch):
     assert shaped == pytest.approx([0.0, 1.7182818285, 6.3890560989], abs=1e-9)  # exp(2 s) − 1
 
 
+def test_advantages_by_hand():
+    got = rewards_solution.group_advantages(torch.tensor([1.0, 2.0, 3.0, 7.0, 7.0, 7.0]), 3)
+    # mean 2, deviation 1 with n − 1, plus 1e-4; a group of equals teaches nothing
+    assert got.tolist() == pytest.approx([-1 / 1.0001, 0, 1 / 1.0001, 0, 0, 0], abs=1e-6)
+
+
+def test_loss_by_hand():
+    old = torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()
+    new = torch.tensor([[0.75, 0.5], [0.3, 0.6]]).log()
+    mask = torch.tensor([[True, True], [True, False]])
+    # gains: min(1.5 · 1, 1.2 · 1), min(1, 1), min(0.6 · −1, 0.8 · −1); over three real tokens
+    got = rewards_solution.policy_loss(new, old, torch.tensor([1.0, -1.0]), mask)
+    assert got.item() == pytest.approx(-(1.2 + 1.0 - 0.8) / 3, abs=1e-6)
+
+
 MODULES = (
     rewards_solution,
     sentiment,
-    grpo_from_scratch,
     metrics,
     optimum,
     gradebook,
@@ -64,5 +77,5 @@ def test_docstring_examples(classifier):
 
 def test_the_checklist_of_the_solution_is_all_done(capsys):
     print_checklist(ROOT / "rewards_solution.py")
-    lines = capsys.readouterr().out.splitlines()[:7]
+    lines = capsys.readouterr().out.splitlines()[:9]
     assert all(line.startswith("done ") for line in lines)

@@ -23,7 +23,7 @@ from instructor.grading.submission import GraderError
 from instructor.grading.written import answers_by_heading, read_points
 from instructor.handout.answer_sheet import answer_key, questions, sheet
 
-HEADINGS = ["1", "2a", "2b", "3a", "3b", "3c", *(f"Analysis {i}" for i in range(1, 6))]
+HEADINGS = ["1", "2a", "2b", "3a", "3b", "3c", "4a", "4b", *(f"Analysis {i}" for i in range(1, 6))]
 
 
 def test_every_question_has_a_heading_a_key_and_points():
@@ -161,7 +161,7 @@ def test_points_of_answers_enter_every_book(course):
     write_all(args, results, *rest)
     with open(args.out / "grades.csv", newline="", encoding="utf-8") as file:
         grades = {row["student"]: row for row in csv.DictReader(file)}
-    assert grades["Ann <b>"]["score"] == "101.5" and grades["Ann <b>"]["max"] == "122"
+    assert grades["Ann <b>"]["score"] == "101.5" and grades["Ann <b>"]["max"] == "126"
     assert grades["Ann <b>"]["answer 3b"] == "1.5" and grades["'=Bob"]["answer 3b"] == "0"
     roster = (args.out / "roster.csv").read_text()
     assert '"Ann <b>","101.5"' in roster and '"\'=Bob","100"' in roster

@@ -91,7 +91,7 @@ def test_checklist_says_what_is_done(capsys, unsolved):
     *lines, _, tests, hints = capsys.readouterr().out.splitlines()
     assert tests.endswith("python -m pytest --student")
     assert hints.endswith("python rewards.py --hint 3b")
-    assert [line[:5].strip() for line in lines] == ["done"] + ["to do"] * 6
+    assert [line[:5].strip() for line in lines] == ["done"] + ["to do"] * 8
     assert "Exercise 3b" in lines[4] and "kl_penalty_forward" in lines[4]
 
 

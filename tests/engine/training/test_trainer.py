@@ -19,6 +19,7 @@ OWN = {"rollout", "reward", "make_batch", "_credited", "_spread", "whole_weights
 OVERRIDDEN = {
     "__init__",
     "create_model_card",
+    "_compute_loss",
     "_generate_and_score_completions",
     "_get_per_token_logps_and_entropies",
     "_tokenize_prompts",
@@ -33,6 +34,9 @@ def test_what_is_overridden_is_there_and_nothing_else_is():
     assert all(hasattr(GRPOTrainer, name) for name in OVERRIDDEN)
     scored = inspect.signature(GRPOTrainer._generate_and_score_completions).parameters
     assert list(scored) == ["self", "inputs"]
+    assert list(inspect.signature(GRPOTrainer._compute_loss).parameters) == [
+        *("self", "model", "inputs")
+    ]
     asked = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     assert list(asked)[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
     assert "create_model_card" in inspect.getsource(GRPOTrainer._save_checkpoint)
@@ -45,7 +49,7 @@ def test_no_attribute_of_the_trainer_collides_with_one_of_the_library():
         "options",
         "models",
         "prompt_ids",
-        "reward_batch",
+        "functions",
         "sharded",
         "kl_control",
         "batch",
@@ -155,3 +159,99 @@ def test_a_wrapper_of_several_processes_sees_the_pass_and_its_gradients(small_gp
     want, _, _ = trainer._get_per_token_logps_and_entropies(small_gpt2, *asked)
     assert wrapper.passes == 1 and got.equal(want)
     assert small_gpt2(ids).logits.shape == (1, 5, 11)  # its own forward is there again
+
+
+@pytest.fixture
+def grpo_run(tmp_path, classifier, monkeypatch):
+    """Two small steps with some options; the trainer."""
+    import data
+    import train
+
+    monkeypatch.setattr(data, "VALIDATION_PROMPTS", data.VALIDATION_PROMPTS[:2])
+
+    def run(name, **options):
+        return train.train(
+            preset="tiny",
+            max_steps=2,
+            eval_steps=2,
+            batch_size=8,
+            num_generations=4,
+            max_completion_length=8,
+            output_dir=str(tmp_path / name),
+            **options,
+        )
+
+    return run
+
+
+def test_own_grpo_is_the_run_of_trl(grpo_run, solution):
+    """With the functions of the solution: loss and gradient of each step, and the weights."""
+    solved = {"use_solution": True} if "solution" in solution.__name__ else {}
+    (
+        solution.group_advantages(torch.zeros(2), 2),
+        solution.policy_loss(  # or skip: to do
+            *torch.zeros(2, 1, 1), torch.zeros(1), torch.ones(1, 1).bool()
+        ),
+    )
+    one, other = grpo_run("trl", **solved), grpo_run("own", own_grpo=True, **solved)
+    for kind in ("loss", "grad_norm", "reward", "entropy"):
+        steps = [
+            [row[kind] for row in trainer.state.log_history if kind in row]
+            for trainer in (one, other)
+        ]
+        assert len(steps[0]) == 2 and steps[1] == pytest.approx(steps[0], abs=1e-5)
+    for a, b in zip(one.model.parameters(), other.model.parameters()):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)
+
+
+WRONG_GRPO = {  # what policy_loss returns -> the line that ends the run before it begins
+    "0.5": "policy_loss returned 0.5; expected a tensor of one number",
+    "-log_probs": "shape (2, 3); expected one number for the whole batch",
+    "torch.tensor(1.0)": "without a gradient",
+    "log_probs.sum() * float('nan')": "policy_loss returned nan; expected a finite number",
+}
+
+
+@pytest.mark.parametrize("returned", WRONG_GRPO)
+def test_a_loss_that_no_step_can_use_is_one_line(tmp_path, returned):
+    from engine.common import UserError
+    from engine.course.student import load_rewards
+    from reward_utils import check_exercises
+
+    path = tmp_path / "rewards.py"
+    path.write_text(
+        "import torch\n"
+        "def sentiment_reward(completions, **kwargs): return [0.0, 1.0]\n"
+        "def group_advantages(rewards, group_size): return rewards - rewards.mean()\n"
+        "def policy_loss(log_probs, old_log_probs, advantages, mask, epsilon=0.2):\n"
+        f"    return {returned}\n"
+    )
+    options = resolve_options({"own_grpo": True})
+    with pytest.raises(UserError) as error:
+        check_exercises(load_rewards(path), options)
+    assert WRONG_GRPO[returned] in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"own_grpo": True, "beta": 0.1},
+        {"own_grpo": True, "credit": "prefix"},
+        {"own_grpo": True, "loss_type": "grpo"},
+        {"credit": "prefix", "scale_rewards": "none"},
+    ],
+)
+def test_an_option_that_would_not_be_heeded_is_refused(given):
+    from engine.common import UserError
+
+    with pytest.raises(UserError, match="leave"):
+        resolve_options(given)
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo"])
+def test_loss_type_and_scale_reach_trl(grpo_run, kind):
+    trainer = grpo_run(kind, loss_type=kind, scale_rewards="none")
+    assert trainer.loss_type == kind and trainer.scale_rewards == "none"
+    rewards = trainer.batch.reward.view(-1, 4)
+    want = (rewards - rewards.mean(1, keepdim=True)).flatten()
+    torch.testing.assert_close(trainer.batch.advantages, want, atol=1e-6, rtol=0)

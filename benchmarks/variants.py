@@ -1,0 +1,105 @@
+"""What the variants of GRPO change on the bundled models: a table and a picture, three seeds each.
+
+    python benchmarks/variants.py             # all; continues where it stopped
+    python benchmarks/variants.py --seeds 0
+
+Every run is `train.py --preset tiny --kl_type forward` with the flags of its row. Runs lie in
+`outputs/variants/`. Writes the table into `docs/grpo.md` and `docs/variants.png`.
+"""
+
+import os
+import statistics
+from pathlib import Path
+
+from starting import SOLUTION, make_parser, one_line_errors, train_and_compare
+
+from engine.common import ROOT, write_whole
+from engine.options import at_least
+
+RUNS = ROOT / "outputs" / "variants"
+VARIANTS = {
+    "as it is": [],
+    "mean of each text's mean": ["--loss_type", "grpo"],
+    "constant length": ["--loss_type", "dr_grpo"],
+    "undivided": ["--scale_rewards", "none"],
+    "deviation of the batch": ["--scale_rewards", "batch"],
+    "Dr. GRPO": ["--loss_type", "dr_grpo", "--scale_rewards", "none"],
+    "groups of 2": ["--num_generations", "2"],
+    "groups of 4": ["--num_generations", "4"],
+    "groups of 16": ["--num_generations", "16"],
+}
+COLUMNS = ("sentiment", "KL nats", "needed", "sideways", "judge")
+BEGIN = "<!-- benchmarks/variants.py writes this table -->"
+END = "<!-- end of the table -->"
+
+
+def figures(run: dict) -> list[float]:
+    """The COLUMNS of a run, from what `evaluate.py compare --json` told of it."""
+    trained, nats = run["trained"], run["nats"]
+    needed, sideways = (
+        (nats[name] or {}).get("mean", float("nan")) for name in ("needed", "sideways")
+    )
+    return [
+        trained["sentiment"]["mean"],
+        trained["kl"]["mean"],
+        needed,
+        sideways,
+        trained["judge"]["mean"],
+    ]
+
+
+def spread(values: list[float]) -> str:
+    """The mean of some seeds, and their standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.2f}{deviation}"
+
+
+def table(found: dict[str, list[list[float]]]) -> str:
+    """Markdown: a row for each variant, from the figures of its seeds."""
+    lines = [f"| variant | flags | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    for name, runs in found.items():
+        flags = f"`{' '.join(VARIANTS[name])}`" if VARIANTS[name] else ""
+        lines.append(f"| {name} | {flags} | {' | '.join(map(spread, map(list, zip(*runs))))} |")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, list[list[float]]], path: Path) -> None:
+    """Sentiment against the nats that went sideways: a point for each seed."""
+    import matplotlib.pyplot as plt
+
+    from engine.pages.report import save_figure
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for marker, (name, runs) in zip("osD^v<>Px", found.items()):
+        sentiment, _, _, sideways, _ = zip(*runs)
+        axes.plot(sideways, sentiment, marker, label=name, alpha=0.8)
+    axes.set(xlabel="nats that went sideways", ylabel="sentiment")
+    axes.set_title("Variants of GRPO: each point is a seed; up and left is better")
+    axes.legend(fontsize=9)
+    save_figure(figure, path)
+
+
+def main(argv=None):
+    parser = make_parser(__doc__)
+    parser.add_argument(
+        "--seeds", type=at_least(0, int), nargs="+", default=[0, 1, 2], help="default 0 1 2"
+    )
+    args = parser.parse_args(argv)
+    found: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
+    with one_line_errors(parser.prog):
+        for seed in args.seeds:
+            for name, flags in VARIANTS.items():
+                print(f"{name}, seed {seed}", flush=True)
+                folder = RUNS / f"{'-'.join(flags).replace('--', '') or 'default'}-{seed}"
+                flags = ["--kl_type", "forward", *flags, *SOLUTION, "--seed", seed]
+                found[name].append(figures(train_and_compare(folder, flags, os.cpu_count())))
+        draw(found, ROOT / "docs" / "variants.png")
+        page = ROOT / "docs" / "grpo.md"
+        above, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        below = rest.partition(END)[2]
+        write_whole(page, f"{above}{BEGIN}\n{table(found)}\n{END}{below}")
+        print(f"{table(found)}\nWrote {page} and variants.png beside it")
+
+
+if __name__ == "__main__":
+    main()
