@@ -38,6 +38,7 @@ from engine.measuring.optimum import (
     OPTIMUM,
     SAMPLES,
     Optimum,
+    best_of_samples,
     known_optimum,
     sample_optimum,
     settings_of,
@@ -363,6 +364,9 @@ def _compare(args):
         kl_coef = asked_kl_coef(read_manifest(run)["options"]) if folders else None
         estimates["nats"] = best.paid(comparison["trained"]["samples"], kl_coef)
         tables.print_nats(estimates, best, kl_coef)
+    sides = ("base", "trained")
+    estimates["best_of_n"] = {k: best_of_samples(comparison[k]["samples"]) for k in sides}
+    tables.print_best_of(estimates["best_of_n"])
     print_comparison_samples(comparison)
     _print_verdict(tables.verdict(estimates))
     if args.plot:

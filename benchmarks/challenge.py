@@ -3,7 +3,7 @@
     python benchmarks/challenge.py --kl_type forward --credit prefix
     python benchmarks/challenge.py --rewards my_rewards.py --kl_type backward --kl_coef 0.2
 
-Trains the bundled models for 60 steps with your rewards.py, or FILE, and with whatever other options
+Trains the bundled models for 60 steps with your rewards.py, or FILE, and whatever other options
 of train.py you give, three times: seeds 0, 1 and 2. Prints what came out, and the line for the
 table of docs/challenge.md. The models, the prompts and the number of texts are the same for all.
 """

@@ -33,6 +33,7 @@ def write_run(folder, steps=(0, 15, 30), samples=3, explore=None, **options):
                 "positive_share": 0.5,
                 "kl": step / 3,
                 "perplexity": 20.0,
+                "entropy": 3.0 - step / 100,
                 "repetition_3": 0.0,
                 "length": 30.0,
             }

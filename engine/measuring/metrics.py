@@ -187,6 +187,13 @@ METRICS = {
         meaning="the same per sampled token",
         kind=mean_per_token("kl"),
     ),
+    "entropy": Metric(
+        title="entropy / token",
+        form="{:.2f}",
+        meaning="nats of choice at each token, E[−log q] of the sampled ones",
+        kind=Ratio(lambda s: (s["ref_nll"] - s["kl"], s["length"])),
+        short="entropy",
+    ),
     "perplexity": Metric(
         title="ref. perplexity",
         form="{:.1f}",

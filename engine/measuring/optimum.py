@@ -34,7 +34,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.common import ROOT, UserError, portable, progress, write_whole
-from engine.measuring.metrics import Estimate, bootstrap, by_prompt
+from engine.measuring.metrics import Estimate, Sample, bootstrap, by_prompt
 
 OPTIMUM = "optimum.json"  # in tiny/ that of the bundled models, in a run's folder that of its base
 SAMPLES = 128  # of each prompt, where nobody says how many
@@ -93,6 +93,31 @@ def tilted_weights(scores, strength):
     exponents = strength * scores
     weights = np.exp(exponents - exponents.max(axis=1, keepdims=True))
     return weights / weights.sum(axis=1, keepdims=True)
+
+
+TRIES = (1, 4, 16)  # samples of a prompt, of which the best is taken
+
+
+def best_of_samples(samples: list[Sample]) -> dict[int, float]:
+    """{n: the sentiment of the best of n samples}, for those of TRIES that there are."""
+    scores = np.array([[s["sentiment"] for s in group] for group in by_prompt(samples).values()])
+    return {n: best_of(scores, n) for n in TRIES if n <= scores.shape[1]}
+
+
+def best_of(scores: np.ndarray, n: int) -> float:
+    """The mean of the best of n samples, over prompts.
+
+    With N samples of a prompt, sorted, the i-th is the best of n drawn without replacement with
+    probability C(i − 1, n − 1) / C(N, n), so that every sample counts.
+
+    Args:
+        scores: (P, N), the samples of each prompt.
+        n: at most N.
+    """
+    ordered = np.sort(scores, axis=1)
+    size = ordered.shape[1]
+    chances = [math.comb(i, n - 1) / math.comb(size, n) for i in range(size)]
+    return float((ordered @ np.array(chances)).mean())
 
 
 @dataclass
@@ -174,9 +199,6 @@ class Optimum:
     def best_of_n(self, counts=(1, 2, 4, 8, 16, 32, 64)):
         """What the reference reaches if each answer is the best of n by reward.
 
-        With N samples of a prompt, sorted, the i-th is the best of n drawn without replacement
-        with probability C(i − 1, n − 1) / C(N, n), so that every sample counts.
-
         Returns:
             List of dicts `n`, `sentiment`, and `kl` in nats: log n − (n − 1) / n, which is exact
             where no single text is likely and no two are worth the same, and a bound elsewhere.
@@ -184,16 +206,11 @@ class Optimum:
         >>> [p["sentiment"] for p in Optimum({}, {"a": [0.0, 0.6]}).best_of_n(counts=(1, 2))]
         [0.3, 0.6]
         """
-        ordered = np.sort(self.table, axis=1)
-        size = ordered.shape[1]
-        points = []
-        for n in counts:
-            if n > size:
-                break
-            chances = [math.comb(i, n - 1) / math.comb(size, n) for i in range(size)]
-            mean = float((ordered @ np.array(chances)).mean())
-            points.append({"n": n, "sentiment": mean, "kl": math.log(n) - (n - 1) / n})
-        return points
+        return [
+            {"n": n, "sentiment": best_of(self.table, n), "kl": math.log(n) - (n - 1) / n}
+            for n in counts
+            if n <= self.table.shape[1]
+        ]
 
     def paid(self, samples, kl_coef=None) -> dict[str, Estimate | None]:
         """What a policy paid its nats for.

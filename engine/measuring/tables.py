@@ -182,6 +182,18 @@ def print_optimum(optimum: Optimum) -> None:
     )
 
 
+def print_best_of(found: dict[str, dict[int, float]]) -> None:
+    """What choosing still gains: {"base", "trained"} of `optimum.best_of_samples`."""
+    rows = ", ".join(
+        f"of {n} {found['base'][n]:.3f} and {found['trained'][n]:.3f}"
+        for n in found["base"]
+        if n > 1
+    )
+    if rows:
+        text = f"\nthe best sample by sentiment, base and trained: {rows}"
+        make_console().print(text, highlight=False)
+
+
 def print_nats(estimates: Estimates, optimum: Optimum, kl_coef: float | None = None) -> None:
     """What the policy paid its nats for, and how far it is from what it was asked for.
 

@@ -26,7 +26,8 @@ from engine.measuring.tables import interval
 from engine.pages.report import PANELS, label
 from engine.pages.token_view import PAGE, TOKEN_STYLE, legend_html
 
-COLUMNS = ("sentiment", "positive_share", "perplexity", "repetition_3", "length", "kl")
+COLUMNS = ("sentiment", "positive_share", "perplexity", "entropy", "repetition_3", "length", "kl")
+CHARTS = (*PANELS, "entropy")
 NATS = {  # of `Optimum.paid` -> the title of its column
     "needed": "of these needed",
     "sideways": "sideways",
@@ -92,9 +93,9 @@ def page_data(runs, optima):
                 "percent": "%" in metric.form,
             }
             for name, metric in METRICS.items()
-            if name in {*PANELS, *COLUMNS, "judge"}
+            if name in {*CHARTS, *COLUMNS, "judge"}
         },
-        "panels": PANELS,
+        "panels": CHARTS,
         "runs": [run_data(run, judge) for run in runs],
         "optima": [
             {"title": title, "curve": optimum.curve(), "points": optimum.best_of_n()}
@@ -109,7 +110,7 @@ def run_data(run: Run, judge: NgramJudge) -> dict:
     samples = [{key: row.get(key) for key in SAMPLE} for row in run["completions"]]
     for sample, score in zip(samples, judge([row["completion"] for row in run["completions"]])):
         sample["judge"] = score
-    figures = ("step", *PANELS)
+    figures = ("step", *CHARTS)
     return {
         "name": run["name"],
         "label": label(run),
@@ -161,6 +162,7 @@ def before_and_after(runs, optima):
 
 def table_row(name, figures, nats):
     """One row of `before_and_after`; `nats` of `paid_by`."""
-    cells = [METRICS[key].form.format(figures[key]) for key in COLUMNS]
+    # The entropy is not there in a run of an older version.
+    cells = [METRICS[key].form.format(figures[key]) if key in figures else "" for key in COLUMNS]
     cells += [interval(nats[key]) if nats.get(key) else "" for key in NATS]
     return f"<tr><td>{html.escape(name)}{''.join(f'<td>{cell}' for cell in cells)}"

@@ -52,6 +52,7 @@ def test_summary_by_hand():
         "positive_words": 0.25,
         "kl": 2.0,
         "kl_per_token": 4 / 6,
+        "entropy": (12 - 4) / 6,  # −log q = −log p − (log q − log p), summed, per token
         "perplexity": math.exp(12 / 6),  # pooled over all six tokens
         "perplexity_median": (math.exp(6 / 2) + math.exp(6 / 4)) / 2,
         "repetition_3": 0.25,  # none, and one of two 111

@@ -7,7 +7,15 @@ from scipy.optimize import brentq
 
 import evaluate
 from engine.common import ROOT, UserError
-from engine.measuring.optimum import MARGIN, Optimum, known_optimum, read_optimum, settings_of, tilt
+from engine.measuring.optimum import (
+    MARGIN,
+    Optimum,
+    best_of_samples,
+    known_optimum,
+    read_optimum,
+    settings_of,
+    tilt,
+)
 
 BASE = settings_of("tiny/gpt2", "tiny/sentiment", 32, 1.0)
 
@@ -182,6 +190,15 @@ def test_best_of_n_is_the_mean_over_all_choices():
         best = [max(chosen) for chosen in combinations(scores, point["n"])]
         assert point["sentiment"] == pytest.approx(sum(best) / len(best), abs=1e-12)
     assert points[0]["kl"] == pytest.approx(0.1931472, abs=1e-6)
+
+
+def test_the_best_of_a_policys_own_samples():
+    rows = [
+        {"prompt": prompt, "sentiment": score}
+        for prompt, scores in {"a": (0.1, 0.2, 0.3, 0.8), "b": (0.5, 0.5, 0.5, 0.9)}.items()
+        for score in scores
+    ]
+    assert best_of_samples(rows) == pytest.approx({1: (1.4 + 2.4) / 8, 4: 0.85}, abs=1e-12)
 
 
 def test_a_file_comes_back_as_it_was(tmp_path):

@@ -279,7 +279,7 @@ def test_samples_sort_and_charts_answer_the_keyboard(said):
     assert said["kept"]  # the focus stays where it was
     assert said["run"] == ["old & plain", "step 15 of 30"]
     assert said["old"][0] is True and "no explore.jsonl" in said["old"][1]
-    assert (said["charts"], said["paths"], said["dots"]) == (6, 3, 4 * 3 * 3)
+    assert (said["charts"], said["paths"], said["dots"]) == (7, 3, 4 * 3 * 3)
 
 
 @needs_browser
