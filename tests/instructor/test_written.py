@@ -167,7 +167,7 @@ def test_points_of_answers_enter_every_book(course):
     assert '"Ann <b>","101.5"' in roster and '"\'=Bob","100"' in roster
     (page,) = (args.out / "feedback").glob("Ann*.md")
     text = page.read_text(encoding="utf-8")
-    assert "**101.5 of 122 points**" in text and "| 3b | 1.5 of 2 |" in text
+    assert "**101.5 of 126 points**" in text and "| 3b | 1.5 of 2 |" in text
     assert r"3b: \*why\* so?" in text
     (page,) = (args.out / "results").glob("Ann*.json")
     tests = json.loads(page.read_text(encoding="utf-8"))
