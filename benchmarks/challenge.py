@@ -8,12 +8,13 @@ of train.py you give, three times: seeds 0, 1 and 2. Prints what came out, and t
 table of docs/challenge.md. The models, the prompts and the number of texts are the same for all.
 """
 
+import math
 import os
 import shlex
 import statistics
 from pathlib import Path
 
-from starting import make_parser, one_line_errors, train_and_compare
+from starting import make_parser, means, one_line_errors, train_and_compare
 
 from engine.common import UserError
 
@@ -34,22 +35,11 @@ def require_fair(flags: list[str]) -> None:
             raise UserError(f"--{name} is the same for all; leave it out.")
 
 
-def figures(run: dict) -> list[float]:
-    """The COLUMNS of a run, from what `evaluate.py compare --json` told of it.
-
-    Raises:
-        UserError: the sentiment is higher than the base model's samples can tell of.
-    """
-    trained, nats = run["trained"], run["nats"]
-    if not nats["sideways"]:
-        raise UserError("the sentiment is too high to tell what it needs: hold the policy more.")
-    paid = [nats[name]["mean"] for name in ("needed", "sideways")]
-    return [trained["sentiment"]["mean"], *paid, trained["judge"]["mean"]]
-
-
-def verdict(means: list[float]) -> str:
-    """Whether the means of COLUMNS enter the table."""
-    if means[0] < SENTIMENT:
+def verdict(figures: list[float]) -> str:
+    """Whether the mean COLUMNS of three seeds enter the table."""
+    if any(map(math.isnan, figures)):
+        return "not yet: what such a sentiment needs cannot be told; hold the policy more"
+    if figures[0] < SENTIMENT:
         return f"not yet: the sentiment is below {SENTIMENT:.2f}"
     return "it counts"
 
@@ -68,14 +58,13 @@ def main(argv=None):
             folder = args.out / f"seed-{seed}"
             if folder.exists():
                 raise UserError(f"{folder} exists: choose another --out, or remove it.")
-            runs.append(
-                figures(train_and_compare(folder, [*flags, "--seed", seed], os.cpu_count()))
-            )
+            run = train_and_compare(folder, [*flags, "--seed", seed], os.cpu_count())
+            runs.append(means(run, COLUMNS))
             told = ", ".join(f"{name} {x:.3f}" for name, x in zip(COLUMNS, runs[-1]))
             print(f"seed {seed}: {told}", flush=True)
-        means = [statistics.fmean(column) for column in zip(*runs)]
-        cells = [f"{x:.3f}" for x in means]
-        print(f"\n{verdict(means)}; the line for docs/challenge.md:")
+        figures = [statistics.fmean(column) for column in zip(*runs)]
+        cells = [f"{x:.3f}" for x in figures]
+        print(f"\n{verdict(figures)}; the line for docs/challenge.md:")
         print(f"| {args.name} | {' | '.join(cells)} | `{shlex.join(flags)}` |")
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -77,3 +78,13 @@ def train_and_compare(folder: Path, flags: Sequence[object], threads: int | None
         table = run_program("evaluate.py", "compare", *files, threads=threads)
         write_whole(folder / "compare.txt", table)
     return json.loads(figures.read_text(encoding="utf-8"))
+
+
+def means(run: dict, names: Sequence[str]) -> list[float]:
+    """Figures of a trained model, from what `train_and_compare` returns.
+
+    Args:
+        names: of metrics, or of `Optimum.paid`: nan where the samples of the base cannot tell.
+    """
+    found = run["trained"] | {k: v or {"mean": math.nan} for k, v in run["nats"].items()}
+    return [found[name]["mean"] for name in names]

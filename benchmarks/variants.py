@@ -11,7 +11,7 @@ import os
 import statistics
 from pathlib import Path
 
-from starting import SOLUTION, make_parser, one_line_errors, train_and_compare
+from starting import SOLUTION, make_parser, means, one_line_errors, train_and_compare
 
 from engine.common import ROOT, write_whole
 from engine.options import at_least
@@ -28,24 +28,9 @@ VARIANTS = {
     "groups of 4": ["--num_generations", "4"],
     "groups of 16": ["--num_generations", "16"],
 }
-COLUMNS = ("sentiment", "KL nats", "needed", "sideways", "judge")
+COLUMNS = ("sentiment", "kl", "needed", "sideways", "judge")
 BEGIN = "<!-- benchmarks/variants.py writes this table -->"
 END = "<!-- end of the table -->"
-
-
-def figures(run: dict) -> list[float]:
-    """The COLUMNS of a run, from what `evaluate.py compare --json` told of it."""
-    trained, nats = run["trained"], run["nats"]
-    needed, sideways = (
-        (nats[name] or {}).get("mean", float("nan")) for name in ("needed", "sideways")
-    )
-    return [
-        trained["sentiment"]["mean"],
-        trained["kl"]["mean"],
-        needed,
-        sideways,
-        trained["judge"]["mean"],
-    ]
 
 
 def spread(values: list[float]) -> str:
@@ -92,7 +77,7 @@ def main(argv=None):
                 print(f"{name}, seed {seed}", flush=True)
                 folder = RUNS / f"{'-'.join(flags).replace('--', '') or 'default'}-{seed}"
                 flags = ["--kl_type", "forward", *flags, *SOLUTION, "--seed", seed]
-                found[name].append(figures(train_and_compare(folder, flags, os.cpu_count())))
+                found[name].append(means(train_and_compare(folder, flags, os.cpu_count()), COLUMNS))
         draw(found, ROOT / "docs" / "variants.png")
         page = ROOT / "docs" / "grpo.md"
         above, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)

@@ -300,3 +300,47 @@ def test_the_table_of_optimal_hacking(program):
     assert lines[2].startswith("| 0 | 0.500 (0.500–0.500) | 0.400 (0.400–0.400) |")
     assert lines[4].startswith("| 0.5 | 0.700 (0.700–0.700) | 0.550 (0.500–0.600) |")
     assert len(lines) == 2 + 4  # 0, 0.25, 0.5 and 1: the samples tell no more
+
+
+RUN = {
+    "trained": {"sentiment": {"mean": 0.82}, "kl": {"mean": 1.2}, "judge": {"mean": 0.7}},
+    "nats": {"needed": {"mean": 0.7}, "sideways": {"mean": 0.5}, "to_optimum": None},
+}
+
+
+def test_figures_of_a_run(program):
+    means = program("starting").means
+    assert means(RUN, ("sentiment", "sideways", "judge")) == [0.82, 0.5, 0.7]
+    assert math.isnan(means(RUN, ("to_optimum",))[0])
+
+
+def test_the_table_of_variants(program):
+    variants = program("variants")
+    found = {"as it is": [[0.8, 1.5, 0.6, 0.9, 0.7], [0.82, 1.7, 0.7, 1.0, 0.7]]}
+    assert variants.table(found).splitlines()[2] == (
+        "| as it is |  | 0.81 ± 0.01 | 1.60 ± 0.14 | 0.65 ± 0.07 | 0.95 ± 0.07 | 0.70 ± 0.00 |"
+    )
+
+
+def test_the_challenge_says_what_counts(program, monkeypatch, tmp_path, capsys):
+    challenge = program("challenge")
+    asked = []
+
+    def pretend(folder, flags, threads):
+        asked.append(flags)
+        return RUN
+
+    monkeypatch.setattr(challenge, "train_and_compare", pretend)
+    challenge.main(["--name", "Ann", "--out", str(tmp_path / "x"), "--kl_type", "forward"])
+    assert asked == [["--kl_type", "forward", "--seed", seed] for seed in (0, 1, 2)]
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("it counts")
+    assert said[-1] == "| Ann | 0.820 | 0.700 | 0.500 | 0.700 | `--kl_type forward` |"
+    assert challenge.verdict([0.79, 0.5, 0.5, 0.7]).startswith("not yet: the sentiment")
+    assert challenge.verdict([0.99, math.nan, math.nan, 0.7]).startswith("not yet: what such")
+    for words in (["--seed", "3"], ["--max_steps=100"], ["--prompts", "mine.txt"]):
+        with pytest.raises(SystemExit, match="is the same for all"):
+            challenge.main(words)
+    (tmp_path / "x" / "seed-0").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="exists: choose another --out"):
+        challenge.main(["--out", str(tmp_path / "x")])
