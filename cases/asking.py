@@ -142,7 +142,7 @@ def show(value):
     if isinstance(value, torch.Tensor) or hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value + 0.0:.4g}"  # no "-0"
     if isinstance(value, (list, tuple)):
         shown = ", ".join(show(v) for v in value[:6])
         return f"[{shown}{', …' if len(value) > 6 else ''}]"

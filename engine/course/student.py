@@ -254,7 +254,10 @@ def check_loss(loss: Any, log_probs: torch.Tensor) -> torch.Tensor:
         UserError: it is something else, or no finite number.
     """
     if not isinstance(loss, torch.Tensor):
-        raise UserError(f"policy_loss returned {shown(loss)}; expected a tensor of one number.")
+        raise UserError(
+            f"policy_loss returned {shown(loss)}; expected a tensor of one number, which carries "
+            "the gradient: no item(), no float()."
+        )
     if loss.numel() != 1:
         raise UserError(
             f"policy_loss returned a tensor of shape {tuple(loss.shape)}; expected one number for "
