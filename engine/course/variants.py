@@ -1,8 +1,8 @@
 """The variants of GRPO as figures: what each makes of the gradient, on policies over a few texts.
 
-So few that all groups can be listed: an expectation is a sum over them, nothing is sampled (but in
-`follow_rollouts`). G is the size of a group, J the mean reward of the policy; float64. `grpo_lab.py`
-shows what they find.
+So few that all groups can be listed: an expectation is a sum over them, and only `follow_rollouts`
+samples. G is the size of a group, J the mean reward of the policy; numbers are float64.
+`grpo_lab.py` shows what they find.
 """
 
 import itertools
@@ -23,6 +23,7 @@ Advantages = Callable[[Tensor, int], Tensor]  # (rewards, (B,); G) -> (B,), as `
 Loss = Callable[..., Tensor]  # as `policy_loss`
 ALMOST_0 = 1e-4  # what TRL adds to a deviation before it divides
 BATCH = 64  # texts of a step
+FUNCTIONS = ("group_advantages", "policy_loss")  # of exercise 4
 
 
 class Toy(NamedTuple):
@@ -35,6 +36,15 @@ class Toy(NamedTuple):
     def above_mean(self) -> Tensor:
         """reward − J of each text, (K,): the advantage that policy gradients are about."""
         return self.rewards - self.policy @ self.rewards
+
+
+def prompt(right: float) -> Toy:
+    """A prompt with two answers, a wrong one that earns 0 and a right one that earns 1.
+
+    Args:
+        right: share of the right one.
+    """
+    return Toy(torch.tensor([1 - right, right], dtype=torch.float64), torch.arange(2).double())
 
 
 class Own(NamedTuple):
@@ -50,7 +60,7 @@ def own_grpo(rewards: ModuleType) -> Own:
 
     def advantages(values, size):
         answer = called.group_advantages(values, size)
-        checked = check_rewards(answer, [f"number {i}" for i in range(len(values))], ADVANTAGES)
+        checked = check_rewards(answer, [f"number {i}" for i in range(len(values))], FUNCTIONS[0])
         return (answer if isinstance(answer, Tensor) else checked).double()
 
     def loss(log_probs, *others, **more):
@@ -63,9 +73,6 @@ def own_grpo(rewards: ModuleType) -> Own:
         if is_written(loss, zeros, zeros.detach(), torch.tensor([1.0, -1.0]), zeros == 0)
         else None,
     )
-
-
-ADVANTAGES = "group_advantages"
 
 
 def is_written(function: Callable, *arguments) -> bool:
@@ -207,7 +214,7 @@ def signal_by_batch(toy: Toy, size: int, batch: int = BATCH) -> Signal:
 
 
 def _shape(*largest: int) -> tuple[int, ...]:
-    """The shape of a grid from 0 to `largest`, at least: a Fourier transform likes small factors."""
+    """Of a grid from 0 to `largest` or a little more: Fourier transforms like small factors."""
     return tuple((x // 36 + 1) * 36 for x in largest)
 
 
@@ -215,6 +222,29 @@ def _grid(at: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Values added up at their places, (2, N), in a grid of zeros."""
     grid = torch.zeros(shape, dtype=torch.float64)
     return grid.index_put_((at[0], at[1]), values, accumulate=True)
+
+
+SIZES = (2, 4, 8, 16)  # of a group
+GRPO = "group_advantages (GRPO)"
+
+
+def compare_signals(toy: Toy, own: Advantages | None) -> dict[str, list[Signal]]:
+    """The signal of each variant with groups of each of SIZES."""
+    rules = {
+        "no baseline (REINFORCE)": no_baseline,
+        "mean of the others (RLOO)": leave_one_out,
+        "group's mean (Dr. GRPO)": undivided,
+        "… over the batch's deviation": None,
+        GRPO: own,
+        "J, if it were known": lambda rewards, size: rewards - toy.policy @ toy.rewards,
+    }
+    rows = {}
+    for name, rule in rules.items():
+        if rule:
+            rows[name] = [gradient_signal(toy, size, rule) for size in SIZES]
+        elif name != GRPO:
+            rows[name] = [signal_by_batch(toy, size) for size in SIZES]
+    return rows
 
 
 # Texts of different length. The first token decides which text it will be, so that only its
@@ -270,10 +300,19 @@ def rest_of(toy: LengthToy, batch: int) -> Rest:
 # in N groups, (N, G). In dapo and bnpo it hangs on the tokens of the whole batch.
 TOKEN_WEIGHTS = {
     "grpo": lambda lengths, rest: 1 / lengths / (SIZE + rest.count),
-    "dapo": lambda lengths, rest: (
-        rest.chances / (lengths.sum(1, keepdim=True) + rest.tokens)
-    ).sum(1, keepdim=True),
+    "dapo": lambda lengths, rest: (rest.chances / (lengths.sum(1, keepdim=True) + rest.tokens)).sum(
+        1, keepdim=True
+    ),
     "dr_grpo": lambda lengths, rest: 1 / torch.full_like(lengths, LIMIT) / (SIZE + rest.count),
+}
+
+
+# The loss types, and the texts of a batch; two of them do not hang on the batch.
+LOSSES = {
+    "grpo": ("grpo", SIZE),
+    "dapo, one group": ("dapo", SIZE),
+    "dapo, 64 texts": ("dapo", BATCH),
+    "dr_grpo": ("dr_grpo", SIZE),
 }
 
 
@@ -308,17 +347,26 @@ def own_text_weights(toy: LengthToy, loss: Loss) -> Tensor:
     return _by_text(toy, groups, torch.stack(pushes) * SIZE)
 
 
+def name_of_text(toy: LengthToy, text: int) -> str:
+    verdict = "right" if toy.rewards[text] else "wrong"
+    return f"{verdict}, {toy.lengths[text]:.0f} tokens"
+
+
 class LengthSignal(NamedTuple):
     """What weights of texts make of the gradient."""
 
     cosine: float  # with the gradient of the mean reward
-    tokens: float  # change of the mean length while the mean reward rises by 1, at first
+    tokens: float  # change of the mean length, per 1 of mean reward, at first
+    scaled: Tensor  # (K,), the weights, times what makes them earn as reward − J does
 
 
 def length_signal(toy: LengthToy, weights: Tensor) -> LengthSignal:
+    """The figures of weights, (K,)."""
     moved, exact = toy.gradient_of(weights), toy.gradient_of(toy.rewards)
     cosine = torch.cosine_similarity(moved, exact, dim=0).item()
-    return LengthSignal(cosine, (moved @ toy.gradient_of(toy.lengths) / (moved @ exact)).item())
+    earned = moved @ exact
+    tokens = moved @ toy.gradient_of(toy.lengths) / earned
+    return LengthSignal(cosine, tokens.item(), weights * exact.square().sum() / earned)
 
 
 class LengthPath(NamedTuple):
@@ -328,7 +376,9 @@ class LengthPath(NamedTuple):
     length: list[float]  # mean length, tokens
 
 
-def follow_lengths(loss_type: str, right: float = 0.1, until: float = 0.95) -> LengthPath:
+def follow_lengths(
+    loss_type: str, batch: int = SIZE, right: float = 0.1, until: float = 0.95
+) -> LengthPath:
     """The path of a policy by the expected gradient, in steps that earn as much reward each."""
     toy = length_toy(right)
     path = LengthPath([], [])
@@ -337,7 +387,7 @@ def follow_lengths(loss_type: str, right: float = 0.1, until: float = 0.95) -> L
         path.length.append((toy.policy @ toy.lengths).item())
         if path.right[-1] > until:
             return path
-        moved = toy.gradient_of(text_weights(toy, loss_type))
+        moved = toy.gradient_of(text_weights(toy, loss_type, batch))
         step = 0.01 / (moved @ toy.gradient_of(toy.rewards))
         toy = toy._replace(policy=(toy.policy.log() + step * moved).softmax(0))
 
@@ -347,37 +397,57 @@ NO_CLIP = 1e9  # an epsilon that no ratio reaches
 
 
 class Inner(NamedTuple):
-    """How a policy is trained."""
+    """How a policy is trained: one group of SIZE texts in a rollout."""
 
     epsilon: float = 0.2
     steps: int = 8  # with each rollout
     rollouts: int = 30
-    groups: int = 2  # of SIZE texts, in a rollout
     learning_rate: float = 1.0
-    runs: int = 256  # with random numbers of their own
+    runs: int = 1000  # with random numbers of their own
 
 
 def follow_rollouts(own: Own, toy: Toy, inner: Inner) -> Tensor:
-    """The policies of all runs before, between and after the inner steps of each rollout:
-    (rollouts, steps + 1, runs, K)."""
+    """The policies of all runs: (rollouts, steps + 1, runs, K), the first of each rollout being the
+    one that sampled it. Needs both functions of `own`."""
     assert own.advantages and own.loss
     generator = torch.Generator().manual_seed(0)
     logits = toy.policy.log().expand(inner.runs, -1)
-    mask = torch.ones(inner.runs * inner.groups * SIZE, 1, dtype=torch.bool)
+    mask = torch.ones(inner.runs * SIZE, 1, dtype=torch.bool)  # a text is one word
     rollouts = []
     for _ in range(inner.rollouts):
         policies = [logits.softmax(1)]
-        texts = policies[0].multinomial(
-            inner.groups * SIZE, replacement=True, generator=generator
-        )  # (runs, texts)
+        texts = policies[0].multinomial(SIZE, replacement=True, generator=generator)  # (runs, G)
         old = logits.log_softmax(1).gather(1, texts).reshape(-1, 1)
         advantages = own.advantages(toy.rewards[texts].flatten(), SIZE)
         for _ in range(inner.steps):
             logits = logits.detach().requires_grad_()
             log_probs = logits.log_softmax(1).gather(1, texts).reshape(-1, 1)
             loss = own.loss(log_probs, old, advantages, mask, epsilon=inner.epsilon)
-            (gradient,) = torch.autograd.grad(loss * inner.runs, logits)  # each run has its own mean
+            (gradient,) = torch.autograd.grad(loss * inner.runs, logits)  # a mean for each run
             logits = (logits - inner.learning_rate * gradient).detach()
             policies.append(logits.softmax(1))
         rollouts.append(torch.stack(policies))
     return torch.stack(rollouts)
+
+
+class ClipFigures(NamedTuple):
+    """What became of the runs of `follow_rollouts`."""
+
+    ratio: float  # the largest that a loss has seen, in all runs
+    nats: float  # KL(policy after the first rollout ‖ policy that sampled it), mean over runs
+    rewards: list[float]  # J before each rollout and at the end, mean over runs
+    stuck: Tensor  # (runs,) whether a run ends on one text, and not on the best
+
+
+def clip_figures(toy: Toy, policies: Tensor) -> ClipFigures:
+    """The figures of `follow_rollouts`."""
+    ratios = policies / policies[:, :1]
+    nats = torch.xlogy(policies[0, -1], ratios[0, -1]).sum(-1)
+    ends = torch.cat([policies[:, 0], policies[-1:, -1]])  # (rollouts + 1, runs, K)
+    share, likeliest = ends[-1].max(1)
+    return ClipFigures(
+        ratio=ratios[:, :-1].max().item(),  # the loss of a step is that of the policy before it
+        nats=nats.mean().item(),
+        rewards=(ends @ toy.rewards).mean(1).tolist(),
+        stuck=(share > 0.95) & (likeliest != toy.rewards.argmax()),
+    )
