@@ -27,7 +27,8 @@ from engine.pages import lab
 from engine.pages.lab import add_figures, make_table, show
 from grpo_from_scratch import REWARDS, WORDS
 
-SIX_WORDS = Toy(torch.full((6,), 1 / 6, dtype=torch.float64), REWARDS.double())
+# Whole tenths, which float32 does not have.
+SIX_WORDS = Toy(torch.full((6,), 1 / 6, dtype=torch.float64), (10 * REWARDS.double()).round() / 10)
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 RIGHT = 0.25  # of the texts of `length`
 RUNS = 1000  # of `clip`

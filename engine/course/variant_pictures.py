@@ -76,7 +76,7 @@ def draw_lengths(rows: dict[str, LengthSignal]):
     width = 0.8 / len(rows)
     for i, (name, row) in enumerate(rows.items()):
         places = [k + width * i for k in range(len(row.scaled))]
-        pushed.bar(places, row.scaled, width=width, label=name)
+        pushed.bar(places, row.scaled.tolist(), width=width, label=name)
     toy = variants.length_toy(0.5)
     names = [variants.name_of_text(toy, text) for text in range(len(toy.policy))]
     pushed.axhline(0, color="grey", linewidth=0.8)
