@@ -18,12 +18,10 @@ written. q is the policy, p the reference, r = p/q; all values are in nats.
 The figures come from engine/course/experiments.py, the toys from toys.py beside it.
 """
 
-import argparse
 import math
 import sys
-from pathlib import Path
 
-from engine.common import UserError, make_console
+from engine.common import UserError
 from engine.course import toys
 from engine.course.experiments import (
     ESTIMATORS,
@@ -45,7 +43,8 @@ from engine.course.experiments import (
 )
 from engine.course.student import load_rewards, rewards_file
 from engine.course.toys import FORMULAS
-from engine.options import OneLineParser
+from engine.pages import lab
+from engine.pages.lab import add_figures, make_table, show
 
 HOW = {  # the options that hold a policy so, for the keys of toys.HELD_BY
     toys.OF_TEXTS: "--kl_type forward: this is the best possible policy",
@@ -217,27 +216,6 @@ def figures_of_rest(row: Rest) -> list[str]:
     return [f"{row.found.score:.3f}", *figures, factor, f"{row.late:.0%}"]
 
 
-def make_table(title: str, *columns: str):
-    """A table of 80 characters at most, whose first columns are text."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
-
-
-def add_figures(table, *titles: str) -> None:
-    """Columns of numbers."""
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-
-
-def show(what) -> None:
-    make_console().print(what, highlight=False, markup=False)
-
-
 def say_cosine(value: float | None) -> str:
     if value is None:
         return "no pull"
@@ -245,31 +223,9 @@ def say_cosine(value: float | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = OneLineParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "experiment", nargs="?", choices=EXPERIMENTS, help="one of them; without it, all five"
-    )
-    parser.add_argument(
-        "--use_solution", action="store_true", help="show the penalties of rewards_solution.py"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("."),
-        metavar="FOLDER",
-        help="where the pictures kl_lab_EXPERIMENT.png go (default: this folder)",
-    )
-    args = parser.parse_args(argv)
-    from engine.pages.report import save_figure
-
+    args = lab.parse(str(__doc__), EXPERIMENTS, argv)
     own = own_penalties(load_rewards(rewards_file(args.use_solution)))
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name in [args.experiment] if args.experiment else EXPERIMENTS:
-        path = args.out / f"kl_lab_{name}.png"
-        save_figure(EXPERIMENTS[name](own), path)
-        print(f"Picture: {path}\n")
+    lab.run("kl_lab", EXPERIMENTS, args, own)
     for kind in FORMULAS:
         if OWN + kind not in own:
             print(f"{OWN}{kind} is still to do in rewards.py.")

@@ -18,7 +18,7 @@ WITHOUT_TORCH += [
     f"evaluate.py {name}" for name in ("curves", "frontier", "report", "samples", "try")
 ]
 HAS_SOLUTION = rewards_file(use_solution=True).exists()  # a student's copy has none
-COMMANDS = [*WITHOUT_TORCH, "rewards.py", "kl_lab.py", "grpo_from_scratch.py"]
+COMMANDS = [*WITHOUT_TORCH, "rewards.py", "kl_lab.py", "grpo_lab.py", "grpo_from_scratch.py"]
 WRONG = {"benchmarks/ladder.py": "--seeds=-1", "benchmarks/speed.py": "--steps=0"}
 
 # All in one process. It prints, for each line of words: the exit code, stdout, stderr, and whether
@@ -91,6 +91,7 @@ def test_a_console_of_few_characters_ends_no_program(tmp_path, console):
         ["train.py", *TINY.split(), *use, "--prompts", prompts, "--output_dir", run],
         ["train.py", *TINY.split(), *use, "--check", "--output_dir", tmp_path / "none"],
         ["kl_lab.py", "places", *use, "--out", tmp_path],
+        ["grpo_lab.py", "length", *use, "--out", tmp_path],
         ["grpo_from_scratch.py", *use],
         ["evaluate.py", "samples", run],
         ["evaluate.py", "report", run, "--out", tmp_path / "report.html"],

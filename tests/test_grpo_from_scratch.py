@@ -118,39 +118,6 @@ def test_with_beta_it_rests_at_the_coefficient_that_is_beta_times_the_spread(sol
     assert spread < 0.9 * grpo.REWARDS.std(correction=0)
 
 
-def centred(rewards, num_generations):
-    groups = rewards.view(-1, num_generations)
-    return (groups - groups.mean(1, keepdim=True)).flatten()
-
-
-@pytest.mark.parametrize("size", [2, 4, 8])
-def test_the_noise_of_undivided_advantages_is_that_of_a_sample_covariance(size):
-    """A group's gradient is (1 − 1/G) times the sample covariance S of reward and ∇ log q, and
-    Var S = (E[x²y²] − C² · (G − 2)/(G − 1) + E[x²] · E[y²]/(G − 1)) / G, C being its mean."""
-    x = grpo.REWARDS.double() - grpo.REWARDS.double().mean()
-    y = torch.eye(6).double() - 1 / 6  # ∇ log q of each word
-    mean = (x[:, None] * y).mean(0)
-    fourth = (x[:, None] ** 2 * y**2).mean(0).sum()
-    spreads = x.square().mean() * y.square().mean(0).sum()
-    variance = fourth - mean @ mean * (size - 2) / (size - 1) + spreads / (size - 1)
-    found = grpo.gradient_noise(size, advantages=centred)
-    want = (variance / 64).sqrt() / mean.norm()
-    assert found.relative == pytest.approx(want.item(), abs=1e-9)
-    assert found.cosine == pytest.approx(1, abs=1e-9)
-
-
-def test_larger_groups_tell_the_gradient_better(solution):
-    """From 64 words each time. Division by the group's deviation turns it a little."""
-    noises = [
-        grpo.gradient_noise(size, advantages=solution.group_advantages) for size in (2, 4, 8, 16)
-    ]
-    found = [noise.relative for noise in noises]
-    assert found == pytest.approx([0.458, 0.336, 0.279, 0.254], abs=1e-3)
-    assert [noise.cosine for noise in noises] == pytest.approx([0.991, 0.998, 0.999, 1], abs=1e-3)
-    half = grpo.gradient_noise(8, batch_size=128, advantages=solution.group_advantages).relative
-    assert half == pytest.approx(found[2] / 2**0.5, abs=1e-9)
-
-
 def test_the_command_shows_the_policy_while_it_learns_in_80_columns(capsys):
     grpo.main(["--use_solution"] * (ROOT / "rewards_solution.py").exists())
     lines = capsys.readouterr().out.splitlines()

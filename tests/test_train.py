@@ -484,12 +484,24 @@ def test_check_ends_red_where_something_is_missing(tmp_path, capsys, unsolved):
     assert "none.txt" in lines["batch"] and "holds no model" in lines["model"]
 
 
+def test_groups_of_one_text_are_named(tmp_path, capsys):
+    run(tmp_path, temperature=0.01, max_steps=1, beta=0.1)
+    shown = capsys.readouterr().out
+    assert "in 100% of the groups all completions were one and the same text" in shown
+    assert "advantages are 0, and only the KL term of --beta moves the policy." in shown
+
+
 def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):
     import reward_utils
 
     zeros = reward_utils.Shaper(lambda rewards, options, batch: [0.0] * len(batch.prompts), "zeros")
     monkeypatch.setitem(reward_utils.SHAPERS, "five_stars", zeros)
-    run(tmp_path, reward_shaping="five_stars", max_steps=1)
-    assert "in 100% of the groups all rewards were equal" in capsys.readouterr().out
+    run(tmp_path, reward_shaping="five_stars", max_steps=2)
+    shown = capsys.readouterr().out
+    assert "in 100% of the groups all rewards were equal" in shown
+    said = (
+        "step 1: in every group all rewards were equal. Where rewards are equal, advantages are 0."
+    )
+    assert said in shown and shown.count("advantages are 0") == 1
     run(tmp_path, reward_shaping="five_stars", max_steps=1, credit="prefix")  # parts may differ
     assert "all rewards were equal" not in capsys.readouterr().out

@@ -21,7 +21,7 @@ SHOWN = 0.1  # the coefficient whose nats `draw_beta` shows by position
 COLORS = {"forward": "tab:blue", "backward": "tab:orange"}
 
 
-def _figure(panels, title, rows=1):
+def new_figure(panels, title, rows=1):
     """A figure of `panels` panels in `rows` rows, and these panels."""
     from matplotlib.figure import Figure
 
@@ -34,7 +34,7 @@ def _figure(panels, title, rows=1):
     return figure, axes[:panels]
 
 
-def _legends_below(panels):
+def legends_below(panels):
     """A legend under each panel, where it hides nothing."""
     for axes in panels:
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
@@ -63,7 +63,7 @@ def draw_penalties(
     candidates: dict[str, Candidate], rows: dict[str, PenaltyFigures], toy: TokenToy
 ):
     """The cost of a token, the force on the policy, the path that it takes."""
-    figure, (price, force, path) = _figure(
+    figure, (price, force, path) = new_figure(
         3,
         "Numbers subtracted from the reward, on a vocabulary of eight tokens.\n"
         "q: probability of a token under the policy; p: under the reference; r = p/q. "
@@ -103,13 +103,13 @@ def draw_penalties(
         title="Distance while the penalty alone trains\n(falling: back to the reference)",
     )
     figure.set_size_inches(13, 6.6)
-    _legends_below((price, force, path))
+    legends_below((price, force, path))
     return figure
 
 
 def draw_places(candidates: dict[str, Candidate]):
     """For each number, its pull in three places, beside the two exact gradients."""
-    figure, panels = _figure(
+    figure, panels = new_figure(
         len(candidates),
         "How a number c of a token pulls, depending on where it stands. "
         "q: policy; p: reference; r = p/q. The expected gradient is E_q[g · ∇log q]:\n"
@@ -160,7 +160,7 @@ LINES = (
 
 def draw_texts(penalties: dict[str, Penalty]):
     """How far the gradients are off as policy and reference part; noise as texts grow longer."""
-    figure, (error, noise) = _figure(
+    figure, (error, noise) = new_figure(
         2,
         "Whole texts and single tokens. q: policy; p: reference; r = p/q of a token;\n"
         "k1 = −log r; k3 = r − 1 − log r; Σ, Π: sum and product over the tokens of a text",
@@ -198,13 +198,13 @@ def draw_texts(penalties: dict[str, Penalty]):
         title="Noise of a sum and of a product\n(logarithmic: a straight line grows exponentially)",
     )
     figure.set_size_inches(11, 6.2)
-    _legends_below((error, noise))
+    legends_below((error, noise))
     return figure
 
 
 def draw_beta(rows: list[Rest]):
     """Score against nats where policies rest, the nats of each position, strength against nats."""
-    figure, (plane, spent, strength) = _figure(
+    figure, (plane, spent, strength) = new_figure(
         3,
         "Texts of 32 tokens, score = sigmoid(good words − bad words), reward = score − coefficient "
         "· divergence.\nEach point: a policy at rest, where the gradients of score and divergence "
@@ -244,14 +244,14 @@ def draw_beta(rows: list[Rest]):
         title="Strength of an option and KL at rest",
     )
     figure.set_size_inches(13, 5.8)
-    _legends_below((plane, spent, strength))
+    legends_below((plane, spent, strength))
     return figure
 
 
 def draw_credit(rows: list[Rest]):
     """The nats of each part of a text, for each kind of credit, at the first coefficient."""
     coefficient = rows[0].coefficient
-    figure, (spent,) = _figure(
+    figure, (spent,) = new_figure(
         1,
         "Texts of eight parts, reward = score − coefficient · KL(policy‖ref).\n"
         "Each line: a policy at rest, where the expected update is 0.",
@@ -267,5 +267,5 @@ def draw_credit(rows: list[Rest]):
         title=f"KL of each part, at coefficient {coefficient:g}",
     )
     figure.set_size_inches(6.5, 6)
-    _legends_below((spent,))
+    legends_below((spent,))
     return figure

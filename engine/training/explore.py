@@ -9,7 +9,8 @@
 - `group`: of the training `step` after the validation (of the last step, after the last one), the
   completions to one prompt: score → shaping → penalty → reward → advantage; and for its `worst`
   and its `best` text their place in the group and their tokens. No advantage under `--credit
-  prefix`, where a completion has several.
+  prefix`, where a completion has several. `equal` is the share of that step's groups in which all
+  rewards were equal.
 
 A token takes about 210 bytes. A run keeps no more than RECORDS + 2 validations, of PROMPTS prompts
 and GROUPS groups each.
@@ -19,6 +20,7 @@ import contextlib
 import math
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ FILE = "explore.jsonl"
 PROMPTS = 6
 GROUPS = 2
 RECORDS = 24
+SAME = 1e-6  # rewards that differ by less: the same text may score a little otherwise in a batch
 PARTS = ("score", "shaped", "penalty", "reward")  # of a batch, that a page shows of each text
 
 
@@ -156,6 +159,7 @@ class Explorer:
     def _groups(self, batch, step):
         size = self.options.num_generations
         whole = len(batch.prompts) // size  # another process may share the last group
+        equal = equal_groups(batch, size).rewards
         for start in range(0, min(GROUPS, whole) * size, size):
             group = batch.rows(slice(start, start + size))
             figures = {name: rounded(getattr(group, name)) for name in PARTS}
@@ -169,11 +173,32 @@ class Explorer:
             yield {
                 "kind": "group",
                 "step": step,
+                "equal": round(equal, 4),
                 "prompt": group.prompts[0],
                 "completions": group.completions,
                 **figures,
                 **{name: [i, row] for (name, i), row in zip(ends.items(), tokens)},
             }
+
+
+class EqualGroups(NamedTuple):
+    """Shares of the groups of a batch in which there is nothing to compare."""
+
+    rewards: float  # all rewards are equal: every advantage is 0
+    texts: float  # all completions are one and the same
+
+
+def equal_groups(batch, size) -> EqualGroups:
+    """Of the groups that this process has at least two texts of.
+
+    TRL's `frac_reward_zero_std` is not that under --scale_rewards batch: then it looks at the
+    deviation of the whole batch.
+    """
+    groups = [batch.rows(slice(i, i + size)) for i in range(0, len(batch.prompts) - 1, size)]
+    rewards = [bool(group.reward.max() - group.reward.min() < SAME) for group in groups]
+    texts = [group.completion_ids.count(group.completion_ids[0]) for group in groups]
+    alike = [count == len(group.prompts) for count, group in zip(texts, groups)]
+    return EqualGroups(*(sum(x) / max(len(groups), 1) for x in (rewards, alike)))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from engine.common import append_jsonl, keep_rows, progress, read_jsonl
 from engine.measuring.samples import print_sample
 from engine.measuring.tables import validation_header, validation_row
-from engine.training.explore import Explorer
+from engine.training.explore import EqualGroups, Explorer, equal_groups
 
 SAMPLES_SHOWN = 4
 
@@ -101,7 +101,8 @@ class Monitor(Validations):
         self.after = figures[-1] if figures else None  # of the latest
         self.header_shown = False
         self.train_log = {}  # TRL's latest log
-        self.equal_groups = []  # share of groups with equal rewards, each step since validation
+        self.equal_groups = []  # `EqualGroups` of each step since the latest validation
+        self.said_equal = False
         self.validation_seconds = 0.0
         self.progress = Progress(
             TextColumn("[bold]training"),
@@ -126,7 +127,6 @@ class Monitor(Validations):
         if "reward" not in logs:
             return  # the closing summary of the run
         self.train_log = logs
-        self.equal_groups.append(logs["frac_reward_zero_std"])
         row = {key: value for key, value in logs.items() if not key.startswith("rewards/")}
         append_jsonl(self.metrics_file, [{"step": state.global_step, "phase": "train", **row}])
         self.progress.update(self.task, reward=f"{logs['reward']:.3f}")
@@ -154,6 +154,13 @@ class Monitor(Validations):
 
     def on_batch(self, batch):
         self.explorer.see(batch)
+        options = self.trainer.options
+        equal = equal_groups(batch, options.num_generations)
+        self.equal_groups.append(equal)
+        if not (self.said_equal or self.by_parts) and (equal.rewards == 1 or equal.texts > 0):
+            self.said_equal = True
+            text = nothing_to_compare(self.trainer.state.global_step + 1, equal, options.beta)
+            self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
     def results(self):
         """What the manifest of a finished run keeps."""
@@ -188,7 +195,7 @@ class Monitor(Validations):
             self.console.print(validation_header(), style="bold")
             self.header_shown = True
         self.console.print(validation_row(step, metrics), style="cyan", highlight=False)
-        equal = sum(self.equal_groups) / max(len(self.equal_groups), 1)
+        equal = sum(row.rewards for row in self.equal_groups) / max(len(self.equal_groups), 1)
         self.equal_groups = []
         if equal >= 0.25 and not self.by_parts:
             self.console.print(
@@ -200,3 +207,13 @@ class Monitor(Validations):
         every = max(len(samples) // SAMPLES_SHOWN, 1)
         for sample in samples[::every][:SAMPLES_SHOWN]:
             print_sample(self.console, " " * 8, sample["prompt"], completion=sample["completion"])
+
+
+def nothing_to_compare(step: int, equal: EqualGroups, beta: float) -> str:
+    """What is said, once, of a step without a difference to learn from."""
+    if equal.texts:
+        what = f"in {equal.texts:.0%} of the groups all completions were one and the same text"
+    else:
+        what = "in every group all rewards were equal"
+    moved = ", and only the KL term of --beta moves the policy" if beta else ""
+    return f"        step {step}: {what}. Where rewards are equal, advantages are 0{moved}."

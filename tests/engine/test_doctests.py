@@ -2,11 +2,12 @@ import doctest
 
 import pytest
 
+from engine.course import variants
 from engine.measuring import judge, metrics, optimum, samples, tables
 from engine.pages import run_page, token_view
 from engine.training import credit
 
-MODULES = [credit, judge, metrics, optimum, run_page, samples, tables, token_view]
+MODULES = [credit, judge, metrics, optimum, run_page, samples, tables, token_view, variants]
 
 
 @pytest.mark.parametrize("module", MODULES)

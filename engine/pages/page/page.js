@@ -258,14 +258,22 @@ function showTexts(run, step) {
 
 // What GRPO saw
 
+/** What the advantage of a run is, in words; one of an older version lacks the options. */
+function advantageRule(options) {
+  if (options.own_grpo) return "what your group_advantages makes of the rewards";
+  const divisor = { batch: ", divided by the batch's standard deviation", none: "" }[options.scale_rewards];
+  return `the reward minus the group's mean${divisor ?? ", divided by its standard deviation"}`;
+}
+
 function showGroups(run, step) {
+  const rule = advantageRule(run.manifest.options);
   const groups = run.explore.filter((row) => row.kind === "group" && row.validation === step);
   $("#grpo-note").textContent = groups.length
     ? `Training step ${groups[0].step}: ${groups.length} of its groups. Score → shaping → minus penalty = reward; ` +
       (groups[0].advantage
-        ? "the advantage is the reward minus the group's mean, divided by its standard deviation. Texts with an advantage " +
-          "above 0 become more likely."
-        : "with --credit prefix each part of a text has an advantage of its own, by what it added to the reward.")
+        ? `the advantage is ${rule}. Texts with an advantage above 0 become more likely.`
+        : "with --credit prefix each part of a text has an advantage of its own, by what it added to the reward.") +
+      (groups[0].equal ? ` In ${Math.round(100 * groups[0].equal)} % of the step's groups all rewards were equal: no advantage.` : "")
     : "No groups were kept beside this validation.";
   $("#groups").replaceChildren(...groups.map((group) => {
     const table = make("table", "list");

@@ -51,14 +51,15 @@ def explore_rows(step):
     group = {"completions": ["one", EVIL], "score": [0.1, 0.9], "shaped": [0.1, 0.9]}
     group |= {"penalty": [0.0, 0.1], "reward": [0.1, 0.8], "advantage": [-0.70701, 0.70701]}
     group |= {"worst": [0, [token("one", -2.0, -2.5)]], "best": [1, [token(EVIL, -1.0, -2.0)]]}
-    rows.append({"kind": "group", "step": step + 1, "prompt": "The plot", **group})
+    group |= {"step": step + 1, "equal": 0.375}
+    rows.append({"kind": "group", "prompt": "The plot", **group})
     return [{"validation": step, **row} for row in rows]
 
 
 def without_advantage(step):
     """What a run with --credit prefix keeps."""
     rows = explore_rows(step)
-    del rows[-1]["advantage"]
+    del rows[-1]["advantage"], rows[-1]["equal"]
     return rows
 
 
@@ -68,7 +69,7 @@ def page(tmp_path_factory):
     whose texts have an advantage for each part."""
     folder = tmp_path_factory.mktemp("page")
     runs = [
-        write_run(folder / "<b>run", explore=explore_rows),
+        write_run(folder / "<b>run", explore=explore_rows, scale_rewards="none"),
         write_run(folder / "old & plain"),
         write_run(folder / "prefix", explore=without_advantage),
     ]
@@ -263,6 +264,8 @@ def test_slider_texts_and_groups_follow_the_keyboard(said):
     assert "log q − log p−0.50" in said["walked"] and said["stops"] == [-1, 0, -1]
     assert "log q − log p−1.00" in said["hovered"]
     assert said["note"].startswith("Training step 16")
+    assert "the advantage is the reward minus the group's mean. Texts" in said["note"]
+    assert "In 38 % of the step's groups all rewards were equal" in said["note"]
     assert said["group"] == [
         [EVIL, "0.900", "0.900", "0.100", "0.800", "+0.71"],
         ["one", "0.100", "0.100", "0.000", "0.100", "−0.71"],
@@ -286,6 +289,7 @@ def test_samples_sort_and_charts_answer_the_keyboard(said):
 def test_texts_with_an_advantage_for_each_part_show_none_for_the_whole(said):
     assert said["partHeads"] == ["", "score", "shaped", "penalty", "reward"]
     assert "each part of a text has an advantage of its own" in said["partNote"]
+    assert "rewards were equal" not in said["partNote"]
     assert said["partBest"].endswith("score 0.900 → shaped 0.900 − penalty 0.100 = reward 0.800")
 
 

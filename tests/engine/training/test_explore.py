@@ -8,7 +8,7 @@ import torch
 from engine.common import UserError, read_jsonl
 from engine.model.scoring import Models
 from engine.training.batch import Batch
-from engine.training.explore import GROUPS, PROMPTS, RECORDS, Explorer
+from engine.training.explore import GROUPS, PROMPTS, RECORDS, Explorer, equal_groups
 
 STARTS = [f"The film number {i}" for i in range(13)]
 
@@ -92,6 +92,7 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
         "validation": 0,
         "kind": "group",
         "step": 1,
+        "equal": 0.0,
         "prompt": "b",
         "completions": [" text 2", " text 3"],
         "score": [0.25, 0.25],
@@ -100,6 +101,19 @@ def test_a_run_keeps_texts_and_the_groups_that_the_policy_sampled_next(explorer)
         "reward": [11.5, 13.0],
         "advantage": [-0.5, 0.5],
     }
+
+
+def test_groups_in_which_there_is_nothing_to_compare():
+    three = batch(10)  # of groups of two
+    assert equal_groups(three, 2) == (0, 0)
+    three.reward = torch.tensor([1.0, 1.0, 2.0, 2.0 + 1e-7, 3.0, 4.0])
+    three.completion_ids = [[7, 8], [7, 8], [5], [6], [5], [5, 5]]
+    assert equal_groups(three, 2) == pytest.approx((2 / 3, 1 / 3))
+    # Of two processes this one has a group of four and half of another.
+    assert equal_groups(three, 4) == (0, 0)
+    three.reward[2:] = 1.0
+    assert equal_groups(three, 4) == (1, 0)
+    assert equal_groups(three.rows(slice(1)), 4) == (0, 0)  # one text alone
 
 
 def test_a_group_has_no_advantages_where_its_parts_have_their_own(explorer):
