@@ -17,6 +17,7 @@ from pathlib import Path
 from starting import make_parser, means, one_line_errors, train_and_compare
 
 from engine.common import UserError
+from engine.options import parse_arguments
 
 SEEDS = (0, 1, 2)
 SENTIMENT = 0.80
@@ -29,9 +30,8 @@ COLUMNS = ("sentiment", "needed", "sideways", "judge")
 
 def require_fair(flags: list[str]) -> None:
     """Raises: UserError: an option that is the same for all."""
-    for word in flags:
-        name = word.partition("=")[0].removeprefix("--")
-        if word.startswith("--") and name in FIXED:
+    for name in parse_arguments("", flags):
+        if name in FIXED:
             raise UserError(f"--{name} is the same for all; leave it out.")
 
 
