@@ -12,7 +12,7 @@ from engine.options import OneLineParser
 from instructor.archive import add_file
 
 FILES = (  # besides what a submission may import
-    "requirements.txt",
+    "requirements-grading.txt",
     "kl_lab.py",
     "cases/*.py",
     "instructor/__init__.py",
@@ -30,7 +30,7 @@ apt-get install -y --no-install-recommends python3 python3-venv libseccomp2
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 python3 -m venv "$root/venv"
 "$root/venv/bin/pip" install torch==TORCH --index-url https://download.pytorch.org/whl/cpu
-"$root/venv/bin/pip" install -r "$root/source/requirements.txt"
+"$root/venv/bin/pip" install -r "$root/source/requirements-grading.txt"
 """
 RUN = """#!/usr/bin/env bash
 # Runs for each submission. results.json is there whatever happens.
@@ -58,8 +58,8 @@ def files_of_the_grader():
 
 
 def torch_version():
-    """The version of torch that requirements.txt asks for."""
-    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    """The version of torch that the requirements ask for."""
+    pins = (ROOT / "requirements-grading.txt").read_text(encoding="utf-8").splitlines()
     (version,) = (pin.partition("==")[2] for pin in pins if pin.startswith("torch=="))
     return version
 

@@ -24,6 +24,7 @@ RELEASED = (
     "*.txt",
     "README.md",
     "pyproject.toml",
+    "uv.lock",
     "LICENSE",
     ".gitignore",
     "exercise.ipynb",
@@ -40,6 +41,7 @@ RELEASED = (
 WITHHELD = {  # what RELEASED leaves out stays here too
     "rewards_solution.py",
     "requirements-dev.txt",
+    "requirements-grading.txt",
     "docs/results.md",  # what the analysis asks students to find
     "docs/samples.md",
     "docs/frontier.png",
