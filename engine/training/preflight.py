@@ -230,10 +230,9 @@ def run(options, console, read_prompts, rewards, needed):
         rewards: path of the rewards file.
         needed: names of the functions in it that the run calls.
     """
-    rows = [("python", *check_python())]
-    if rows[0][1] != BAD:
-        rows.append(("packages", *check_packages()))
-    rows.append(("device", *check_device()))
+    python = check_python()
+    packages = [("packages", *check_packages())] if python[0] != BAD else []
+    rows = [("python", *python), *packages, ("device", *check_device())]
     try:
         require_tracker(options.report_to)
     except UserError as error:
