@@ -51,7 +51,7 @@ WITHHELD = {  # what RELEASED leaves out stays here too
 }
 MOVED = {
     "instructor/handout/agents.md": "AGENTS.md",
-    "instructor/handout/classroom.yml": ".github/workflows/classroom.yml",
+    "instructor/handout/exercise.yml": ".github/workflows/exercise.yml",
 }
 HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing about an exercise
     "with torch.no_grad():",

@@ -42,3 +42,37 @@ def test_gradescope_gets_results_even_if_the_grader_cannot_start(tmp_path):
     (tmp_path / "run").write_text(gradescope.RUN)
     page = run_autograder(tmp_path, tmp_path / "run", "/no/such/python")
     assert page["score"] == 0 and "The grader failed" in page["output"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["Landlock", "seccomp"])
+def test_where_no_sandbox_can_be_had_the_staff_is_told_and_nothing_graded(
+    tmp_path, gradescopes_grader, gone
+):
+    """As in a container that forbids one of the two."""
+    (tmp_path / "source").symlink_to(gradescopes_grader)
+    (tmp_path / "submission").mkdir()
+    (tmp_path / "submission" / "rewards.py").write_text(attacks.SOLUTION)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/without.py "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "without.py").write_text(WITHOUT.format(gone=gone))
+    page = run_autograder(tmp_path, gradescopes_grader / "run_autograder", python)
+    said = "The grader failed, not your submission. Tell the staff: no sandbox for files, "
+    assert page["score"] == 0 and page["output"].startswith(said) and page["tests"] == []
+    assert "Landlock and seccomp" in page["output"] and "\n" not in page["output"]
+
+
+WITHOUT = """
+import errno, os, sys
+import pyseccomp as s
+rules = s.SyscallFilter(s.ALLOW)
+if "{gone}" == "Landlock":  # landlock_create_ruleset, _add_rule, _restrict_self
+    for call in (444, 445, 446):
+        rules.add_rule(s.ERRNO(errno.ENOSYS), call)
+else:  # seccomp(2), and prctl(PR_SET_SECCOMP)
+    rules.add_rule(s.ERRNO(errno.EPERM), "seccomp")
+    rules.add_rule(s.ERRNO(errno.EPERM), "prctl", s.Arg(0, s.EQ, 22))
+rules.load()
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
