@@ -203,6 +203,7 @@ def test_every_flag_and_every_marker_exists(page):
     known = {*FIELDS, *re.findall(r'"--(\w+)"', source)}
     others = {"help", "student", "config_file", "check", "hint", "logdir"}  # of other programs
     others |= {"extra-index-url", "find-links", "no-index", "only-binary", "torch-backend"}
+    others |= {"group", "no-sync"}  # of uv
     others |= {"machine_rank", "main_process_ip", "num_processes"}  # of accelerate launch
     code = "\n".join(line for line in code_of(text).splitlines() if "instructor" not in line)
     assert set(re.findall(r"(?<![\w-])--([\w-]+)", code)) <= known | others

@@ -1,9 +1,11 @@
 """pyproject.toml, uv.lock and the requirements files say the same, on every system."""
 
 import functools
+import json
 import tomllib
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -122,3 +124,18 @@ def test_the_lock_is_for_everybody():
         for file in package.get("wheels", []):
             assert file["url"].startswith("https://files.pythonhosted.org/")
             assert file["hash"].startswith("sha256:")
+
+
+@pytest.mark.skipif(not (ROOT / "CITATION.cff").exists(), reason="a student's copy")
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = read_toml("pyproject.toml")["project"]
+    assert [citation[key] for key in ("version", "license")] == [
+        project[key] for key in ("version", "license")
+    ]
+
+
+def test_a_container_installs_as_the_readme_says():
+    text = (ROOT / ".devcontainer" / "devcontainer.json").read_text(encoding="utf-8")
+    command = json.loads(text)["postCreateCommand"]
+    assert f"&& {command} &&" in (ROOT / "README.md").read_text(encoding="utf-8")

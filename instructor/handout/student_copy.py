@@ -27,6 +27,7 @@ RELEASED = (
     "uv.lock",
     "LICENSE",
     ".gitignore",
+    ".devcontainer/*",
     "exercise.ipynb",
     "benchmarks/*.py",
     "cases/*.py",
