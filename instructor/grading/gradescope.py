@@ -36,15 +36,27 @@ RUN = """#!/usr/bin/env bash
 # Runs for each submission. results.json is there whatever happens.
 root=${AUTOGRADER_ROOT:-/autograder}
 python=${PYTHON:-$root/venv/bin/python}
+limits=${CGROUP:-/sys/fs/cgroup}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-"$python" "$root/source/instructor/grade.py" "$root/submission" --out "$out/graded" --gradescope
 mkdir -p "$root/results"
+
+fail() {
+    echo '{"score": 0, "output": "The grader failed, not your submission. Tell the staff'"$1"'"}' \\
+        > "$root/results/results.json"
+}
+
+# Grading takes 1 GB beside the submission. With less, the kernel kills processes of right answers.
+memory=$(cat "$limits/memory.max" "$limits/memory/memory.limit_in_bytes" 2> /dev/null | head -n 1)
+if [[ $memory =~ ^[0-9]+$ ]] && [ "$memory" -lt 1500000000 ]; then
+    fail ": the container has too little memory. Give it 2 GB in the settings of the autograder."
+    exit
+fi
+"$python" "$root/source/instructor/grade.py" "$root/submission" --out "$out/graded" --gradescope
 if [ -f "$out/graded/results.json" ]; then
     cp "$out/graded/results.json" "$root/results/results.json"
 else
-    echo '{"score": 0, "output": "The grader failed, not your submission. Tell the staff."}' \\
-        > "$root/results/results.json"
+    fail "."
 fi
 """
 
