@@ -3,8 +3,8 @@
     python play.py outputs/run
     python play.py outputs/run outputs/other --port 7861
 
-opens a page in the browser. The page lives on this machine alone: it is served to no other, and
-loads nothing from the network. It needs Gradio: pip install -r requirements-play.txt
+opens a page in the browser. The page lives on this machine alone, unless GRADIO_SERVER_NAME says
+otherwise, and loads nothing from the network. It needs Gradio: pip install -r requirements-play.txt
 """
 
 import html
@@ -136,14 +136,14 @@ def build(names: list[str], settings: dict[str, Any]):
 
 
 def launch(page, port: int | None, no_browser: bool) -> None:
-    """Serve the page to this machine alone until Ctrl+C."""
+    """Serve the page until Ctrl+C: to this machine alone, or as GRADIO_SERVER_NAME says."""
     from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 
     from engine.pages.play_page import STYLE
 
     _, address, _ = page.launch(
         share=False,
-        server_name="127.0.0.1",
+        server_name=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),  # a container sets it
         server_port=port,
         inbrowser=not no_browser,
         prevent_thread_lock=True,

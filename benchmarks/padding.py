@@ -1,70 +1,56 @@
-"""What left padding does to GPT-2's log-probabilities where nobody passes positions.
+"""What left padding does to GPT-2's log-probabilities in TRL's GRPO, which passes no positions.
 
-    python benchmarks/padding.py                   # bundled model
-    python benchmarks/padding.py --model FOLDER
+    python benchmarks/padding.py tiny/gpt2      # without a name: gpt2, from the Hub
 
-TRL's loss pads prompts on the left and leaves the positions to the model. GPT-2 then counts them
-from the left edge, padding included, so a short prompt beside a long one is read as if it began
-later. `prepare` in `engine/model/loading.py` counts from the first real token. This program scores
-the same completions both ways and prints how far apart they are, in nats a token.
+Stands alone, to be pasted into an issue. GRPOTrainer makes a step that learns nothing, and a hook
+notes what its loss gives to the model. GPT-2 then counts positions from the left edge, padding
+included, where generate() had counted from the first real token.
 """
 
-from starting import make_parser, one_line_errors
+import argparse
+import tempfile
 
-from engine.common import ROOT
+PROMPTS = ["The film", "It is hard to say what this story", "I watched it", "My whole family and I"]
 
 
-def differences(model, plain, tokenizer, prompts, length=32):
-    """|log p counted from the edge − log p counted from the first real token|, a value a token.
-
-    Args:
-        model: prepared by `engine.model.loading.load_model`.
-        plain: the same weights as transformers loads them.
-        tokenizer: of both.
-        prompts: list of strings; their completions are sampled from `model`.
-        length: tokens of a completion, at most.
-
-    Returns:
-        1-D float32 tensor in nats, one value for each real token.
-    """
+def differences(model, ids, mask, start):
+    """|log p without positions − log p with them|, nats, of each real token from `start` on."""
     import torch
 
-    from engine.model.sampling import Sampling, generate
-    from engine.model.scoring import pad
+    def log_probs(**positions):
+        logits = model(ids, attention_mask=mask, **positions).logits[:, start - 1 : -1]
+        return logits.log_softmax(-1).gather(-1, ids[:, start:, None])[..., 0]
 
-    prompt_ids = tokenizer(prompts)["input_ids"]
-    completion_ids, _ = generate(model, tokenizer, prompt_ids, Sampling(max_new_tokens=length))
-    left, left_mask = pad(prompt_ids, tokenizer.pad_token_id, "left")
-    right, right_mask = pad(completion_ids, tokenizer.pad_token_id, "right")
-    ids, mask = torch.cat([left, right], 1), torch.cat([left_mask, right_mask], 1)
-    scored = []
-    for scorer in (model, plain):
-        with torch.no_grad():
-            logits = scorer(input_ids=ids, attention_mask=mask).logits.float()
-        log_probs = logits[:, left.shape[1] - 1 : -1].log_softmax(-1)
-        scored.append(log_probs.gather(-1, right[..., None])[..., 0])
-    return (scored[0] - scored[1]).abs()[right_mask.bool()]
+    with torch.no_grad():
+        right = log_probs(position_ids=(mask.cumsum(1) - 1).clamp(min=0))
+        return (log_probs() - right).abs()[mask[:, start:].bool()]
 
 
-def main(argv=None):
-    parser = make_parser(__doc__)
-    bundled = str(ROOT / "tiny" / "gpt2")
-    parser.add_argument("--model", default=bundled, metavar="FOLDER", help="default tiny/gpt2")
-    args = parser.parse_args(argv)
-    with one_line_errors(parser.prog):
-        import torch
-        from transformers import AutoModelForCausalLM
+def main(name):
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
 
-        from data import VALIDATION_PROMPTS
-        from engine.model.loading import load_model
-
-        model, tokenizer = load_model(args.model, "cpu")
-        own = {"trust_remote_code": False}
-        plain = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, **own).eval()
-        apart = differences(model, plain, tokenizer, list(VALIDATION_PROMPTS))
-        print(f"{len(apart)} tokens of {len(VALIDATION_PROMPTS)} completions, nats a token:")
-        print(f"mean {apart.mean():.3f}, largest {apart.max():.2f}")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer.pad_token = tokenizer.eos_token
+    calls = []
+    model.register_forward_pre_hook(lambda _, __, given: calls.append(given), with_kwargs=True)
+    size = {"per_device_train_batch_size": 8, "num_generations": 2, "max_completion_length": 32}
+    once = {"max_steps": 1, "learning_rate": 0.0, "save_strategy": "no", "report_to": "none"}
+    data = Dataset.from_dict({"prompt": PROMPTS})
+    reward = lambda prompts, **_: [0.0] * len(prompts)  # noqa: E731
+    with tempfile.TemporaryDirectory() as folder:
+        config = GRPOConfig(folder, use_cpu=True, bf16=False, seed=0, **size, **once)
+        GRPOTrainer(model, reward, config, data, processing_class=tokenizer).train()
+    loss = calls[-1]
+    print("positions in the loss:", loss.get("position_ids"))
+    start = max(len(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS)
+    apart = differences(model.eval(), loss["input_ids"], loss["attention_mask"], start)
+    print(f"{len(apart)} tokens: mean {apart.mean():.3f} nats, largest {apart.max():.2f} nats")
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("model", nargs="?", default="gpt2", help="a GPT-2: its name or folder")
+    main(parser.parse_args().model)

@@ -4,6 +4,7 @@ import ast
 import gc
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,8 +25,7 @@ from sentiment import load_sentiment_model
 TINY = PRESETS["tiny"]
 SAID = pytest.StashKey()
 HAS_SOLUTION = rewards_file(use_solution=True).exists()
-# Windows grades nobody: what the sandbox is made of cannot even be imported there.
-collect_ignore = ["instructor"] if sys.platform == "win32" else []
+INSTRUCTORS = Path(__file__).parent / "instructor"
 
 
 def pytest_addoption(parser):
@@ -41,6 +41,19 @@ def pytest_configure(config):
             load_rewards()
         except UserError as error:  # one line, not one failure for each test
             pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
+    elif INSTRUCTORS.exists() and not (config.option.file_or_dir or find_spec("hypothesis")):
+        pytest.exit(
+            "The whole suite needs pip install -r requirements-dev.txt; your file alone does not: "
+            "python -m pytest --student",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave the instructor's tests out where packages for them may be missing: with --student, and
+    on Windows, where what the sandbox is made of cannot even be imported."""
+    left_out = config.getoption("--student") or sys.platform == "win32"
+    return True if left_out and collection_path == INSTRUCTORS else None
 
 
 def pytest_generate_tests(metafunc):
@@ -84,7 +97,7 @@ def pytest_runtest_call(item):
 
 
 def of_the_instructor(item):
-    return Path(__file__).parent / "instructor" in item.path.parents
+    return INSTRUCTORS in item.path.parents
 
 
 def tell_once(config, text):

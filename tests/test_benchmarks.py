@@ -3,6 +3,10 @@
 import importlib
 import json
 import math
+import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -130,18 +134,36 @@ def test_the_figures_in_the_picture_of_the_ladder(ladder):
 
 
 def test_padding_matters_only_where_there_is_any(program, policy):
+    """Two rows of five tokens after their start, one of them padded by three; log p by hand."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    padding = program("padding")
     folder = str(ROOT / "tiny" / "gpt2")
-    model, tokenizer = policy
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    same = padding.differences(model, plain, tokenizer, ["The film was"] * 2, length=4)
-    assert len(same) == 8 and same.max() < 1e-5
-    uneven = ["The film was", "I watched this movie last night and"]
-    first, second = padding.differences(model, plain, tokenizer, uneven, length=4).split(4)
-    assert first.max() > 1e-3 and second.max() < 1e-5  # only the short one is padded
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.tensor([[0, 0, 0, 40, 41, 42, 43, 44], [30, 31, 32, 33, 34, 35, 36, 37]])
+    mask = (ids > 0).long()
+    padded, whole = program("padding").differences(model, ids, mask, start=5).split(3)
+    with torch.no_grad():
+        right, wrong = (
+            model(ids[:1, 3:], position_ids=torch.arange(first, first + 5)[None]).logits
+            for first in (0, 3)
+        )
+    next_ids = ids[0, 5:, None]
+    by_hand = [x[0, 1:-1].log_softmax(-1).gather(-1, next_ids)[:, 0] for x in (right, wrong)]
+    assert torch.allclose(padded, (by_hand[0] - by_hand[1]).abs(), atol=1e-4)
+    assert padded.max() > 1e-2 and whole.max() < 1e-5
+
+
+@pytest.mark.slow
+def test_the_reproducer_of_the_padding_stands_alone(tmp_path):
+    """In another folder, with nothing of this project."""
+    own = shutil.copy(ROOT / "benchmarks" / "padding.py", tmp_path / "pasted.py")
+    command = [sys.executable, own, str(ROOT / "tiny" / "gpt2")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    *_, positions, figures = done.stdout.splitlines()
+    assert positions == "positions in the loss: None"
+    mean, largest = map(float, re.search(r"mean (\S+) nats, largest (\S+)", figures).groups())
+    assert 0.1 < mean < largest and [path.name for path in tmp_path.iterdir()] == ["pasted.py"]
 
 
 def test_a_comparison_of_speed_by_hand(program, monkeypatch, capsys):

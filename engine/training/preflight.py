@@ -61,10 +61,12 @@ def check_python():
 
 
 def check_packages():
-    """Installed versions against the pins of requirements.txt."""
-    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    """Installed versions against those that pyproject.toml asks for."""
+    import tomllib  # Python 3.10 has none
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     missing, other = [], []
-    for name, pin in (line.split("==") for line in pins if "==" in line and line[0] != "#"):
+    for name, pin in (line.split("==") for line in project["dependencies"]):
         try:
             version = importlib.metadata.version(name).split("+")[0]  # torch 2.13.0+cpu
         except importlib.metadata.PackageNotFoundError:
@@ -230,8 +232,9 @@ def run(options, console, read_prompts, rewards, needed):
         rewards: path of the rewards file.
         needed: names of the functions in it that the run calls.
     """
-    rows = [("python", *check_python()), ("packages", *check_packages())]
-    rows.append(("device", *check_device()))
+    python = check_python()
+    packages = [("packages", *check_packages())] if python[0] != BAD else []
+    rows = [("python", *python), *packages, ("device", *check_device())]
     try:
         require_tracker(options.report_to)
     except UserError as error:

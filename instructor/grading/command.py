@@ -8,8 +8,10 @@ from pathlib import Path
 
 from engine.common import ROOT, UserError, make_console, write_whole
 from engine.options import OneLineParser
+from instructor.grading.submission import GraderError
 
 LINUX = sys.platform == "linux"
+NOT_YOURS = "The grader failed, not your submission. Tell the staff:"
 VISIBILITIES = ("visible", "hidden", "after_due_date", "after_published")
 
 
@@ -55,7 +57,9 @@ def main(argv=None):
         sys.exit("\ngrade.py: interrupted; --resume goes on with what is left.")
     except (UserError, OSError) as error:
         if args.gradescope:  # the student reads why, and no submission is without results
-            page = {"score": 0.0, "output": str(error), "output_format": "text", "tests": []}
+            ours = isinstance(error, (GraderError, OSError))
+            output = f"{NOT_YOURS} {error}" if ours else str(error)
+            page = {"score": 0.0, "output": output, "output_format": "text", "tests": []}
             Path(args.out).mkdir(parents=True, exist_ok=True)
             write_whole(Path(args.out) / "results.json", json.dumps(page))
         sys.exit(f"grade.py: {error}")

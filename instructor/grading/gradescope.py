@@ -12,7 +12,7 @@ from engine.options import OneLineParser
 from instructor.archive import add_file
 
 FILES = (  # besides what a submission may import
-    "requirements.txt",
+    "requirements-grading.txt",
     "kl_lab.py",
     "cases/*.py",
     "instructor/__init__.py",
@@ -30,21 +30,33 @@ apt-get install -y --no-install-recommends python3 python3-venv libseccomp2
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 python3 -m venv "$root/venv"
 "$root/venv/bin/pip" install torch==TORCH --index-url https://download.pytorch.org/whl/cpu
-"$root/venv/bin/pip" install -r "$root/source/requirements.txt"
+"$root/venv/bin/pip" install -r "$root/source/requirements-grading.txt"
 """
 RUN = """#!/usr/bin/env bash
 # Runs for each submission. results.json is there whatever happens.
 root=${AUTOGRADER_ROOT:-/autograder}
 python=${PYTHON:-$root/venv/bin/python}
+limits=${CGROUP:-/sys/fs/cgroup}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-"$python" "$root/source/instructor/grade.py" "$root/submission" --out "$out/graded" --gradescope
 mkdir -p "$root/results"
+
+fail() {
+    echo '{"score": 0, "output": "The grader failed, not your submission. Tell the staff'"$1"'"}' \\
+        > "$root/results/results.json"
+}
+
+# Grading takes 1 GB beside the submission. With less, the kernel kills processes of right answers.
+memory=$(cat "$limits/memory.max" "$limits/memory/memory.limit_in_bytes" 2> /dev/null | head -n 1)
+if [[ $memory =~ ^[0-9]+$ ]] && [ "$memory" -lt 1500000000 ]; then
+    fail ": the container has too little memory. Give it 2 GB in the settings of the autograder."
+    exit
+fi
+"$python" "$root/source/instructor/grade.py" "$root/submission" --out "$out/graded" --gradescope
 if [ -f "$out/graded/results.json" ]; then
     cp "$out/graded/results.json" "$root/results/results.json"
 else
-    echo '{"score": 0, "output": "The grader failed, not your submission. Tell the staff."}' \\
-        > "$root/results/results.json"
+    fail "."
 fi
 """
 
@@ -58,8 +70,8 @@ def files_of_the_grader():
 
 
 def torch_version():
-    """The version of torch that requirements.txt asks for."""
-    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    """The version of torch that the requirements ask for."""
+    pins = (ROOT / "requirements-grading.txt").read_text(encoding="utf-8").splitlines()
     (version,) = (pin.partition("==")[2] for pin in pins if pin.startswith("torch=="))
     return version
 

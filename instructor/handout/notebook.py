@@ -40,6 +40,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -72,16 +73,16 @@ def fetch(folder):
 
 
 def missing():
-    """The lines of requirements.txt that are not installed."""
-    for line in Path("requirements.txt").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            name, _, version = line.partition("==")
-            try:
-                found = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                found = None
-            if found is None or (name in EXACT and found != version):
-                yield line
+    """The packages that pyproject.toml asks for and that are not installed."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for package in project["dependencies"]:
+        name, _, version = package.partition("==")
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found = None
+        if found is None or (name in EXACT and found != version):
+            yield package
 
 
 if not Path("train.py").exists():

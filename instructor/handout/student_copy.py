@@ -24,8 +24,10 @@ RELEASED = (
     "*.txt",
     "README.md",
     "pyproject.toml",
+    "uv.lock",
     "LICENSE",
     ".gitignore",
+    ".devcontainer/*",
     "exercise.ipynb",
     "benchmarks/*.py",
     "cases/*.py",
@@ -40,6 +42,7 @@ RELEASED = (
 WITHHELD = {  # what RELEASED leaves out stays here too
     "rewards_solution.py",
     "requirements-dev.txt",
+    "requirements-grading.txt",
     "docs/results.md",  # what the analysis asks students to find
     "docs/samples.md",
     "docs/appendix.md",
@@ -50,7 +53,7 @@ WITHHELD = {  # what RELEASED leaves out stays here too
 }
 MOVED = {
     "instructor/handout/agents.md": "AGENTS.md",
-    "instructor/handout/classroom.yml": ".github/workflows/classroom.yml",
+    "instructor/handout/exercise.yml": ".github/workflows/exercise.yml",
 }
 HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing about an exercise
     "with torch.no_grad():",

@@ -1,12 +1,16 @@
 """The copy that students get: nothing leaks, and it works."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
+import yaml
 
 from engine.common import ROOT
-from instructor.grading.gradescope import torch_version
+from engine.course.checklist import to_do
 from instructor.handout import student_copy as handout
 from instructor.handout.pages import dead_references, student_page
 from instructor.handout.student_copy import find_leaks, main, run_tests
@@ -115,9 +119,35 @@ def test_an_address_that_is_none_is_refused(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_workflow_installs_the_torch_of_the_requirements(student_copy):
-    workflow = student_copy / ".github" / "workflows" / "classroom.yml"
-    assert f"torch=={torch_version()} " in workflow.read_text(encoding="utf-8")
+def steps_of_the_workflow(copy):
+    """The commands of the copy's workflow: what installs, and then one for each exercise."""
+    workflow = copy / ".github" / "workflows" / "exercise.yml"
+    (job,) = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    install, *tests = (step["run"] for step in job["steps"] if "run" in step)
+    return install, tests
+
+
+def test_the_workflow_of_the_copy_has_a_step_for_each_exercise(student_copy):
+    install, tests = steps_of_the_workflow(student_copy)
+    assert f"&& {install} &&" in (student_copy / "README.md").read_text(encoding="utf-8")
+    labels = set(to_do(ROOT / "rewards.py").values()) - {"Bonus"}
+    marks = [f"exercise{label.removeprefix('Exercise ')}" for label in sorted(labels)]
+    assert tests == [f"python -m pytest --student -m {mark}" for mark in marks]
+
+
+@pytest.mark.slow
+def test_the_workflow_of_the_copy_shows_what_is_solved(tmp_path):
+    handout.copy_files(tmp_path)
+    _, tests = steps_of_the_workflow(tmp_path)
+    assert run_step(tests[0], tmp_path) == 1
+    shutil.copyfile(ROOT / "rewards_solution.py", tmp_path / "rewards.py")
+    assert [run_step(test, tmp_path) for test in tests] == [0] * 5
+
+
+def run_step(command, folder):
+    words = shlex.split(command)
+    assert words[0] == "python"
+    return subprocess.run([sys.executable, *words[1:]], cwd=folder, capture_output=True).returncode
 
 
 @pytest.mark.slow

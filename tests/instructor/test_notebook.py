@@ -51,8 +51,8 @@ def run_first_cell(tmp_path, monkeypatch):
 def small_exercise(folder):
     folder.mkdir()
     (folder / "train.py").write_text("")
-    lines = ["# torch==1", "numpy==0.1", "no_such_package==1.0", "trl==0.1"]
-    (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
+    packages = ["numpy==0.1", "no_such_package==1.0", "trl==0.1"]
+    (folder / "pyproject.toml").write_text(f"[project]\ndependencies = {packages}\n")
     return folder
 
 

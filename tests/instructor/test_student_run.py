@@ -1,5 +1,6 @@
 """What a student sees of `pytest --student`: in a copy of the repository with their own file."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -72,3 +73,25 @@ def test_what_is_left_or_wrong_is_red_once(copy):
     assert len(re.findall(rf"happened     it took {endless}", reports)) == 1
     assert "compute_ref_log_probs: the example in its docstring" in reports
     assert len(reports.splitlines()) < 60
+
+
+def with_a_students_packages(*words):
+    """(exit status, output) of pytest in this repository, without what only developers install."""
+    developers = ["hypothesis", "nbclient", "nbformat", "pyseccomp", "wandb"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({developers})); import pytest;"
+    code += f"sys.exit(pytest.main({['-p', 'no:cacheprovider', *words]}))"
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # Hypothesis has one
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_student_needs_nothing_that_developers_install():
+    status, shown = with_a_students_packages("--student", "-m", "exercise3a")
+    assert status == 1 and "to do: Exercise 3a" in shown and "rror" not in shown, shown
+
+
+def test_the_whole_suite_says_what_it_needs():
+    status, shown = with_a_students_packages()
+    assert status == 4 and "pip install -r requirements-dev.txt" in shown
+    assert "python -m pytest --student" in shown and shown.count("\n") <= 2
