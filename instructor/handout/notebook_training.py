@@ -220,9 +220,9 @@ with exercise():
 #    do the runs with and without exponential shaping agree so well, even at $\tau = 0.1$?
 # 2. **Price.** Look at sentiment against KL of your runs. What does the unregularised run buy with its
 #    last nats? Train with `kl_coef` 0.3 and 0.01: what happens to sentiment and KL?
-# 3. **Collapse.** Which run repeats itself within a text, and which ones only from text to text? Name
-#    the rows of the table that show it, and give two samples of each. Which row would you not have
-#    missed without them?
+# 3. **Collapse.** Which run repeats itself within a text, and which ones from text to text alone? Name
+#    the rows of the table that show it, and give two samples of each kind. Does the sentiment notice
+#    either? Does the judge?
 # 4. **Two divergences.** How do the runs with `forward` and `backward` differ in their texts? Which
 #    texts would tell their optima apart, and what would a run need to show it?
 # 5. **Prompting.** What can a prefix not do that training can, and the other way round?
