@@ -307,13 +307,15 @@ with exercise():
 #
 # ### An estimate is not a penalty
 #
-# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token have one of the
-# divergences as their mean, and it is well studied which of them estimates it best. It is tempting to
-# subtract the best one from the reward. But a reward is a plain number $c(x)$: the policy moves along
-# $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because $c$ itself depends
-# on $q$ and its gradient is lost. The picture has four such numbers, on the left the tokens that the
-# policy likes less than the reference does, on the right those that it likes more. Your own functions
-# appear in it, dashed, when you run the cell again.
+# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token estimate one of the
+# divergences by their mean, and it is well studied which of them does it best. It is tempting to
+# subtract the best one from the reward. But a reward is a plain number $c(x)$: subtracting it moves the
+# policy along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because $c$
+# itself depends on $q$ and its gradient is lost.
+#
+# The picture has four such numbers. On the right are tokens that the policy likes more than the
+# reference does, on the left those that it likes less. Your own functions appear in it, dashed, when
+# you run the cell again.
 # %%
 own = {}
 with exercise():
@@ -323,8 +325,8 @@ kl_lab.costs(own)
 # %% [markdown]
 # Look at $r \log r$. Around 0, where policy and reference nearly agree, the cost *falls* as the
 # policy comes to like a token more than the reference does. Subtracted from the reward, it pays the
-# policy for leaving. Then look at k3, near agreement the best known estimate of $KL(q‖p)$: flat at 0,
-# so that it hardly pulls at all. A penalty has to *rise* through 0, and none of these four does.
+# policy for leaving. Then look at k3, near agreement the best estimate of $KL(q‖p)$: flat at 0, so
+# that it hardly pulls at all. A penalty has to *rise* through 0, and none of these four does.
 #
 # ### Exercise 3b: a penalty for $KL(q‖p)$ (core)
 #
@@ -382,7 +384,7 @@ with exercise():
         plt.plot(
             ratios, losses, "-" if advantage > 0 else "--", label=f"advantage {advantage:+.0f}"
         )
-    plt.axvspan(0.8, 1.2, alpha=0.1)
+    plt.axvspan(0.8, 1.2, alpha=0.1, label="inside 1 ± ε")
     plt.xlabel("ratio: how likely the token is now, compared with when it was sampled")
     plt.ylabel("loss")
     plt.legend()
