@@ -30,11 +30,12 @@ print(f"positive: {(scores > 0.5).float().mean():.0%}, standard deviation {score
 # `train` takes the options of the command line. Each run below samples 64 completions per step,
 # 8 for each of 8 prompts. Watch the validation rows: sentiment is what you pay for, KL and reference
 # perplexity are the price. (*Reference perplexity*: how surprising the model before training finds
-# the text. 23: at each token it is as unsure as among 23 words that are equally likely.) 24 steps are
-# enough to see both: without a penalty, sentiment is near its maximum by then.
+# the text. 23: at each token it is as unsure as among 23 equally likely ones.) 24 steps are enough to
+# see both: without a penalty, sentiment is near its maximum by then.
 #
-# Where all rewards of a group are equal, all its advantages are 0, and it teaches nothing. A line of
-# the log says so if it happens to a quarter of the groups.
+# Where all rewards of a group are equal, all its advantages are 0, and it teaches nothing (but the KL
+# term of `--beta`, which stands beside them, goes on pulling). A line of the log says so if it happens
+# to a quarter of the groups.
 # %%
 from engine.common import read_jsonl
 from engine.measuring.optimum import settings_of
