@@ -399,9 +399,10 @@ with exercise():
 # `run("own", own_grpo=True)`. If they are right, this is TRL's run again.
 # %%
 with exercise():
-    figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
-    for panel, kl_coef in zip(panels, (0.0, 0.3)):
-        panel.plot(train_toy(Called(mine()), Held(kl_coef=kl_coef)))
+    paths = {kl_coef: train_toy(Called(mine()), Held(kl_coef=kl_coef)) for kl_coef in (0.0, 0.3)}
+    panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")[1]
+    for panel, (kl_coef, path) in zip(panels, paths.items()):
+        panel.plot(path)
         title = f"KL penalty of strength {kl_coef}" if kl_coef else "No penalty"
         panel.set(xlabel="step", title=title)
         panel.legend(WORDS, title="word")
