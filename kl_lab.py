@@ -55,6 +55,13 @@ COEFFICIENTS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 CREDIT_COEFFICIENTS = (0.1, 0.05, 0.03)
 
 
+def costs(own: dict[str, Candidate]):
+    """Draw what well-known estimators, all but the plainest, charge a token; and your functions."""
+    from engine.course.toy_pictures import draw_costs
+
+    return draw_costs({name: c for name, c in ESTIMATORS.items() if name != K1} | own)
+
+
 def penalties(own: dict[str, Candidate]):
     """Print and draw: what each number estimates, and what it does when it is subtracted."""
     from engine.course.toy_pictures import draw_penalties

@@ -53,8 +53,7 @@ HINTS = {
         "negative where it likes it less, and 0 where they agree?",
         "Differentiate KL(policy‖ref) = Σ q · (log q − log p) by the policy's weights, and write "
         "the result in the form E_q[c · ∇ log q]. What stands in the place of c? A constant "
-        "beside it does not count: E_q[∇ log q] = 0. `python kl_lab.py penalties` shows what "
-        "each candidate does.",
+        "beside it does not count: E_q[∇ log q] = 0.",
         "One number for each token out of its two log-probabilities, without any exp, square or "
         "absolute value. Entries outside the mask must not count, even if they are infinite: "
         "`torch.where` is safe there, a product with the mask is not. Sum over the last "

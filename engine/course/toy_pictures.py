@@ -59,6 +59,40 @@ def _tokens(size: int = 121) -> _Tokens:
     return _Tokens(log_p + preference, log_p, preference)
 
 
+def _look_of(name: str, i: int) -> dict[str, Any]:
+    """How a line is drawn: candidate number i; a student's function is thick and dashed."""
+    own = {"linewidth": 3, "linestyle": "--"} if name.startswith(OWN) else {}
+    return {"color": f"C{i}", "label": name, "linewidth": 1.5, "linestyle": "-"} | own
+
+
+def _draw_costs(axes, candidates: dict[str, Candidate]):
+    """What each number charges a token, by how much likelier the policy finds it."""
+    tokens = _tokens()
+    for i, (name, candidate) in enumerate(candidates.items()):
+        cost = candidate.cost(tokens.log_q, tokens.log_p)
+        axes.plot(tokens.preference, cost, **_look_of(name, i))
+    _cross(axes)
+    axes.set(
+        ylim=(-2, 2),
+        xlabel="log q − log p of the token",
+        ylabel="number subtracted, nats",
+        title="Cost of a token\n(a line that rises through 0 holds the policy)",
+    )
+
+
+def draw_costs(candidates: dict[str, Candidate]):
+    """The cost of a token alone, the first panel of `draw_penalties`."""
+    figure, (price,) = _figure(
+        1,
+        "Numbers subtracted from the reward. q: probability of a token under\n"
+        "the policy; p: under the reference; r = p/q. Thick, dashed: your functions.",
+    )
+    _draw_costs(price, candidates)
+    price.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.set_size_inches(7.5, 4.2)
+    return figure
+
+
 def draw_penalties(
     candidates: dict[str, Candidate], rows: dict[str, PenaltyFigures], toy: TokenToy
 ):
@@ -69,26 +103,15 @@ def draw_penalties(
         "q: probability of a token under the policy; p: under the reference; r = p/q. "
         "Thick, dashed, crosses: your functions.",
     )
-    tokens = _tokens()
+    _draw_costs(price, candidates)
     log_q = toy.logits.log_softmax(0)
     for i, (name, (kind, cost)) in enumerate(candidates.items()):
-        color = f"C{i}"
-        line: dict[str, Any] = {"color": color, "label": name, "linewidth": 1.5, "linestyle": "-"}
-        marker: dict[str, Any] = {"color": color, "label": name, "s": 25, "marker": "o"}
+        marker: dict[str, Any] = {"color": f"C{i}", "label": name, "s": 25, "marker": "o"}
         if name.startswith(OWN):
-            line |= {"linewidth": 3, "linestyle": "--"}
             marker |= {"s": 60, "marker": "x"}
-        price.plot(tokens.preference, cost(tokens.log_q, tokens.log_p), **line)
         moved = toys.penalty_gradient(cost(log_q, toy.log_p), log_q)
         force.scatter(toys.exact_gradient(kind, *toy), moved, **marker)
-        path.plot(rows[name].path, **line)
-    _cross(price)
-    price.set(
-        ylim=(-2, 2),
-        xlabel="log q − log p of the token",
-        ylabel="number subtracted, nats",
-        title="Cost of a token\n(a line that rises through 0 holds the policy)",
-    )
+        path.plot(rows[name].path, **_look_of(name, i))
     force.axline((0, 0), slope=1, color="grey", linewidth=0.8, label="exact gradient")
     force.set(
         xlabel="gradient of the divergence by a logit",

@@ -79,6 +79,9 @@ class Variety:
 
     items: Callable[[Sample], list]
 
+    def value(self, samples):
+        return variety([[x for sample in samples for x in self.items(sample)]])[0]
+
     def compare(self, base, trained) -> Comparison:
         """As for Ratio, with intervals by the jackknife: a resampled prompt would be a copy."""
         (a, a_without), (b, b_without) = (

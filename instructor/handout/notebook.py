@@ -26,9 +26,14 @@
 # **Hand in** `rewards.py` and `answers.md`, with your answers to the questions of `rewards.py` and of
 # the analysis below.
 #
-# **Time:** about three hours of yours. All cells together keep the computer busy for {time}; the
-# headings say which of them. (Bundled models, no GPU, no network; measured on {hardware}.)
-# Cells whose exercise is still to do say *Not yet* and go on.
+# **Core, about three hours of yours:** exercises 1, 3b and 4, the runs `none`, `forward` and
+# `hacked`, and questions 2 and 3 of the analysis. **Optional, one to two hours more:** exercises 2,
+# 3a and 3c, the other runs and questions, a closer look at KL, and the bonus. The headings say
+# *core* or *optional*. (Estimates. If you take this as a course, ask what counts there.)
+#
+# All cells together keep the computer busy for {time}; the headings say which of them. (Bundled
+# models, no GPU, no network; measured on {hardware}.) Cells whose exercise is still to do say
+# *Not yet* and go on.
 #
 # **Hints** open one after the other below each exercise, or by `python rewards.py --hint 3b`.
 # %%
@@ -108,7 +113,7 @@ elif packages := list(missing()):
 
 # %%
 PRESET = "tiny"  # or "quick": GPT-2 itself and a large sentiment model; wants a GPU and network
-STEPS = 24  # training steps of each run below; None: as many as the preset says
+STEPS = 24  # training steps of a run that names none; None: as many as the preset says
 USE_SOLUTION = False  # your rewards.py
 
 # %%
@@ -126,7 +131,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import kl_lab
-from engine.course.student import load_rewards, rewards_file
+from engine.course.student import Called, load_rewards, rewards_file
 from engine.model.loading import load_model
 from engine.options import PRESETS
 from grpo_from_scratch import WORDS, Held, train_toy
@@ -177,7 +182,7 @@ for text, stars, score in zip(texts, get_star_probs(texts), get_sentiment_scores
 
 
 # %% [markdown]
-# ## Exercise 1: the sentiment as reward
+# ## Exercise 1: the sentiment as reward (core)
 #
 # The first reward is written already, so that you can train at once. It is one line of `rewards.py`.
 # Answer its question in `answers.md`; the cell is a place to try things out.
@@ -191,11 +196,12 @@ with exercise():
         print(f"{alone:.3f} alone, {together:.3f} after a negative prompt: {completion}")
 
 # %% [markdown]
-# ## Exercise 2: shaping
+# ## Exercise 2: shaping (optional)
 #
 # GRPO only sees how a completion compares with its group. Advantages do not change if every reward
-# is multiplied by two or raised by three: without a KL penalty, *linear* shaping does nothing. (With
-# one, twice the reward is half the penalty.) A bent curve does something. The exponential
+# is multiplied by two or raised by three: *linear* shaping does nothing. (Unless a penalty is
+# subtracted, as in exercise 3: then twice the reward is half the penalty.) A bent curve does
+# something. The exponential
 #
 # $$\text{reward} = \exp(\text{score} / \tau) - 1$$
 #
@@ -253,9 +259,13 @@ with exercise():
 # ## Exercise 3: staying close to the reference
 #
 # Nothing in the reward says that the text should remain a review. The KL penalty does: it compares
-# the policy $q$ with the frozen model $p$ that training started from. For that we need
-# log-probabilities. The model reads tokens $1 \dots t$ and predicts token $t + 1$, so the logits at
-# position $t$ belong to the *next* token.
+# the policy $q$ with the *reference* $p$, the frozen model that training started from. The *KL
+# divergence* is their distance: how much likelier, on average and as a logarithm, the policy finds its
+# own texts than the reference does. For that we need log-probabilities. The logarithms are natural
+# ones, and their unit is the *nat*: one nat less is a probability $e$ ≈ 2.7 times smaller.
+#
+# The model reads tokens $1 \dots t$ and predicts token $t + 1$, so the logits at position $t$ belong
+# to the *next* token.
 # %%
 base_model, tokenizer = load_model(MODEL)
 ids = tokenizer("This movie was great fun and I loved it.", return_tensors="pt")["input_ids"]
@@ -271,8 +281,9 @@ for t in range(ids.shape[1] - 1):
 print(f"the sum, log P of everything after the first token: {total:.2f} nats")
 
 # %% [markdown]
-# **Exercise 3a**, `compute_ref_log_probs` in `rewards.py`, does this for completions
-# (`python -m pytest --student -m exercise3a`).
+# ### Exercise 3a: the same for completions (optional)
+#
+# Write `compute_ref_log_probs` in `rewards.py` (`python -m pytest --student -m exercise3a`).
 #
 # {hints 3a}
 # %%
@@ -291,58 +302,48 @@ with exercise():
 # | `forward` | $KL(q‖p) = E_q[\log q - \log p]$ | *reverse* or exclusive KL | text that the reference would not write |
 # | `backward` | $KL(p‖q) = E_p[\log p - \log q]$, for each next token of the policy's own text | *forward* or inclusive KL | giving up tokens that the reference would write |
 #
-# The flags' names are those of this exercise; the literature uses the words the other way round, so trust the formula. The first is called *mode-seeking*, the second *mass-covering*: fitting a small family of distributions to $p$, the one picks a mode and the other covers all. A reward with a penalty is another task. Both optima keep the reference's odds between texts of equal reward, so neither settles on one kind of text. They differ in the *tail*. A text whose reward is $\Delta$ below the best keeps $\exp(-\Delta/c)$ of its odds with the first, $c$ being the coefficient; with the second its share is about $c \cdot p/\Delta$. On three texts with $p$ = 0.5, 0.3, 0.2 and rewards 0.1, 0.9, 0.9, the bad one keeps
-#
-# | $c$ | `forward` | `backward` | `backward` with $\log r$ clamped at $\log 10$ |
-# |---|---|---|---|
-# | 0.1 | 0.0003 | 0.059 | 0.059 |
-# | 0.05 | 0.0000001 | 0.030 | 0 |
-# | 0.01 | 0 | 0.006 | 0 |
-#
-# The last column shows what a clamp does. These are statements about optima; runs of sixty steps do not show them.
+# The flags' names are those of this exercise; the literature uses the words the other way round, so
+# trust the formula. In short runs the two differ little; *A closer look at KL*, after the training,
+# says where they part.
 #
 # ### An estimate is not a penalty
 #
-# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token have one of the divergences as their mean, and their bias and variance are well studied. It is tempting to take the best of them and to subtract it from the reward. But a reward is a plain number $c(x)$: the policy moves along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because $c$ itself depends on $q$ and its gradient is lost. The lab makes this visible on eight tokens, where every mean is an exact sum. Your own two functions appear in it as soon as they exist.
+# The samples come from $q$. With $r = p(x)/q(x)$, several numbers per token estimate one of the
+# divergences by their mean, and it is well studied which of them does it best. It is tempting to
+# subtract the best one from the reward. But a reward is a plain number $c(x)$: subtracting it moves the
+# policy along $-E_q[c \cdot \nabla \log q]$, and that is not the gradient of $E_q[c]$, because $c$
+# itself depends on $q$ and its gradient is lost.
+#
+# The picture has four such numbers. On the right are tokens that the policy likes more than the
+# reference does, on the left those that it likes less. Your own functions appear in it, dashed, when
+# you run the cell again.
 # %%
 own = {}
 with exercise():
     own = kl_lab.own_penalties(mine())
-kl_lab.penalties(own)
+kl_lab.costs(own)
 
 # %% [markdown]
-# Look at $r \log r$ in the left picture. Around 0, where policy and reference nearly agree, the cost *falls* as the policy comes to like a token more than the reference does. Subtracted from the reward, it pays the policy for leaving. Then look at k3, near agreement the best estimate of $KL(q‖p)$ (far away k1 varies less): flat at 0, so that it hardly pulls at all, and in the end it loses the policy. A penalty has to *rise* through 0.
+# Look at $r \log r$. Around 0, where policy and reference nearly agree, the cost *falls* as the
+# policy comes to like a token more than the reference does. Subtracted from the reward, it pays the
+# policy for leaving. Then look at k3, near agreement the best estimate of $KL(q‖p)$: flat at 0, so
+# that it hardly pulls at all. A penalty has to *rise* through 0, and none of these four does.
 #
-# **Exercise 3b**, `kl_penalty_forward`: find the number that pulls with the exact gradient of
-# $KL(q‖p)$. The docstring in `rewards.py` says how to derive it.
+# ### Exercise 3b: a penalty for $KL(q‖p)$ (core)
+#
+# `kl_penalty_forward`: find the number that pulls with the exact gradient of $KL(q‖p)$. The docstring
+# in `rewards.py` says how to derive it. `python -m pytest --student -m exercise3b` tests it.
 #
 # {hints 3b}
 #
-# **Exercise 3c**, `kl_penalty_backward`: the same for $KL(p‖q)$.
+# ### Exercise 3c: a penalty for $KL(p‖q)$ (optional)
+#
+# `kl_penalty_backward`: the same for the other divergence.
 #
 # {hints 3c}
-#
-# #### Why do they get log-probabilities and not texts?
-#
-# You may meet this exercise with `kl_penalty_forward(completions, prompts, ref_model, tokenizer,
-# kl_coef)`, which returns `kl_coef * log_prob` of each text under the reference as a bonus, and with
-# a backward version that returns `-kl_coef * exp(-log_prob)`. Both know $p$ alone. But a divergence
-# compares two models: without $\log q$, the first pays for the text that the reference finds
-# likeliest, which is short and dull, even where the policy *is* the reference already. The second
-# is about $-e^{100}$ for a usual completion. A text alone does not tell $\log q$: it can be cut
-# into tokens in several ways, and only the sampler knows which it drew. So `train.py` measures
-# both models on the very tokens that were sampled, once, and your functions get the two tables
-# and a mask, `(policy_log_probs, ref_log_probs, mask, kl_coef)`. What needs the reference and texts
-# is exercise 3a.
-#
-# ### The same number in another place
-#
-# TRL's own `--beta` does not subtract its number from the reward. It adds k3 to the loss and differentiates it, times the ratio $q/q_{old}$. That is why k3 is right there and wrong here: look which pale band each line follows. `python kl_lab.py texts` and `beta` go on to whole texts.
-# %%
-kl_lab.places(own)
 
 # %% [markdown]
-# ## Exercise 4: GRPO itself
+# ## Exercise 4: GRPO itself (core)
 #
 # A reward is not yet a step. What turns eight rewards into a step of the policy is GRPO, and it is
 # short:
@@ -353,25 +354,29 @@ kl_lab.places(own)
 #                              score − penalty       within the group   and its gradient
 # ```
 #
-# **Exercise 4a**, `group_advantages`: how much better than its group each completion did.
+# ### Exercise 4a: advantages (core)
+#
+# `group_advantages`: how much better than its group each completion did.
 #
 # {hints 4a}
 # %%
 with exercise():
     rewards = torch.tensor([0.1, 0.5, 0.9, 0.90, 0.91, 0.92, 0.4, 0.4, 0.4])
-    advantages = torch.as_tensor(mine().group_advantages(rewards, 3))
+    advantages = torch.as_tensor(Called(mine()).group_advantages(rewards, 3))
     for group, values in zip(rewards.view(-1, 3).tolist(), advantages.view(-1, 3).tolist()):
         print("rewards", [f"{x:.2f}" for x in group], "advantages", [f"{x:+.2f}" for x in values])
 
 # %% [markdown]
-# **Exercise 4b**, `policy_loss`: the clipped loss of a batch. The cell draws yours for a single
-# token against its ratio $\rho$. A flat piece has no gradient: there the token is let go. On which
-# side, and for which advantage?
+# ### Exercise 4b: the loss (core)
+#
+# `policy_loss`: the clipped loss of a batch. The cell draws yours for a single token against its
+# ratio $\rho$. A flat piece has no gradient: there the token is let go. On which side, and for which
+# advantage?
 #
 # {hints 4b}
 # %%
 with exercise():
-    loss = mine().policy_loss
+    loss = Called(mine()).policy_loss
     ratios = torch.linspace(0.5, 1.5, 101)
     one = torch.ones(1, 1).bool()
     for advantage in (1.0, -1.0):
@@ -380,7 +385,7 @@ with exercise():
         plt.plot(
             ratios, losses, "-" if advantage > 0 else "--", label=f"advantage {advantage:+.0f}"
         )
-    plt.axvspan(0.8, 1.2, alpha=0.1)
+    plt.axvspan(0.8, 1.2, alpha=0.1, label="inside 1 ± ε")
     plt.xlabel("ratio: how likely the token is now, compared with when it was sampled")
     plt.ylabel("loss")
     plt.legend()
@@ -389,13 +394,16 @@ with exercise():
 # %% [markdown]
 # With these two functions `grpo_from_scratch.py` trains a policy over six words. Without a penalty it
 # ends with the best-paid word alone. With one it ends near $q \propto p \cdot \exp(\text{reward} / c)$,
-# where $c$ is the coefficient. A test compares them with TRL, and `python train.py --preset tiny
-# --own_grpo` trains GPT-2 with them.
+# where $c$ is the coefficient.
+#
+# `--own_grpo` trains GPT-2 with them: `python train.py --preset tiny --own_grpo`, or below
+# `run("own", own_grpo=True)`. If they are right, this is TRL's run again.
 # %%
 with exercise():
-    figure, panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")
-    for panel, kl_coef in zip(panels, (0.0, 0.3)):
-        panel.plot(train_toy(mine(), Held(kl_coef=kl_coef)))
+    paths = {kl_coef: train_toy(Called(mine()), Held(kl_coef=kl_coef)) for kl_coef in (0.0, 0.3)}
+    panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")[1]
+    for panel, (kl_coef, path) in zip(panels, paths.items()):
+        panel.plot(path)
         title = f"KL penalty of strength {kl_coef}" if kl_coef else "No penalty"
         panel.set(xlabel="step", title=title)
         panel.legend(WORDS, title="word")

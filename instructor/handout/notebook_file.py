@@ -24,14 +24,16 @@ HINTS_OF = re.compile(r"\{hints (\w+)\}")
 TEXTS = tuple(Path(__file__).with_name(name) for name in ("notebook.py", "notebook_training.py"))
 GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git|/)?")
 TIMES = {  # seconds that the cells below a heading take; `--execute` prints them
-    "Exercise 2: shaping": 1,
-    "Exercise 3: staying close to the reference": 2,
-    "Exercise 4: GRPO itself": 1,
+    "Exercise 2: shaping (optional)": 1,
+    "Exercise 3: staying close to the reference": 1,
+    "Exercise 4: GRPO itself (core)": 1,
     "Before training": 2,
     "Training": 139,
-    "Comparing": 23,
-    "Could you just have asked?": 12,
-    "Bonus": 1,
+    "Collapse (core)": 75,
+    "Comparing (core)": 32,
+    "Could you just have asked? (optional)": 12,
+    "A closer look at KL (optional)": 2,
+    "Bonus (optional)": 1,
 }
 HARDWARE = "two cores of an Intel Xeon at 2.3 GHz"
 HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; on Colab

@@ -10,10 +10,18 @@ import zipfile
 import nbformat
 import pytest
 
+import kl_lab
 from engine.common import ROOT
 from engine.course.hints import HINTS
 from instructor.handout import notebook_file
 from instructor.handout.student_copy import solution_lines
+
+MARKED = re.compile(r"Exercise (\w+): .*\((core|optional)\)")
+
+
+def whole_text():
+    """The sources of all cells."""
+    return "\n".join(cell.source for cell in notebook_file.notebook().cells)
 
 
 def first_cell(repo=""):
@@ -119,16 +127,16 @@ def test_of_a_github_address_there_is_a_badge():
 
 
 def test_hints_are_folded_one_into_the_other():
-    text = "\n".join(cell.source for cell in notebook_file.notebook().cells)
+    text = whole_text()
     assert text.count("<details><summary>Hint 1 of 3: a question</summary>") == len(HINTS)
     assert text.count("<details>") == text.count("</details>") == 3 * len(HINTS)
     assert "{hints" not in text
 
 
 def test_times_stand_in_headings_that_are_there(monkeypatch):
-    monkeypatch.setattr(notebook_file, "TIMES", {"Training": 100, "Bonus": 2})
-    text = "\n".join(cell.source for cell in notebook_file.notebook().cells)
-    assert "\n## Training · 2 minutes\n" in text and "\n## Bonus · 2 s\n" in text
+    monkeypatch.setattr(notebook_file, "TIMES", {"Training": 100, "Bonus (optional)": 2})
+    text = whole_text()
+    assert "\n## Training · 2 minutes\n" in text and "\n## Bonus (optional) · 2 s\n" in text
     assert "busy for 2 minutes" in text and "{" not in text.split("## The sentiment")[0][:2500]
     monkeypatch.undo()
     titles = re.findall(r"^# ## (.*)$", notebook_file.source_text(), re.MULTILINE)
@@ -152,6 +160,43 @@ def test_times_are_read_from_an_executed_notebook():
     assert notebook_file.measured_times(book) == {"Start": 1.5, "Training": 4.25}
 
 
+def test_headings_say_what_is_core_and_what_is_optional():
+    """As the opening does: core are 1, 3b and 4, which is 4a and 4b."""
+    opening, _, text = whole_text().partition("## The sentiment model")
+    assert "**Core, about three hours of yours:** exercises 1, 3b and 4," in opening
+    headings = re.findall(r"^##+ (.*)$", text, re.MULTILINE)
+    marks = {name: mark for h in headings for name, mark in MARKED.findall(h)}
+    core = {name for name, mark in marks.items() if mark == "core"}
+    assert core == {"1", "3b", "4", "4a", "4b"}
+    assert set(marks) - core == {"2", "3a", "3c"}
+    for title in ("Collapse (core)", "Comparing (core)", "Bonus (optional)"):
+        assert any(heading.startswith(title) for heading in headings)
+    for run in ("none", "forward", "hacked"):
+        mark = re.findall(r"^##.*\((core|optional)\)", text.partition(f'run("{run}"')[0], re.M)[-1]
+        assert f"`{run}`" in opening and mark == "core"
+
+
+def test_what_exercise_3b_asks_for_is_not_shown_before_it(capsys):
+    """The lab's table gives it away: of all numbers, k1 alone has a pull of +1.00."""
+    before, exercise, _ = whole_text().partition("### Exercise 3b")
+    assert exercise and "kl_lab.costs(own)" in before
+    assert not re.search(r"kl_lab\.(penalties|places)|k1|-\\log r", before)
+    nothing = kl_lab.costs({})
+    shown = {line.get_label() for line in nothing.axes[0].lines}
+    assert {"k2 = ½ log² r", "r·log r"} <= shown and not capsys.readouterr().out
+    right = [line for line in nothing.axes[0].lines if rises_through_0(line)]
+    assert not right
+    own = {"kl_penalty_forward": kl_lab.Candidate("forward", lambda q, p: q - p)}
+    (mine,) = [line for line in kl_lab.costs(own).axes[0].lines if rises_through_0(line)]
+    assert mine.get_label() == "kl_penalty_forward"
+
+
+def rises_through_0(line):
+    """Whether a line of log q − log p is below 0 on the left of 0 and above it on the right."""
+    found = list(zip(*line.get_data()))
+    return len(found) > 2 and all((y > 0) == (x > 0) for x, y in found if abs(x) > 1e-9)
+
+
 def test_no_hint_holds_a_piece_of_the_solution():
     hints = "".join(re.sub(r"\s", "", text) for texts in HINTS.values() for text in texts)
     pieces = {re.sub(r"\s", "", line) for line in solution_lines()}
@@ -163,6 +208,7 @@ def test_no_hint_holds_a_piece_of_the_solution():
 SMALL = {  # what the notebook says -> what is enough to try each cell
     "STEPS = 24": "STEPS = 1",
     "TRAIN_PROMPTS * 4": "TRAIN_PROMPTS",
+    "steps=60": "steps=1",
     "num_samples=4": "num_samples=2",
     "VALIDATION_PROMPTS, base_model, 4,": "VALIDATION_PROMPTS, base_model, 2,",
 }
@@ -184,7 +230,12 @@ def test_the_notebook_runs_from_top_to_bottom_alone_in_a_folder(tmp_path, studen
     outputs = [output for cell in book.cells for output in cell.get("outputs", ())]
     text = "".join(output.get("text", "") for output in outputs)
     assert ("Not yet: Exercise 3b: implement kl_penalty_forward" in text) is not solved
-    assert ("Not yet: there is no run 'backward'" in text) is not solved
     assert ("Not yet" in text) is not solved and "Cannot fetch" not in text
+    (titles,) = [line.split() for line in text.splitlines() if line.startswith("metric  ")]
+    others = ["forward", "exponential", "backward"] if solved else []
+    assert titles == ["metric", "base", "none", *others, "hacked"]
+    for row in ("repeated 3-grams", "distinct 2-grams", "self-BLEU-4", "judge"):
+        assert re.search(rf"^{row} +\d", text, re.MULTILINE)
     assert (re.search(r"kl_penalty_forward +\+0\.\d{4} +[+-]0\.0000", text) is not None) is solved
-    assert len([output for output in outputs if "image/png" in output.get("data", ())]) == 9
+    pictures = [output for output in outputs if "image/png" in output.get("data", ())]
+    assert len(pictures) == (11 if solved else 9)  # two are drawn by exercise 4

@@ -70,6 +70,9 @@ def test_variety_by_hand():
     share, without = metrics.variety([[1, 2], [1, 3, 3]])
     assert share == pytest.approx(3 / 5)
     assert without.tolist() == pytest.approx([2 / 3, 1.0])
+    samples = [{"ids": [1, 2]}, {"ids": [1, 3, 3]}]
+    assert metrics.METRICS["distinct_1"].kind.value(samples) == pytest.approx(3 / 5)
+    assert metrics.METRICS["distinct_2"].kind.value(samples) == 1  # 12, 13, 33
 
 
 def test_jackknife_by_hand():
