@@ -144,17 +144,20 @@ def seed_kept() -> Iterator[None]:
 
     A state of torch's CPU generator begins with the eight bytes of its seed. They have no part in
     the numbers, so that a mark can stand there; whoever sets a seed, be it the same, overwrites it.
+    Where a state is laid out otherwise, only a seed that is another is noticed.
     """
-    before = torch.get_rng_state()
-    seed = before[: len(MARK)].clone()
+    before, seed = torch.get_rng_state(), torch.initial_seed()
     torch.set_rng_state(torch.cat([MARK, before[len(MARK) :]]))
+    if (marked := torch.initial_seed()) == seed:
+        torch.set_rng_state(before)
     try:
         yield
     finally:
-        after = torch.get_rng_state()
-        if torch.equal(after[: len(MARK)], MARK):
-            before = torch.cat([seed, after[len(MARK) :]])
-        torch.set_rng_state(before)
+        if torch.initial_seed() != marked:
+            torch.set_rng_state(before)
+        elif marked != seed:
+            after = torch.get_rng_state()[len(MARK) :]
+            torch.set_rng_state(torch.cat([before[: len(MARK)], after]))
 
 
 class HeldBack(io.StringIO):

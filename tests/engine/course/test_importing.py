@@ -213,6 +213,22 @@ def test_random_numbers_that_are_drawn_stay_drawn(tmp_path):
     assert torch.initial_seed() == 5
 
 
+def test_a_state_of_another_layout_is_kept_too(tmp_path, monkeypatch):
+    """Here its seed is not in front. Another seed is put back, what is drawn stays drawn."""
+    read, put = torch.get_rng_state, torch.set_rng_state
+    monkeypatch.setattr(torch, "get_rng_state", lambda: read().roll(16))
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: put(state.roll(-16)))
+    torch.manual_seed(5)
+    want = [torch.rand(()).item() for _ in range(3)]
+    torch.manual_seed(5)
+    with student_code(tmp_path, None):
+        got = [torch.rand(()).item()]
+    got.append(torch.rand(()).item())
+    with student_code(tmp_path, None):
+        torch.manual_seed(6)
+    assert [*got, torch.rand(()).item()] == want
+
+
 def test_normal_numbers_come_in_pairs_of_which_one_may_be_left(tmp_path):
     """The state of the generator is more than its first bytes and its table."""
     torch.manual_seed(5)
