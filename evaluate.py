@@ -54,7 +54,7 @@ from engine.measuring.runs import (
 )
 from engine.measuring.tables import print_metrics, print_prefixes
 from engine.model.devices import tune_cpu
-from engine.model.loading import load_model
+from engine.model.loading import load_model, load_pretrained
 from engine.options import OneLineParser, at_least, read_manifest
 from engine.pages.report import (
     optimum_titles,
@@ -467,8 +467,16 @@ def _settings(args, *models):
 
     Returns:
         dict with `sentiment_model`, `max_new_tokens`, `temperature`, and `seed` where there is one.
+
+    Raises:
+        UserError: one of the models is none; said before anything else is fetched.
     """
-    settings = run_settings(*filter(None, models))
+    from transformers import AutoConfig
+
+    named = [model for model in models if model]
+    for model in named:
+        load_pretrained(AutoConfig, model)
+    settings = run_settings(*named)
     given = {name: getattr(args, name, None) for name in (*settings, "seed")}
     return settings | {name: value for name, value in given.items() if value is not None}
 

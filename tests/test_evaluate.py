@@ -332,6 +332,16 @@ def test_an_odd_name_is_one_line(arguments):
     assert "\n" not in error.value.code
 
 
+@pytest.mark.parametrize(
+    "arguments", [["evaluate"], ["compare", "tiny/gpt2"], ["prompting"], ["optimum"], ["try"]]
+)
+def test_a_folder_without_a_model_is_named_before_anything_is_fetched(arguments, tmp_path):
+    """The reward model, by default that of the Hub, comes after it."""
+    more = ["It was"] if arguments[0] == "try" else []
+    with pytest.raises(SystemExit, match="evaluate.py: The folder '.*' holds no model.*config.js"):
+        evaluate.main([*arguments, str(tmp_path), *more])
+
+
 def test_an_unknown_error_is_one_line_and_can_be_looked_into(monkeypatch):
     monkeypatch.setattr(evaluate, "read_run", lambda folder: {}["step"])
     with pytest.raises(SystemExit, match=r"evaluate.py: KeyError: 'step' \(--debug shows where\)"):

@@ -82,13 +82,17 @@ def import_file(path: str | Path) -> ModuleType:
 
 
 def _module_name(path):
-    """The file's own name, by which another process finds it; or, where another module has this
-    name, the whole path."""
+    """The file's own name; or, where another module has this name, that of a package in the folder
+    at the top of the disk, as home.ann.rewards. By either, another process finds it."""
     name = path.stem
     known, found = sys.modules.get(name), PathFinder.find_spec(name)
     its_own = known is None or getattr(known, "__file__", None) == str(path)
     first = found is None or found.origin == str(path)
-    return name if its_own and first and "." not in name else str(path).replace(".", "_")
+    if its_own and first and "." not in name:
+        return name
+    parts = [*path.parent.parts[1:], name]
+    dotted = any("." in part for part in parts)  # no package has such a name
+    return str(path).replace(".", "_") if dotted else ".".join(parts)
 
 
 def _beside(path, names):
@@ -108,14 +112,17 @@ def without_traces(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def importable(path: str | Path) -> Iterator[None]:
-    """Modules beside a file can be imported, where no other module has their name."""
-    folder = str(Path(path).absolute().parent)
-    sys.path.append(folder)
+    """Modules beside a file can be imported, where no other module has their name; and the file
+    itself by its whole path."""
+    path = Path(path).absolute()
+    added = [str(path.parent), path.anchor]
+    sys.path.extend(added)
     try:
         yield
-    finally:  # the code may have added folders of its own, this one too
-        with contextlib.suppress(ValueError):
-            del sys.path[-1 - sys.path[::-1].index(folder)]
+    finally:  # the code may have added folders of its own, these too
+        for folder in added:
+            with contextlib.suppress(ValueError):
+                del sys.path[-1 - sys.path[::-1].index(folder)]
 
 
 @contextlib.contextmanager
@@ -137,17 +144,20 @@ def seed_kept() -> Iterator[None]:
 
     A state of torch's CPU generator begins with the eight bytes of its seed. They have no part in
     the numbers, so that a mark can stand there; whoever sets a seed, be it the same, overwrites it.
+    Where a state is laid out otherwise, only a seed that is another is noticed.
     """
-    before = torch.get_rng_state()
-    seed = before[: len(MARK)].clone()
+    before, seed = torch.get_rng_state(), torch.initial_seed()
     torch.set_rng_state(torch.cat([MARK, before[len(MARK) :]]))
+    if (marked := torch.initial_seed()) == seed:
+        torch.set_rng_state(before)
     try:
         yield
     finally:
-        after = torch.get_rng_state()
-        if torch.equal(after[: len(MARK)], MARK):
-            before = torch.cat([seed, after[len(MARK) :]])
-        torch.set_rng_state(before)
+        if torch.initial_seed() != marked:
+            torch.set_rng_state(before)
+        elif marked != seed:
+            after = torch.get_rng_state()[len(MARK) :]
+            torch.set_rng_state(torch.cat([before[: len(MARK)], after]))
 
 
 class HeldBack(io.StringIO):

@@ -49,8 +49,11 @@ def test_a_dataclass_with_postponed_annotations(tmp_path):
     assert call_student(load_rewards(write(tmp_path, source)).f, TEXTS) == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_pool_of_processes(tmp_path, method):
+@pytest.mark.parametrize(
+    "method, name", [("fork", "mine"), ("spawn", "mine"), ("spawn", "data"), ("spawn", "rewards")]
+)
+def test_a_pool_of_processes(tmp_path, method, name):
+    """Whose processes find the file, also where another module has its name."""
     if method == "fork" and sys.platform != "linux":
         pytest.skip("Linux's own")
     source = f"""
@@ -60,7 +63,7 @@ def f(completions):
     with multiprocessing.get_context("{method}").Pool(1) as pool:
         return pool.map(score, completions)
 """
-    file = write(tmp_path, source)
+    file = write(tmp_path / "für alle", source, f"{name}.py")
     # In a program whose own file another process can import, which pytest's is not.
     program = write(
         tmp_path,
@@ -103,7 +106,7 @@ def test_no_file_takes_the_place_of_another_module(tmp_path, name):
     module = load_rewards(file)
     assert module.value is data.TRAIN_PROMPTS
     assert {key: sys.modules[key] for key in known} == known
-    assert sys.modules[module.__name__] is module and "." not in module.__name__
+    assert sys.modules[module.__name__] is module
 
 
 def test_a_file_is_imported_anew_whatever_its_time_and_size(tmp_path):
@@ -208,6 +211,22 @@ def test_random_numbers_that_are_drawn_stay_drawn(tmp_path):
     torch.manual_seed(5), random.seed(5), np.random.seed(5)
     assert [drawn(), call_student(f, TEXTS), call_student(f, TEXTS), drawn()] == want
     assert torch.initial_seed() == 5
+
+
+def test_a_state_of_another_layout_is_kept_too(tmp_path, monkeypatch):
+    """Here its seed is not in front. Another seed is put back, what is drawn stays drawn."""
+    read, put = torch.get_rng_state, torch.set_rng_state
+    monkeypatch.setattr(torch, "get_rng_state", lambda: read().roll(16))
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: put(state.roll(-16)))
+    torch.manual_seed(5)
+    want = [torch.rand(()).item() for _ in range(3)]
+    torch.manual_seed(5)
+    with student_code(tmp_path, None):
+        got = [torch.rand(()).item()]
+    got.append(torch.rand(()).item())
+    with student_code(tmp_path, None):
+        torch.manual_seed(6)
+    assert [*got, torch.rand(()).item()] == want
 
 
 def test_normal_numbers_come_in_pairs_of_which_one_may_be_left(tmp_path):
