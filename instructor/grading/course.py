@@ -11,7 +11,7 @@ from engine.common import ROOT, quiet_libraries, write_whole
 from instructor.grading import journal
 from instructor.grading.collect import collect
 from instructor.grading.course_files import write_all
-from instructor.grading.examining import examine, unusual_imports
+from instructor.grading.examining import examine
 from instructor.grading.points import read_rubric, score
 from instructor.grading.process import WorkerGone, Workshop, probe
 from instructor.grading.roster import read_roster
@@ -211,5 +211,3 @@ def examine_into(result, control, source, grader):
     if found.import_error:
         result |= {"status": "import error", "reason": found.import_error}
     result["flags"] += sorted(found.flags)
-    if imports := unusual_imports(source):
-        result["flags"].append(f"imports {', '.join(imports)}")

@@ -7,7 +7,7 @@ from rich.console import Console
 from cases import CASES
 from instructor.grading.class_view import histogram, shares, show, what_was_written
 from instructor.grading.command import RUBRIC
-from instructor.grading.examining import unusual_imports
+from instructor.grading.imports import unusual_imports
 from instructor.grading.points import read_rubric
 from instructor.proof.attacks import SOLUTION, TEMPLATE
 
