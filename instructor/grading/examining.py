@@ -73,8 +73,8 @@ def examine(control, source, seeds, models, seconds=10.0):
         return Examination(outcomes, message, flags, output=printed, printed=printed)
     found = Examination([], flags=flags, output=printed, printed=printed)
     questions = {name: Questions(name, models) for name in CASES}
-    # Whatever a submission could write a hidden input into (a file's time of access, say), nothing
-    # whose words a student reads is asked after it: the public questions of all functions come first.
+    # A submission could write a hidden input into a file's time of access, say. So nothing whose
+    # words a student reads comes after it: the public questions of all functions are the first.
     for asking in (Questions.ask_public, Questions.ask_hidden):
         for each in questions.values():
             if asking is Questions.ask_hidden and not each.holding():
@@ -260,4 +260,3 @@ def what_is_wrong(answer, name, expected):
     if kind == "other" and isinstance(of_type, str):
         return f"{name} returned {of_type[:60]}; expected a list of numbers"
     return f"{name} returned something that is no list of numbers"
-

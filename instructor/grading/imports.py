@@ -1,4 +1,4 @@
-"""What a submission imports. Runs in its own process: the parser of Python may take a minute and much
+"""What a submission imports. Runs in its own process: Python's parser may take a minute and much
 memory for a quarter of a megabyte. Imports nothing of the grader: a copy lies beside worker.py.
 """
 

@@ -26,7 +26,8 @@ from instructor.grading.watching import BOUNDS, remove
 
 MODULES = ("data.py", "evaluate.py", "reward_utils.py", "sentiment.py", "train.py")
 WORKER = tuple(
-    f"instructor/grading/{name}.py" for name in ("imports", "probing", "sandbox", "watching", "worker")
+    f"instructor/grading/{name}.py"
+    for name in ("imports", "probing", "sandbox", "watching", "worker")
 )
 ANSWER_LIMIT = 1 << 16  # bytes
 OUTPUT_SHOWN = 2000  # bytes
@@ -111,8 +112,8 @@ class Workshop:
         if free < needed:
             os.rmdir(self.folder)
             raise GraderError(
-                f"'{self.folder.parent}' has {free >> 20} MB left; {jobs} submissions at a time may "
-                f"need {needed >> 20}. Set TMPDIR to a larger place, or --jobs to less."
+                f"'{self.folder.parent}' has {free >> 20} MB left; {jobs} submissions at a time "
+                f"may need {needed >> 20}. Set TMPDIR to a larger place, or --jobs to less."
             )
 
     def _start(self, theirs):
