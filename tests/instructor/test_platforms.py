@@ -332,10 +332,10 @@ def test_a_correction_is_kept_by_every_later_run(tmp_path, sevens):
     for row in ('"ann","a","5.5"', '"bo","b","0"', '"Cid Ray","cray","7"', '"dan","d","50"'):
         assert row in book
     grades = (tmp_path / "out" / "grades.csv").read_text()
-    assert '"-2.5: late; +1: *neat*"' in grades and '"\'+50: =by mail"' not in grades
+    assert '"late (-2.5); *neat* (+1)"' in grades and '"\'=by mail (+50)"' in grades
     page = (tmp_path / "out" / "feedback" / "ann.md").read_text()
-    assert "- -2.5: late\n- +1: \\*neat\\*" in page and "That makes 5.5 of 100 points." in page
-    assert "- +50: =by mail" in (tmp_path / "out" / "feedback" / "dan.md").read_text()
+    assert "- late (-2.5)\n- \\*neat\\* (+1)" in page and "That makes 5.5 of 100 points." in page
+    assert "- =by mail (+50)" in (tmp_path / "out" / "feedback" / "dan.md").read_text()
 
 
 @pytest.mark.parametrize(
