@@ -1,14 +1,20 @@
 """What the terminal shows at the end: the class as a whole, and the rows that need a look."""
 
+import re
 import statistics
 
 from cases import CASES
 from instructor.grading.feedback import title
 from instructor.grading.gradebook import number
 
-ROWS = 25  # shown at most
+ROWS = 12  # shown at most
 HARDEST = 5  # cases
-USUAL = ("late", "the newest is graded")  # flags that need no look
+NEED = ("grader error", "unclear", "rejected", "graded", "import error")  # what to look at first
+# Flags that need no look, or may wait.
+USUAL = re.compile(
+    r"late|.*the newest is graded|imports .*|also in the hand-in.*|further files.*|found by name.*"
+    r"|written answers without points.*"
+)
 
 
 def show(results, rubric, console):
@@ -22,6 +28,10 @@ def show(results, rubric, console):
         names = ", ".join(result["student"] for result in absent)
         console.print(f"\n{len(absent)} handed nothing in: {names}", highlight=False, markup=False)
     show_rows([result for result in results if look_at(result)], console)
+    waiting = [result for result in results if result["flags"] and not look_at(result)]
+    if waiting:
+        line = f"{len(waiting)} more have a flag in grades.csv that may wait."
+        console.print(line, highlight=False)
 
 
 def counts(result):
@@ -86,7 +96,15 @@ def show_cases(results, rubric, console):
 def look_at(result):
     """What a person should look at in a result: its reason and flags, as texts."""
     notes = [result["reason"]] * bool(result.get("reason") and result["status"] != "duplicate")
-    return notes + [flag for flag in result["flags"] if not flag.endswith(USUAL)]
+    return notes + [flag for flag in result["flags"] if not USUAL.fullmatch(flag)]
+
+
+def urgency(result):
+    """How much a row needs a look, the least number first: whose points are open, or in nobody's
+    row of the roster."""
+    known = result["status"] in NEED
+    in_no_row = any("roster" in note for note in look_at(result))
+    return NEED.index(result["status"]) if known else len(NEED), not in_no_row
 
 
 def show_rows(results, console):
@@ -103,7 +121,7 @@ def show_rows(results, console):
     table.add_column("status", no_wrap=True)
     table.add_column("points", justify="right", no_wrap=True)
     table.add_column("look at", no_wrap=True, overflow="ellipsis", ratio=1)
-    worst = sorted(results, key=lambda result: result["status"] == "graded")
+    worst = sorted(results, key=urgency)
     for result in worst[:ROWS]:
         points = f"{number(result['score'])}/{number(result['max'])}" if counts(result) else ""
         notes = Text("; ".join(look_at(result)))
@@ -113,16 +131,18 @@ def show_rows(results, console):
         console.print(f"and {len(worst) - ROWS} more: see flags in grades.csv", highlight=False)
 
 
-def what_was_written(folder, written):
+def what_was_written(folder, written, entered=""):
     """What lies in the folder for the instructor, and what is left to do.
 
     Args:
         folder: of the results.
         written: the file with the points of written answers, if it was given.
+        entered: how many of the roster have points now, if there is one.
     """
-    names = ("grades.csv", "roster.csv", "feedback", "results", "answers.html", "answers.csv")
-    *most, last = (name for name in names if (folder / name).exists())
+    names = ["grades.csv", "roster.csv", "feedback", "feedback.zip", "results", "answers.html"]
+    *most, last = (name for name in (*names, "answers.csv") if (folder / name).exists())
     text = f"Wrote {', '.join(most)} and {last} to {folder}"
+    text += f"\n{entered}." if entered else ""
     if last == "answers.csv" and not written:
         text += (
             "\nWritten answers are for you to grade: open answers.html, fill in answers.csv, then "

@@ -1,9 +1,11 @@
-"""Find the submissions in what a course hands in: folders, zips, exports of three platforms.
+"""Find the submissions in what a course hands in: folders, zips, exports of five platforms.
 
     a folder      NAME.py, NAME/rewards.py or NAME.zip for each student
     Gradescope    submission_ID/… with submission_metadata.yml beside them
     Canvas        lastfirst_LATE_USER_FILE_rewards.py, one flat folder
-    Moodle        Full Name_ID_assignsubmission_file_/rewards.py
+    Moodle        Full Name_ID_assignsubmission_file_/rewards.py, and …_onlinetext_/
+    Blackboard    TITLE_LOGIN_attempt_TIME_rewards.py, and a text for each attempt
+    Brightspace   ID-ID - Full Name - TIME/rewards.py
 
 each as a folder or as one zip. Nothing is unpacked onto the disk: files are read within limits,
 and whatever is no plain small text is a submission too, rejected for a stated reason. Where it is
@@ -17,7 +19,8 @@ import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from instructor.grading.identity import METADATA, Owner, owner_of, read_metadata
+from engine.common import ROOT
+from instructor.grading.identity import METADATA, Owner, export_of, owner_of, read_metadata
 from instructor.grading.reading import SIZE_LIMIT, ZIP_LIMIT, Zip, check, open_source
 from instructor.grading.submission import Member, Rejected, Submission, normal, readable
 from instructor.grading.written import SHEET
@@ -34,11 +37,23 @@ VERSION = re.compile(
 )
 
 
+OTHERS = {"venv", "virtualenv", "site-packages", "node_modules", "__pycache__", "__MACOSX"}
+TAKES_BACK = ("moodle", "canvas", "brightspace")  # a zip of files of feedback
+INSTEAD = {  # what is handed in instead, and what helps
+    (".ipynb",): "a notebook: ask for rewards.py",
+    (".py.txt",): "take .txt off its name",
+    (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz"): "unpack it, only zips are read",
+    (".doc", ".docx", ".odt", ".rtf", ".pages", ".pdf"): "a document: ask for rewards.py",
+    (".html", ".txt"): "a text: ask for rewards.py",
+}
+
+
 class Entry(NamedTuple):
     """A file or folder of an export."""
 
     owner: Owner
     names: dict  # {path of a file: the name that the student gave it}
+    top: str = ""  # its own name
 
 
 class Contents(NamedTuple):
@@ -75,7 +90,7 @@ def collect(path, one=False):
         found = [
             submission
             for entries in by_owner(files, folders, root, metadata).values()
-            for submission in submissions_of(source, entries)
+            for submission in with_way_back(submissions_of(source, entries), entries)
         ]
     if not found:
         raise Rejected(f"there is no submission in '{path}': no rewards.py, no .py, no .zip")
@@ -83,9 +98,10 @@ def collect(path, one=False):
 
 
 def is_content(path):
-    """Whether a path is a student's, not of an operating system; hidden files are not."""
+    """Whether a path is a student's, not of an operating system or of Python; hidden files are
+    not, and nor is a virtual environment."""
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
-    return bool(path.parts) and not hidden and "__MACOSX" not in path.parts
+    return bool(path.parts) and not hidden and not OTHERS & {*path.parts}
 
 
 def is_any_python(file):
@@ -133,14 +149,36 @@ def by_owner(files, folders, root, metadata):
             tops.setdefault(folder.name, [])
     for top in metadata:
         tops.setdefault(top, [])
+    export = export_of(tops, metadata)
+    if export.platform == "brightspace":
+        tops.pop("index.html", None)  # its table of contents
     owners = {}
     for top, paths in tops.items():
-        owner = owner_of(top, metadata)
+        owner = owner_of(top, export)
         names = {path: path.name for path in paths}
         if owner.file and paths == [root / top]:
             names = {paths[0]: owner.file}
-        owners.setdefault(owner.key, []).append(Entry(owner, names))
+        entries = owners.setdefault(owner.key, [])
+        attempt = [entry for entry in entries if entry.owner.order == owner.order]
+        if export.platform == "blackboard" and attempt:  # which lays its files side by side
+            attempt[0].names.update(names)
+        else:
+            entries.append(Entry(owner, names, top))
     return owners
+
+
+def with_way_back(rows, entries):
+    """The rows of one owner; for a platform that takes feedback back, with the name that it needs:
+    the folder of its export, or the name of its file, both of which have its numbers in them."""
+    platform = entries[0].owner.key[0]
+    for row in rows if platform in TAKES_BACK else []:
+        for entry in entries:
+            if entry.top and not row.duplicate and row.path in map(readable, entry.names):
+                given = entry.owner.file
+                folder = f"{entry.top}/" if given is None else entry.top.removesuffix(given)
+                row.returned = entry.top if platform == "canvas" else f"{folder}feedback.md"
+                break
+    return rows
 
 
 def submissions_of(source, entries):
@@ -170,7 +208,10 @@ def newest(source, entries):
         aside = [entry for entry in entries if rank(entry.names) > best]
         side = [readable(name) for entry in aside for name in entry.names.values()]
         entries = [entry for entry in entries if rank(entry.names) == best]
-    rows = [hand_in(source, o.student, o.members, names, o.flags) for o, names in entries]
+    rows = [
+        hand_in(source, owner.student, owner.members, names, owner.flags)
+        for owner, names, _ in entries
+    ]
     last = entries[-1].owner.order
     latest = [row for row, entry in zip(rows, entries) if entry.owner.order == last]
     older = rows[: len(rows) - len(latest)]
@@ -180,7 +221,7 @@ def newest(source, entries):
     if older:
         chosen.flags.append(f"{len(older) + 1} submissions; the newest is graded")
     chosen.answers = chosen.answers or sheet
-    side = [name for name in side if not SHEET.fullmatch(name)]
+    side = [name for name in side if not SHEET.fullmatch(name) and not name.endswith(".html")]
     if side:
         chosen.flags.append(f"further files: {', '.join(side[:3])}")
     return [chosen, *older]
@@ -225,8 +266,7 @@ def hand_in(source, student, members, names, flags=()):
     row = Submission(student, "", members=tuple(members), flags=list(flags))
     if not names:
         row.path = readable(student)
-        row.rejected = "nothing in it"
-        return row
+        return unclear(row, "Nothing is in it.")
     paths = shallow_first(names)
     row.path = readable(paths[0])
     if len(paths) > FILES_LIMIT:
@@ -238,9 +278,23 @@ def hand_in(source, student, members, names, flags=()):
         fitting = [path for path in paths if pattern.fullmatch(names[path])]
         if fitting:
             return from_candidates(source, row, fitting, beside(names, fitting[0]))
-    shown = ", ".join(sorted({readable(name)[:60] for name in names.values()})[:3])
-    row.rejected = f"no rewards.py, only {shown}"
-    return row
+    if problems := list(filter(None, map(source.problem, paths[:8]))):
+        row.rejected = problems[0]
+        return row
+    return unclear(row, what_instead(names.values()))
+
+
+def what_instead(names):
+    """In one line, what lies there in the place of rewards.py.
+
+    >>> what_instead(["rewards.py.txt"]), what_instead(["a.dat"])
+    ('No rewards.py, only rewards.py.txt: take .txt off its name.', 'No rewards.py, only a.dat.')
+    """
+    shown = ", ".join(sorted({readable(name)[:60] for name in names})[:3])
+    kinds = [
+        help for ends, help in INSTEAD.items() if any(name.lower().endswith(ends) for name in names)
+    ]
+    return f"No rewards.py, only {shown}{': ' if kinds else ''}{''.join(kinds[:1])}."
 
 
 def shallow_first(paths):
@@ -275,9 +329,17 @@ def from_candidates(source, row, fitting, versions):
     row.answers = row.answers or found[0].answers
     if len(set(found)) > 1:
         return which_of(row, [readable(path) for path in candidates])
+    if versions and is_template(row.source):
+        return which_of(row, [f"{row.path}, which is as it was handed out", *versions])
     if more := [*versions, *map(readable, fitting[len(candidates) :])]:
         row.flags.append(f"also in the hand-in: {', '.join(more[:3])}")
     return row
+
+
+def is_template(source):
+    """Whether a file is the students' one, unchanged but for ends of lines."""
+    path = ROOT / "rewards.py"
+    return path.exists() and source.split() == path.read_bytes().split()
 
 
 def contents(source, path):
@@ -322,8 +384,8 @@ def read_one(source, path):
         raise Rejected(inner.problem(outside[0]))
     names = {entry: entry.name for entry in inner.paths() if is_content(entry)}
     row = hand_in(inner, "", (), names)
-    if row.path.lower().endswith(".zip") or row.rejected.startswith(("no rewards.py", "nothing")):
-        raise Rejected("a zip without rewards.py")
+    if row.path.lower().endswith(".zip"):
+        return Contents(question="A zip without rewards.py.")
     if row.question:
         return Contents(question=row.question)
     if row.rejected:

@@ -52,7 +52,7 @@ def main(argv=None):
     console = make_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        results = grade(args, console)
+        results, entered = grade(args, console)
     except KeyboardInterrupt:
         sys.exit("\ngrade.py: interrupted; --resume goes on with what is left.")
     except (UserError, OSError) as error:
@@ -67,4 +67,5 @@ def main(argv=None):
         (page,) = (Path(args.out) / "results").iterdir()
         page.replace(Path(args.out) / "results.json")
     show(results, read_rubric(args.rubric), console)
-    console.print(f"\n{what_was_written(Path(args.out), args.written)}", highlight=False)
+    wrote = what_was_written(Path(args.out), args.written, entered)
+    console.print(f"\n{wrote}", highlight=False)

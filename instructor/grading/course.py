@@ -10,11 +10,12 @@ from pathlib import Path
 from engine.common import ROOT, quiet_libraries, write_whole
 from instructor.grading import journal
 from instructor.grading.collect import collect
+from instructor.grading.corrections import read_corrections
 from instructor.grading.course_files import write_all
-from instructor.grading.examining import examine, unusual_imports
+from instructor.grading.examining import examine
 from instructor.grading.points import read_rubric, score
 from instructor.grading.process import WorkerGone, Workshop, probe
-from instructor.grading.roster import read_roster
+from instructor.grading.roster import columns_to_fill, read_roster
 from instructor.grading.sandbox import PROTECTIONS
 from instructor.grading.submission import GraderError
 from instructor.grading.written import read_points
@@ -30,31 +31,37 @@ class Grader:
 
 
 def grade(args, console):
-    """Grade as the command line says; returns the results.
+    """Grade as the command line says; returns what `write_all` does.
 
     Raises:
         UserError: in one line, what to do.
     """
     rubric = read_rubric(args.rubric)
     submissions = collect(args.submissions, one=args.gradescope)
-    if args.roster:
-        read_roster(args.roster)  # a mistake in it is said before anything is graded
+    students = [submission.student for submission in submissions]
+    if args.roster:  # a mistake in a table is said before anything is graded
+        columns_to_fill(read_roster(args.roster), args.column)
     if args.written:
-        read_points(args.written, rubric, [s.student for s in submissions])
+        read_points(args.written, rubric, students)
     again = set(args.only or ())
-    if unknown := again - {submission.student for submission in submissions}:
+    if unknown := again - {*students}:
         raise GraderError(f"nobody handed in as {', '.join(sorted(unknown))}.")
     settings = journal.run_settings(args, rubric)
+    if not args.gradescope:
+        read_corrections(Path(args.out), students)
     file = Path(args.out) / "results.jsonl"
     done = journal.finished(file, submissions, again)
+    done = {path: journal.rescored(result, rubric) for path, result in done.items()}
     if args.only:
         to_grade = [submission for submission in submissions if submission.student in again]
     else:
         to_grade = [submission for submission in submissions if submission.path not in done]
     write_whole(file, "".join(map(journal.journal_line, done.values())))
-    with Workshop(max(1, args.jobs), args.unsafe) as workshop:
-        grader = prepare(workshop, settings, console, args.unsafe)
-        new = grade_with_progress(workshop, to_grade, grader, file, console)
+    new = []
+    if to_grade:
+        with Workshop(max(1, args.jobs), args.unsafe) as workshop:
+            grader = prepare(workshop, settings, console, args.unsafe)
+            new = grade_with_progress(workshop, to_grade, grader, file, console)
     return write_all(args, [*done.values(), *new], submissions, rubric)
 
 
@@ -212,5 +219,3 @@ def examine_into(result, control, source, grader):
     if found.import_error:
         result |= {"status": "import error", "reason": found.import_error}
     result["flags"] += sorted(found.flags)
-    if imports := unusual_imports(source):
-        result["flags"].append(f"imports {', '.join(imports)}")

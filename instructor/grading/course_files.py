@@ -1,9 +1,12 @@
 """Every file that a graded course gets."""
 
 import json
+import zipfile
 from pathlib import Path
 
-from engine.common import first_line, write_whole
+from engine.common import first_line, whole_file, write_whole
+from instructor.archive import add_file
+from instructor.grading.corrections import corrected, persons_of, read_corrections
 from instructor.grading.feedback import feedback, file_names, gradescope
 from instructor.grading.gradebook import write_grades
 from instructor.grading.journal import journal_line
@@ -15,14 +18,18 @@ def write_all(args, results, submissions, rubric):
     """Every file of the course from the results, sorted; the journal too.
 
     Returns:
-        the results, and one more for everybody of the roster who has handed nothing in.
+        (the results, and one more for everybody of the roster who has handed nothing in; how many
+        of the roster were entered, as a sentence, or an empty text)
     """
     out = Path(args.out)
     order = {submission.path: i for i, submission in enumerate(submissions)}
     results = sorted(results, key=lambda result: order.get(result["path"], len(order)))
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
+    corrections = []
     if not args.gradescope:
         results = grade_written(args, results, submissions, rubric)
+        corrections = read_corrections(out, [s.student for s in submissions])
+        results = corrected(results, corrections)
     files = file_names([result["student"] for result in filter(not_duplicate, results)])
     for folder in ("feedback", "results"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -31,10 +38,37 @@ def write_all(args, results, submissions, rubric):
             write_pages(out, files[result["student"]], result, rubric, args.visibility)
         except Exception as error:  # one student's pages shall not keep the others from theirs
             result["flags"].append(f"feedback cannot be written: {first_line(error)}")
+    write_way_back(out, files, submissions)
+    entered = ""
     if args.roster:
-        results += fill_roster(args, results, submissions)
+        absent, entered = fill_roster(args, results, submissions, persons_of(corrections))
+        results += absent
     write_grades(out / "grades.csv", results)
-    return results
+    return results, entered
+
+
+def write_way_back(out, files, submissions):
+    """OUT/feedback.zip: all pages under the names by which the platform takes them back.
+
+    Moodle knows a folder of its export by the number in it, Canvas a file by its two numbers,
+    Brightspace a folder by its name.
+
+    Args:
+        out: the folder.
+        files: of `file_names`.
+        submissions: of the run.
+    """
+    pages = {
+        one.returned: out / "feedback" / f"{files[one.student]}.md"
+        for one in submissions
+        if one.returned and one.student in files
+    }
+    if not pages:
+        return
+    with whole_file(out / "feedback.zip") as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, page in sorted(pages.items()):
+            if page.exists():
+                add_file(archive, name, page.read_bytes())
 
 
 def grade_written(args, results, submissions, rubric):

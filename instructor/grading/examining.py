@@ -5,7 +5,6 @@ with seeds that nobody has seen, and the function that they ask is in another pr
 and answers are JSON.
 """
 
-import ast
 import dataclasses
 import json
 import random
@@ -21,11 +20,7 @@ from instructor.grading.text import clean
 WHOLE = 6  # seconds that all answers of a submission may take, as a multiple of those for one
 MESSAGE_LIMIT = 2000  # characters
 HIDDEN = "It holds for the inputs of the public tests, but not for others."
-HARMLESS_IMPORTS = {
-    *("math", "torch", "numpy", "re", "collections", "itertools", "functools", "statistics"),
-    *("string", "typing", "operator", "sentiment", "reward_utils", "__future__"),
-    "engine",  # the last lines of the handed-out file
-}
+ENDED = "It holds for the inputs of the public tests; with others it gave no answer."
 
 
 @dataclasses.dataclass
@@ -64,24 +59,44 @@ def examine(control, source, seeds, models, seconds=10.0):
         an `Examination`.
     """
     allowance = Allowance(WHOLE * seconds)
-    with Child(control, source, seconds, allowance) as child:
-        error = load(child)
-        printed = printed_by(child)[:OUTPUT_SHOWN]
+
+    def child():
+        return Child(control, source, seconds, allowance)
+
+    with child() as first:
+        imports = imports_of(first)
+        error = load(first)
+        printed = printed_by(first)[:OUTPUT_SHOWN]
+    flags = {f"imports {', '.join(imports)}"} if imports else set()
     if error:
         message = f"The file cannot be imported: {error}"[:MESSAGE_LIMIT]
         outcomes = [Outcome(name, case.__name__, False, message) for name, case in every_case()]
-        return Examination(outcomes, message, output=printed, printed=printed)
-    found = Examination([], printed=printed)
-    output = printed
-    for name in CASES:
-        with Child(control, source, seconds, allowance) as child:
-            load(child)  # if it fails this time, the questions will say so
-            questions = Questions(child, name, models)
-            found.outcomes += questions.ask_all(seeds)
-            output += printed_by(child)
-        found.flags |= questions.flags
-    found.output = output[:OUTPUT_SHOWN]
+        return Examination(outcomes, message, flags, output=printed, printed=printed)
+    found = Examination([], flags=flags, output=printed, printed=printed)
+    questions = {name: Questions(name, models) for name in CASES}
+    # A submission could write a hidden input into a file's time of access, say. So nothing whose
+    # words a student reads comes after it: the public questions of all functions are the first.
+    for asking in (Questions.ask_public, Questions.ask_hidden):
+        for each in questions.values():
+            if asking is Questions.ask_hidden and not each.holding():
+                continue
+            with child() as process:
+                load(process)  # if it fails this time, the questions will say so
+                asking(each, process, seeds)
+                found.output = (found.output + printed_by(process))[:OUTPUT_SHOWN]
+    for each in questions.values():
+        found.outcomes += each.outcomes()
+        found.flags |= each.flags
     return found
+
+
+def imports_of(child):
+    """What a submission imports that is unusual; nothing where even that took too long."""
+    try:
+        found = child.ask("imports")
+    except Wrong:
+        return []
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def load(child):
@@ -98,37 +113,29 @@ def printed_by(child):
 
 
 class Questions:
-    """The cases of one function, asked of a process that has imported a submission.
+    """The cases of one function, asked of processes that have imported a submission.
 
     Args:
-        child: the process.
         name: of the function.
         models: (ref_model, tokenizer).
     """
 
-    def __init__(self, child, name, models):
-        self.child = child
+    def __init__(self, name, models):
+        self.child = None  # the process that is asked
         self.name = name
         self.models = models
         self.cases = CASES[name][1]
         self.flags = set()  # for a person to look at
         self.messages = {}  # case -> why it failed, or an empty string
+        self.answers = {}  # case -> those to the public seed
         self.public_only = set()  # cases
 
-    def ask_all(self, seeds):
-        """Each case with the public seed, with the hidden ones, and with the public one again.
+    def holding(self):
+        """The cases that have not failed yet."""
+        return [case for case in self.cases if not self.messages[case]]
 
-        Returns:
-            a list of `Outcome`.
-        """
-        public, *hidden = seeds
-        public_answers = {}
-        for case in self.cases:
-            self.messages[case], public_answers[case] = self.run(case, public)
-        for seed in hidden:
-            self.ask_hidden(seed)
-        for case in self.cases:
-            self.ask_again(case, public, public_answers[case])
+    def outcomes(self):
+        """A list of `Outcome`."""
         if self.public_only:
             self.flags.add(f"{self.name} passes only the inputs of the public tests")
         return [
@@ -136,23 +143,32 @@ class Questions:
             for case, message in self.messages.items()
         ]
 
-    def ask_hidden(self, seed):
-        """The cases that have not failed yet, with a hidden seed."""
+    def ask_public(self, child, seeds):
+        """Each case with the public seed, which is the first."""
+        self.child = child
         for case in self.cases:
-            if not self.messages[case] and self.run(case, seed)[0]:
-                self.messages[case] = self.child.dead or HIDDEN
-                if not self.child.dead:
-                    self.public_only.add(case)
+            self.messages[case], self.answers[case] = self.run(case, seeds[0])
 
-    def ask_again(self, case, seed, answers):
-        """One case as before, whose answers should be as before."""
-        message, answers_now = self.run(case, seed)
-        if answers_now == answers:
-            return
-        if not self.child.dead:
-            self.flags.add(f"{self.name} gives other answers to the same question")
-        if message and not self.messages[case]:
-            self.messages[case] = self.child.dead or "It held, and did not hold when asked again."
+    def ask_hidden(self, child, seeds):
+        """What held, with the other seeds, and with the public one again."""
+        self.child = child
+        for seed in seeds[1:]:
+            for case in self.holding():
+                if self.run(case, seed)[0]:
+                    self.fails(case, HIDDEN)
+                    if not child.dead:
+                        self.public_only.add(case)
+        for case in self.holding():
+            message, answers = self.run(case, seeds[0])
+            if answers != self.answers[case] and not child.dead:
+                self.flags.add(f"{self.name} gives other answers to the same question")
+            if message:
+                self.fails(case, "It held, and did not hold when asked again.")
+
+    def fails(self, case, why):
+        """A case has failed after hidden inputs were told, of which no word may come out: not in an
+        error, and not in how the process has ended."""
+        self.messages[case] = ENDED if self.child.dead else why
 
     def run(self, case, seed):
         """(why a case fails, or an empty string; the answers that it got, as JSON)."""
@@ -246,18 +262,3 @@ def what_is_wrong(answer, name, expected):
     if kind == "other" and isinstance(of_type, str):
         return f"{name} returned {of_type[:60]}; expected a list of numbers"
     return f"{name} returned something that is no list of numbers"
-
-
-def unusual_imports(source):
-    """Modules that a reward has no need of, for a person to look at. No protection."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add((node.module or "").split(".")[0])
-    return sorted(names - HARMLESS_IMPORTS - {""})

@@ -3,8 +3,8 @@
 Text of a submission is escaped, so that no page shows it as Markdown or HTML.
 """
 
-import collections
 import html
+import itertools
 import re
 
 from cases import CASES, is_news
@@ -61,11 +61,12 @@ def gradescope(result, rubric, visibility="visible"):
                     "visibility": visibility,
                 }
             )
+    corrections = result.get("corrections", [])
     tests += written_tests(result, rubric, len(rubric["exercises"]) + 1, visibility)
     return {
         "score": result["score"] or 0.0,
         "execution_time": result["seconds"],
-        "output": result["reason"] or summary_line(result),
+        "output": "\n".join([result["reason"] or summary_line(result), *corrections]),
         "output_format": "text",
         "visibility": visibility,
         "stdout_visibility": "hidden",
@@ -101,6 +102,15 @@ def written_lines(result, rubric):
     return lines + (["", escape(result["comment"])] if result["comment"] else [])
 
 
+def correction_lines(result):
+    """What a person has given or taken, and why."""
+    if not result.get("corrections"):
+        return []
+    points = f"That makes {number(result['score'])} of {number(result['max'])} points."
+    given = [f"- {escape(text)}" for text in result["corrections"]]
+    return ["", "## Corrected by hand", "", *given, "", points, ""]
+
+
 def escape(text):
     """Text that Markdown and HTML show as it is."""
     return html.escape(re.sub(r"([\\`*_\[\]#|!])", r"\\\1", text), quote=False)
@@ -118,6 +128,7 @@ def feedback(result, rubric):
     if not result["tests"]:
         lines += [f"Not graded: {escape(result['status'])}.", "", fence(result["reason"]), ""]
         lines += [*written_lines(result, rubric), ""] if result.get("written") else []
+        lines += correction_lines(result)
         return "\n".join(lines)
     lines += [f"**{number(result['score'])} of {number(result['max'])} points**", ""]
     if result["reason"]:
@@ -133,6 +144,7 @@ def feedback(result, rubric):
             lines += ["", *exercise_lines(result, rubric, name, entry)]
     if result.get("written"):
         lines += written_lines(result, rubric)
+    lines += correction_lines(result)
     if result.get("printed", "").strip():  # later it could print hidden inputs
         lines += ["", "## What your file printed when it was imported", ""]
         lines += [fence(result["printed"].rstrip())]
@@ -165,13 +177,19 @@ def exercise_lines(result, rubric, name, entry):
 
 
 def file_names(students):
-    """{student: a file name}: letters of the name, and a number where two would be the same."""
+    """{student: a file name}: letters of the name, and a number where two would be the same, also
+    on a disk that takes BOB for bob.
+
+    >>> file_names(["BOB", "bob", "bob-2"])
+    {'BOB': 'BOB', 'bob': 'bob-2', 'bob-2': 'bob-2-2'}
+    """
     names = {}
-    taken = collections.Counter()
+    taken = set()
     for student in students:
         stem = re.sub(r"[^\w.-]+", "_", student).strip("._").encode()[:120]
         stem = stem.decode(errors="ignore") or "student"  # file systems count bytes
-        taken[stem.casefold()] += 1
-        repeat = taken[stem.casefold()]
-        names[student] = stem if repeat == 1 else f"{stem}-{repeat}"
+        numbered = (f"{stem}-{repeat}" for repeat in itertools.count(2))
+        name = next(n for n in itertools.chain([stem], numbered) if n.casefold() not in taken)
+        taken.add(name.casefold())
+        names[student] = name
     return names

@@ -16,6 +16,7 @@ FILES = (  # besides what a submission may import
     "kl_lab.py",
     "cases/*.py",
     "instructor/__init__.py",
+    "instructor/archive.py",
     "instructor/grade.py",
     "instructor/grading/*.py",
     "instructor/grading/rubric.yaml",

@@ -4,12 +4,26 @@ import dataclasses
 import re
 import unicodedata
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from engine.common import first_line
 from instructor.grading.submission import Member, Rejected, readable
 
-CANVAS = re.compile(r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<order>\d+)_(?P<file>.+)")
-MOODLE = re.compile(r"(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_file_?(?P<file>.*)")
+PLATFORMS = {  # how an export names a file or folder, whatever the student has called it
+    "moodle": re.compile(  # one for each kind of hand-in: file, onlinetext
+        r"(?P<name>[^_]+)_(?P<id>\d+)_assignsubmission_[^_]+_?(?P<file>.*)"
+    ),
+    "canvas": re.compile(  # a text that was typed in has no number
+        r"(?P<name>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?:(?P<order>\d+)_(?P<file>.+)|text\.html)"
+    ),
+    "blackboard": re.compile(  # title of the assignment, login; a text for each attempt
+        r"(?P<name>.+)_attempt_(?P<order>\d{4}(?:-\d\d){5})(?:_(?P<file>.+)|\.txt)"
+    ),
+    "brightspace": re.compile(  # the last part is the time
+        r"(?P<id>\d+)-\d+ - (?P<name>.+) - (?P<order>[^-]*\d{4}[^-]*)"
+    ),
+}
+MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 METADATA = "submission_metadata.yml"
 METADATA_LIMIT = 16 << 20  # bytes
 
@@ -29,22 +43,73 @@ class Owner:
         return ", ".join(member.name for member in self.members)
 
 
-def owner_of(top, metadata):
+class Export(NamedTuple):
+    """What is known of a whole export."""
+
+    metadata: dict  # of Gradescope
+    platform: str = ""  # of `PLATFORMS`
+    blind: bool = False  # everybody has the same name, and only a number tells them apart
+
+
+def export_of(tops, metadata):
+    """The `Export` with these files and folders in it.
+
+    Whose names most of them have is what exported them: what one student calls a file makes a plain
+    folder no platform's.
+    """
+    candidates = [top for top in tops if "." not in top or top.lower().endswith((".py", ".zip"))]
+    for platform, pattern in PLATFORMS.items():
+        found = [match for top in tops if (match := pattern.fullmatch(normalized(top)))]
+        others = [top for top in candidates if not pattern.fullmatch(normalized(top))]
+        if len(found) > len(others):
+            names = {match["name"] for match in found}
+            people = {match["id"] for match in found} if platform == "moodle" else names
+            return Export(metadata, platform, blind=len(names) == 1 < len(people))
+    return Export(metadata)
+
+
+def normalized(top):
+    return unicodedata.normalize("NFC", top)
+
+
+def owner_of(top, export):
     """The `Owner` that the name of a file or folder tells, or its entry in the metadata."""
-    if metadata:
-        return owner_by_metadata(top, metadata.get(top))
-    name = unicodedata.normalize("NFC", top)
-    if match := MOODLE.fullmatch(name):
-        member = Member(readable(match["name"]), id=match["id"])
-        key = ("moodle", match["id"], match["name"])
-        return Owner(key, [member], file=match["file"] or None)
-    if match := CANVAS.fullmatch(name):
-        member = Member(readable(match["name"]), id=match["id"])
-        late = ["late"] if match["late"] else []
-        key = ("canvas", match["id"])
-        return Owner(key, [member], late, order=int(match["order"]), file=match["file"])
+    if export.metadata:
+        return owner_by_metadata(top, export.metadata.get(top))
+    name = normalized(top)
+    match = PLATFORMS[export.platform].fullmatch(name) if export.platform else None
+    if match:
+        return owner_by_name(match.groupdict(), export)
     stem = name.rsplit(".", 1)[0] if name.lower().endswith((".py", ".zip")) else name
     return Owner(("name", stem), [Member(readable(stem))])
+
+
+def owner_by_name(parts, export):
+    """The `Owner` from the parts of a name that a platform has given, of `PLATFORMS`."""
+    name, number, order = parts["name"], parts.get("id", ""), parts.get("order")
+    key = (export.platform, number, name)
+    if export.platform == "canvas":
+        key = (export.platform, number)
+        order = int(order or 0)
+    if export.platform == "brightspace":
+        order, number = time_of(order), ""  # the number is none that a gradebook has
+    late = ["late"] if parts.get("late") else []
+    shown = f"{name} {number}" if export.blind else name
+    return Owner(key, [Member(readable(shown), id=number)], late, order, parts.get("file") or None)
+
+
+def time_of(text):
+    """Brightspace's time of a hand-in, to be compared; None where it is of another language.
+
+    >>> time_of("Nov 3, 2026 134 PM"), time_of("Nov 3, 2026 1200 AM"), time_of("3. November 2026")
+    ('20261103 1334', '20261103 0000', None)
+    """
+    found = re.fullmatch(r"(\w{3})\w* (\d+), (\d{4}) (\d+?)(\d\d) ?([AP])M", text)
+    if not found or found[1].lower() not in MONTHS:
+        return None
+    hour = int(found[4]) % 12 + 12 * (found[6] == "P")
+    month = MONTHS.index(found[1].lower()) + 1
+    return f"{found[3]}{month:02}{int(found[2]):02} {hour:02}{found[5]}"
 
 
 def owner_by_metadata(top, entry):

@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 
 from engine.common import ROOT, lines_of, sha256, write_json
-from instructor.grading.points import maximum
+from instructor.grading.points import maximum, score
 from instructor.grading.submission import GraderError
 from instructor.grading.text import one_line
 
@@ -34,7 +34,8 @@ def code_sha256():
 
 
 def run_settings(args, rubric):
-    """What must not change between a run and its continuation; written to OUT/run.json.
+    """What must not change between a run and its continuation, and the rubric, which may: the
+    points are counted anew from the journal. Written to OUT/run.json.
 
     Raises:
         GraderError: OUT holds results of other settings, or results and no --resume.
@@ -50,11 +51,11 @@ def run_settings(args, rubric):
     if file.exists() and journal.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         seeds = before.pop("seeds")
-        if before != settings or args.seeds not in (None, seeds[1:]):
-            raise GraderError(
-                f"rubric, options or code are not those of '{out}': name a new --out."
-            )
-        return {**settings, "seeds": seeds}
+        if {**before, "rubric": rubric} != settings or args.seeds not in (None, seeds[1:]):
+            raise GraderError(f"options or code are not those of '{out}': name a new --out.")
+        settings["seeds"] = seeds
+        write_json(file, settings)
+        return settings
     hidden = args.seeds or [secrets.randbelow(2**31) + 1 for _ in range(rubric["hidden_seeds"])]
     settings["seeds"] = [0, *hidden]
     out.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,14 @@ def results_of(path):
             continue
         if isinstance(result, dict) and FIELDS <= set(result):
             yield result
+
+
+def rescored(result, rubric):
+    """A result with the points that a rubric, perhaps another one, gives for the same outcomes."""
+    if result["status"] in ("graded", "import error"):
+        result["points"] = score(result["tests"], rubric)
+        result["score"] = round(sum(result["points"].values()), 2)
+    return {**result, "max": maximum(rubric)}
 
 
 def journal_line(result):

@@ -26,11 +26,13 @@ from instructor.grading.watching import BOUNDS, remove
 
 MODULES = ("data.py", "evaluate.py", "reward_utils.py", "sentiment.py", "train.py")
 WORKER = tuple(
-    f"instructor/grading/{name}.py" for name in ("probing", "sandbox", "watching", "worker")
+    f"instructor/grading/{name}.py"
+    for name in ("imports", "probing", "sandbox", "watching", "worker")
 )
 ANSWER_LIMIT = 1 << 16  # bytes
 OUTPUT_SHOWN = 2000  # bytes
 TEXT_LIMIT = 1000  # characters
+ROOM = 256 << 20  # bytes on the disk that no submission exceeds, by watching.py and sandbox.py
 CONTROL_SECONDS = 300  # for an order to the worker, which answers at once
 
 
@@ -85,6 +87,7 @@ class Workshop:
 
     def __init__(self, jobs, unsafe=False):
         self.folder = Path(tempfile.mkdtemp(prefix="grade-"))
+        self._look_for_room(jobs)
         self.tools = self.folder / "tools"
         for source, target in modules_to_copy().items():
             (self.tools / target).parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,17 @@ class Workshop:
         for ours, end in pairs:
             ours.settimeout(CONTROL_SECONDS)
             end.close()
+
+    def _look_for_room(self, jobs):
+        """One submission on a small disk shall not be what another fails by."""
+        free = shutil.disk_usage(self.folder).free
+        needed = jobs * ROOM
+        if free < needed:
+            os.rmdir(self.folder)
+            raise GraderError(
+                f"'{self.folder.parent}' has {free >> 20} MB left; {jobs} submissions at a time "
+                f"may need {needed >> 20}. Set TMPDIR to a larger place, or --jobs to less."
+            )
 
     def _start(self, theirs):
         return subprocess.Popen(
@@ -370,13 +384,14 @@ def probe(control):
             held = child.ask("probe", secret=secret, memory=2 * LIMITS.memory)
     except Wrong:
         return dict.fromkeys(PROTECTIONS, False)
-    threads = stopped(control, "threads", BOUNDS.threads + 1)
-    held["amounts"] = threads and stopped(control, "files", BOUNDS.files + 1)
+    amounts = {"threads": BOUNDS.threads, "files": BOUNDS.files, "mapped": BOUNDS.mapped}
+    bounded = [stopped(control, what, most + 1) for what, most in amounts.items()]
+    held["amounts"] = held["amounts"] is True and all(bounded)
     return {name: held.get(name) is True for name in PROTECTIONS}
 
 
 def stopped(control, what, number_of):
-    """Whether a process that starts too many threads, or writes too many files, is killed."""
+    """Whether a process that has too much of something is killed."""
     try:
         with Child(control, b"", seconds=10.0) as child:
             child.ask("overrun", what=what, number_of=number_of)

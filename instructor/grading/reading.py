@@ -97,7 +97,8 @@ class Zip:
     """The same for a zip file, read within limits and never unpacked."""
 
     def __init__(self, file):
-        self.members = {}  # path -> entry
+        self.members = {}  # path -> entry; of folders too deep, the path down to the limit
+        self.deep = set()  # those paths
         self.twice = set()  # paths of several entries
         self.inside = set()  # folders
         try:
@@ -109,12 +110,15 @@ class Zip:
             raise Rejected(f"a zip of more than {MEMBER_LIMIT} files")
         for entry in entries:
             name = entry.filename.replace("\\", "/")  # as Windows writes it
-            path = PurePosixPath(name)
-            self.inside.update(path.parents)
+            path = PurePosixPath(*PurePosixPath(name).parts[:DEPTH_LIMIT])
+            top = path.parts[:3]
+            self.inside.update(PurePosixPath(*top[:depth]) for depth in range(1, len(top)))
             if name.endswith("/") or not path.parts:
                 self.inside.add(path)
                 continue
-            if path in self.members:
+            if len(path.parts) == DEPTH_LIMIT:
+                self.deep.add(path)
+            elif path in self.members:
                 self.twice.add(path)
             self.members[path] = entry
 
@@ -127,6 +131,8 @@ class Zip:
     def problem(self, path):
         if path.is_absolute() or ".." in path.parts:
             return "a zip entry that points outside its folder"
+        if path in self.deep:
+            return f"folders in folders, more than {DEPTH_LIMIT - 1} deep"
         if path in self.twice:
             return "two zip entries with one name"
         if stat.S_ISLNK(self.members[path].external_attr >> 16):

@@ -1,17 +1,23 @@
 """The gradebook of a course: read it, find the people who handed something in, fill it in."""
 
-import csv
+import collections
 import dataclasses
-import io
 import re
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 from instructor.grading.feedback import summary_line
-from instructor.grading.gradebook import number, write_csv
-from instructor.grading.submission import Rejected, normal
+from instructor.grading.gradebook import number, read_csv, write_csv
+from instructor.grading.submission import GraderError, Member, normal
 from instructor.grading.text import one_line
+
+IDS = ("id", "sid", "sis user id", "student id", "id number", "orgdefinedid")
+LOGINS = ("sis login id", "login", "login id", "username", "user name", "github_username")
+NAMES = ("student", "full name", "name", "student name", "identifier")
+EMAILS = ("email", "email address")
+# Moodle's column for the grade in languages of its own, where it is not called "Grade".
+GRADES = ("Grade", "Bewertung", "Note", "Calificación", "Valutazione", "Cijfer", "Nota", "Ocena")
 
 
 class Roster(NamedTuple):
@@ -20,6 +26,7 @@ class Roster(NamedTuple):
     kind: str  # canvas, moodle or plain
     header: list[str]
     rows: list[list[str]]
+    delimiter: str = ","
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,45 +52,53 @@ def read_roster(path):
     """The `Roster` in a CSV file.
 
     Raises:
-        Rejected: it is no CSV with a header.
+        GraderError: it is no CSV with a header.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text, newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Rejected(f"the roster '{path}' cannot be read: {error}") from error
-    if not rows or len(rows[0]) < 2:
-        raise Rejected(f"the roster '{path}' has no header of at least two columns")
-    header, *rows = rows
-    if {"Student", "ID"} <= set(header):
-        return Roster("canvas", header, rows)
-    if {"Identifier", "Full name"} <= set(header):
-        return Roster("moodle", header, rows)
-    return Roster("plain", header, rows)
+    header, rows, delimiter = read_csv(path, "the roster")
+    titles = {title.strip().lower() for title in header}
+    if len(header) < 2 and not titles & {*IDS, *LOGINS, *NAMES, *EMAILS}:
+        raise GraderError(f"the roster '{path}' has no header of at least two columns")
+    if {"student", "id"} <= titles:
+        return Roster("canvas", header, rows, delimiter)
+    if "identifier" in titles and "grade" in titles or numbered(rows):
+        return Roster("moodle", header, rows, delimiter)
+    return Roster("plain", header, rows, delimiter)
+
+
+def numbered(rows):
+    """Whether the first column is Moodle's: the same word and a number, "Participant 501"."""
+    words = {re.sub(r"\d+$", "", row[0]) for row in rows}
+    return len(words) == 1 and all(re.fullmatch(r"[^\W\d_]{3}\D*\d+", row[0]) for row in rows)
 
 
 def people_of(roster):
     """A `Person` for each row of a roster that is about one."""
     titles = [title.strip().lower() for title in roster.header]
 
-    def cell(row, *wanted):
-        for title in wanted:
-            if title in titles and titles.index(title) < len(row):
-                return one_line(row[titles.index(title)])
-        return ""
+    def cells(row, *wanted):
+        """What a row has in these columns; Brightspace puts # before a number or a login."""
+        found = [one_line(row[titles.index(t)]) for t in wanted if t in titles[: len(row)]]
+        return [text.lstrip("#") for text in found if text not in ("", "-")]
+
+    def first(row, *wanted):
+        return next(iter(cells(row, *wanted)), "")
 
     for i, row in enumerate(roster.rows):
-        name = cell(row, "student", "full name", "name", "student name")
-        name = name or f"{cell(row, 'first name')} {cell(row, 'last name')}".strip()
-        ids = {cell(row, title) for title in ("id", "sid", "sis user id", "student id")}
-        if roster.kind == "canvas" and (not cell(row, "id") or name.startswith("Points Possible")):
+        name = first(row, *NAMES[:-1])
+        name = name or f"{first(row, 'first name')} {first(row, 'last name')}".strip()
+        ids = {*cells(row, *IDS)}
+        if roster.kind == "canvas" and (not first(row, "id") or name.startswith("Points Possible")):
             continue
+        email = first(row, *EMAILS)
         if roster.kind == "moodle":
-            ids.add(re.sub(r"^\D+", "", cell(row, "identifier")))
-        email = cell(row, "email", "email address")
-        logins = {cell(row, "sis login id"), cell(row, "login"), email, email.partition("@")[0]}
-        if name or email:
-            yield Person(i, name, email, ids=ids - {""}, logins=logins - {""})
+            ids.add(re.sub(r"^\D+", "", row[0]))
+            email = email or next((one_line(text) for text in row[1:4] if "@" in text), "")
+            name = name or (one_line(row[1]) if email else one_line(row[0]))
+        logins = {*cells(row, *LOGINS), email, email.partition("@")[0]}
+        logins |= {*cells(row, "identifier")} if roster.kind == "plain" else set()
+        person = Person(i, name, email, ids=ids - {""}, logins=logins - {""})
+        if name or email or person.logins or person.ids:
+            yield person
 
 
 def match(member, people):
@@ -129,6 +144,18 @@ def logins_of(person, member):
     return {exact(login) for login in (*person.ids, *person.logins)} - {""}
 
 
+def title_of(submissions, people):
+    """What stands before every login in an export: "GRPO_" of Blackboard, "grpo-" of GitHub
+    Classroom; empty where there is no such thing."""
+    names = [exact(member.name) for one in submissions for member in one.members]
+    logins = sorted({exact(login) for person in people for login in person.logins})
+    titles = collections.Counter(
+        name.removesuffix(login) for name in names for login in logins if name.endswith(login)
+    )
+    (title, _), *_ = titles.most_common(1) or [("", 0)]
+    return title if title.endswith(("_", "-")) else ""
+
+
 class Claim(NamedTuple):
     """A result that may belong to a row of the roster."""
 
@@ -136,11 +163,19 @@ class Claim(NamedTuple):
     result: dict
 
 
-def fill_roster(args, results, submissions):
-    """Write OUT/roster.csv; returns a result for everybody who has handed nothing in."""
+def fill_roster(args, results, submissions, persons=()):
+    """Write OUT/roster.csv.
+
+    Args:
+        args, results, submissions: of the run.
+        persons: {student: who in the roster that is, where a person has said so}.
+
+    Returns:
+        (a result for everybody who has handed nothing in, how many were entered as a sentence)
+    """
     roster = read_roster(args.roster)
     people = list(people_of(roster))
-    claims = claims_of(results, submissions, people)
+    claims = claims_of(results, submissions, people, dict(persons))
     results_by_row = {}
     for row, claimed in claims.items():
         best = min(claim.level for claim in claimed)
@@ -156,12 +191,15 @@ def fill_roster(args, results, submissions):
     blank = {"status": "no submission", "score": None, "max": None, "tests": [], "flags": []}
     blank |= {"seconds": "", "sandbox": "", "path": "", "reason": ""}
     absent = [person for person in people if person.row not in claims]
-    return [{"student": person.name or person.email, **blank} for person in absent]
+    entered = f"{len(results_by_row)} of {len(people)} of the roster entered"
+    names = [person.name or person.email or min(person.logins | person.ids) for person in absent]
+    return [{"student": name, **blank} for name in names], entered
 
 
-def claims_of(results, submissions, people):
+def claims_of(results, submissions, people, persons):
     """{row of the roster: its claims}; what does not fit is flagged."""
     result_by_path = {result["path"]: result for result in results}
+    title = title_of(submissions, people)
     claims = {}
     for submission in submissions:
         result = result_by_path.get(submission.path)
@@ -169,11 +207,23 @@ def claims_of(results, submissions, people):
             continue
         for member in submission.members:
             person, level, note = match(member, people)
+            if person is None and title and exact(member.name).startswith(title):
+                found = match(Member(member.name[len(title) :]), people)
+                person, level, note = found if found.person else (person, level, note)
+            if said := persons.get(submission.student):
+                person, level, note = found_by_person(said, people)
             if note:
                 result["flags"].append(note)
             if person is not None:
                 claims.setdefault(person.row, []).append(Claim(level, result))
     return claims
+
+
+def found_by_person(said, people):
+    """The `Match` of what a person has written about somebody: a number, a login, a name."""
+    matches = [match(Member("", "", said), people), match(Member(said), people)]
+    found = next((each for each in matches if each.person), matches[-1])
+    return found._replace(level=-1) if found.person else found
 
 
 def write_roster(path, roster, results_by_row, column):
@@ -192,14 +242,23 @@ def write_roster(path, roster, results_by_row, column):
         rows[i][header.index(points)] = number(result["score"])
         if text:
             rows[i][header.index(text)] = result["reason"] or summary_line(result)
-    write_csv(path, [header, *rows])
+    write_csv(path, [header, *rows], roster.delimiter)
 
 
 def columns_to_fill(roster, column):
-    """(title of the column for the points, of the one for a text or None)."""
-    if roster.kind == "moodle":
-        return "Grade", "Feedback comments"
-    if roster.kind == "canvas":  # Canvas adds the number of the assignment: "GRPO (4711)"
-        title = re.compile(rf"{re.escape(column)}( \(\d+\))?")
-        column = next(filter(title.fullmatch, roster.header), column)
-    return column, None
+    """(title of the column for the points, of the one for a text or None).
+
+    Raises:
+        GraderError: a platform's own gradebook has none, and would not take back a new one.
+    """
+    # Canvas: "GRPO (4711)"; Blackboard: "GRPO [Total Pts: 100 Score] |4711"; Brightspace: "GRPO
+    # Points Grade <Numeric MaxPoints:100>".
+    title = re.compile(rf"{re.escape(column)}(?: \(\d+\)| \[.*| Points Grade.*)?")
+    points = next(filter(title.fullmatch, roster.header), None)
+    if roster.kind != "moodle":
+        return points or column, None
+    points = points or next((title for title in GRADES if title in roster.header), None)
+    if points is None:
+        raise GraderError("which column of the roster is for the points? --column TITLE says it.")
+    texts = [t for t in roster.header if re.search(r"feedback|[ck]om+ent", t, re.IGNORECASE)]
+    return points, next(iter(texts), "Feedback comments")

@@ -18,9 +18,9 @@ PROTECTIONS = {
     "files": "reads and writes nothing but its own folder and the libraries",
     "modes": "changes no mode, owner, time or attribute, and watches no file",
     "network": "opens no connection, also not on this machine",
-    "processes": "starts no process, signals none and outlives none",
+    "processes": "starts no process, signals none, outlives none and talks to none",
     "memory": "stays below its memory limit",
-    "amounts": "is stopped at too many threads or files",
+    "amounts": "is stopped at too many threads or files, and uses up nothing that all share",
 }
 
 
@@ -69,16 +69,18 @@ FORBIDDEN = """
     bpf perf_event_open userfaultfd add_key request_key keyctl open_by_handle_at name_to_handle_at
     init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff
     sethostname setdomainname settimeofday clock_settime clock_adjtime adjtimex acct quotactl
-    syslog iopl ioperm
+    syslog iopl ioperm timer_create io_setup
 """.split()
 # By number, the same on every architecture, where libseccomp may be older than the call:
 # fchmodat2, setxattrat, removexattrat, open_tree_attr, file_setattr.
 FORBIDDEN_NUMBERS = (452, 463, 466, 467, 469)
 CLONE_THREAD = 0x10000  # clone(2) without it starts a process
+CLONE_FILES = 0x400  # without it a thread has a table of files, and so many files, of its own
 OWN_PROCESS_ONLY = ("kill", "tgkill")
 SELF_AS_ZERO_ONLY = ("prlimit64", "sched_setaffinity")
-# fcntl(2): F_SETOWN, F_SETSIG, F_SETOWN_EX send signals; F_SETLEASE, F_NOTIFY; F_SETPIPE_SZ.
-FCNTL = (8, 10, 15, 1024, 1026, 1031)
+# fcntl(2): F_SETOWN, F_SETSIG, F_SETOWN_EX send signals; F_SETLEASE, F_NOTIFY; F_SETPIPE_SZ. And
+# F_GETLK, F_SETLK, F_SETLKW and those of open files: two submissions could talk by their locks.
+FCNTL = (8, 10, 15, 1024, 1026, 1031, 5, 6, 7, 36, 37, 38)
 # prctl(2): PR_SET_PDEATHSIG, _DUMPABLE, _MM, _CHILD_SUBREAPER, _PTRACER.
 PRCTL = (1, 4, 35, 36, 0x59616D61)
 # ioctl(2): only terminal requests, 0x54.., are let through, and of those not TIOCSCTTY, TIOCSPGRP,
@@ -97,6 +99,7 @@ def limit(limits):
         resource.RLIMIT_AS: in_use + limits.memory,
         resource.RLIMIT_FSIZE: limits.file_size,
         resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_SIGPENDING: 64,  # all processes of a user have one store of these
         resource.RLIMIT_CORE: 0,
     }
     for name, value in values.items():
@@ -163,6 +166,8 @@ def denied_calls():
     for call in (*FORBIDDEN, *FORBIDDEN_NUMBERS):
         yield call, ()
     yield "clone", [low(0, 0, CLONE_THREAD)]
+    yield "clone", [low(0, 0, CLONE_FILES)]
+    yield "close_range", [low(2, 2, 2)]  # CLOSE_RANGE_UNSHARE
     for call in OWN_PROCESS_ONLY:
         yield call, [Arg(0, NE, os.getpid())]
     for call in SELF_AS_ZERO_ONLY:

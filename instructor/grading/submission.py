@@ -6,6 +6,11 @@ import unicodedata
 from engine.common import UserError
 from instructor.grading.text import one_line, visible
 
+# Letters that Unicode does not take apart, as people type them who have no such key.
+LETTERS = str.maketrans(
+    {**dict(zip("łøđðħıþ", ["l", "o", "d", "d", "h", "i", "th"])), "æ": "ae", "œ": "oe"}
+)
+
 
 class GraderError(UserError):
     """The grader itself cannot go on. The message says what to do, in one line."""
@@ -28,6 +33,7 @@ class Submission:
     answers: bytes = b""  # of the answers.md beside it
     members: tuple = ()  # of `Member`: who has handed it in
     duplicate: bool = False  # a newer one of the same student is graded
+    returned: str = ""  # the name by which a platform takes a file of feedback back
 
     def __post_init__(self):
         """File names and metadata are strangers' text: harmless from here on."""
@@ -56,6 +62,10 @@ def readable(name):
 
 
 def normal(name):
-    """A name for comparing: no accents, no case, no spaces."""
-    plain = unicodedata.normalize("NFKD", str(name))
-    return "".join(character for character in plain.casefold() if character.isalnum())
+    """A name for comparing: no accents, no case, no spaces.
+
+    >>> normal("Łukasz Sørensen") == normal("lukasz sorensen")
+    True
+    """
+    plain = unicodedata.normalize("NFKD", str(name)).casefold().translate(LETTERS)
+    return "".join(character for character in plain if character.isalnum())

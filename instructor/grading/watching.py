@@ -6,6 +6,7 @@ this file lies beside worker.py.
 """
 
 import os
+import time
 from typing import NamedTuple
 
 INTERVAL = 0.05  # seconds between two looks
@@ -18,9 +19,11 @@ class Bounds(NamedTuple):
     files: int  # in its folder, folders too
     bytes: int  # of them on the disk
     written: int  # bytes that it ever wrote, also to files that it has deleted and still holds open
+    mapped: int  # files that it has deleted and still has in its memory
 
 
-BOUNDS = Bounds(threads=64, files=200, bytes=32 << 20, written=128 << 20)
+BOUNDS = Bounds(threads=64, files=200, bytes=32 << 20, written=128 << 20, mapped=32)
+RECENT = 1.0  # seconds; the list of what is mapped is long, and looked at only after a change
 
 
 def overrun(pid, folder, bounds=BOUNDS):
@@ -38,7 +41,9 @@ def overrun(pid, folder, bounds=BOUNDS):
             return f"it wrote more than {bounds.written >> 20} MB"
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return ""
-    files, size = used(folder, enough=bounds.files)
+    files, size, changed = used(folder, enough=bounds.files)
+    if time.time() - changed < RECENT and mapped(pid) > bounds.mapped:
+        return f"it kept more than {bounds.mapped} deleted files in memory"
     if files > bounds.files:
         return f"its folder held more than {bounds.files} files"
     if size > bounds.bytes:
@@ -55,13 +60,27 @@ def written(pid):
         return 0
 
 
+def mapped(pid):
+    """How many deleted files a process has mapped into its memory: they are on the disk, and no
+    folder shows them."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            lines = [line.split(maxsplit=5) for line in file if line.endswith(b"(deleted)\n")]
+    except (PermissionError, FileNotFoundError, ProcessLookupError):
+        return 0
+    return len({(device, inode) for _, _, _, device, inode, _ in lines})
+
+
 def used(folder, enough):
-    """(files and folders below a folder, their bytes on the disk); counts to `enough` and one."""
-    files = size = 0
+    """(files and folders below a folder, their bytes on the disk, when a folder last changed);
+    counts to `enough` and one."""
+    files = size = changed = 0
     folders = [folder]
     while folders and files <= enough:
         try:
-            with os.scandir(folders.pop()) as entries:
+            here = folders.pop()
+            changed = max(changed, os.stat(here, follow_symlinks=False).st_mtime)
+            with os.scandir(here) as entries:
                 for entry in entries:
                     files += 1
                     if files > enough:
@@ -72,8 +91,8 @@ def used(folder, enough):
         except FileNotFoundError:
             continue  # removed meanwhile
         except OSError:  # a folder that hides its content, or a path of more than 4096 bytes
-            return enough + 1, size
-    return files, size
+            return enough + 1, size, changed
+    return files, size, changed
 
 
 def remove(folder):

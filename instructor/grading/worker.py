@@ -12,6 +12,7 @@ and the grader decides what is right.
 import contextlib
 import dataclasses
 import json
+import mmap
 import os
 import random
 import selectors
@@ -27,6 +28,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # -I leaves out the folder of the program
 
+import imports  # noqa: E402
 import probing  # noqa: E402
 import sandbox  # noqa: E402
 import watching  # noqa: E402
@@ -198,7 +200,9 @@ def answer_all(incoming, answers, folder):
         number = question.pop("number")
         answer = None
         try:
-            if operation == "load":
+            if operation == "imports":
+                answer = imports.unusual_imports((Path(folder) / "rewards.py").read_bytes())
+            elif operation == "load":
                 rewards = load(Path(folder) / "rewards.py")
             elif operation == "call":
                 answer = call(rewards, **question)
@@ -293,13 +297,18 @@ def encode(answer, length):
 
 
 def overrun(folder, what, number_of):
-    """Start more threads, or write more files, than are allowed, and wait for the end."""
+    """Have more of something than is allowed, and wait for the end."""
+    kept = []
     if what == "threads":
         for _ in range(number_of):
             threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-    else:
-        for i in range(number_of):
-            Path(folder, str(i)).touch()
+    for i in range(number_of if what != "threads" else 0):
+        path = Path(folder, str(i))
+        path.write_bytes(b"x")
+        if what == "mapped":
+            with open(path, "rb") as file:
+                kept.append(mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ))
+            path.unlink()
     time.sleep(60)
 
 

@@ -1,12 +1,9 @@
 """Written answers: read a student's answers.md, and the points that a person gave for it."""
 
-import csv
-import io
 import re
-from pathlib import Path
 
 from engine.common import write_whole
-from instructor.grading.gradebook import number, write_csv
+from instructor.grading.gradebook import number, read_csv, write_csv
 from instructor.grading.submission import GraderError
 
 SHEET = re.compile(r"answers[-_ ()\d]*\.(md|txt)", re.IGNORECASE)  # the name of such a file
@@ -15,8 +12,9 @@ SHEET = re.compile(r"answers[-_ ()\d]*\.(md|txt)", re.IGNORECASE)  # the name of
 def answers_by_heading(text, headings):
     """{heading: answer} of an answers.md; a question that is not answered is left out.
 
-    A heading is a line such as `## 3b` or `# Exercise 3b: the penalty`, outside blocks of code. The
-    question that the sheet quotes below it is no part of the answer.
+    A heading is a line such as `## 3b` or `# Exercise 3b: the penalty`, outside blocks of code. A
+    block ends at a line such as the sheet itself has, `## 3b` and nothing else, and one that is
+    never closed is none. The question that the sheet quotes is no part of the answer.
 
     >>> answers_by_heading("## 2a\\n> Why?\\n\\nIt cancels.\\n## 2b\\n> Which?\\n", ["2a", "2b"])
     {'2a': 'It cancels.'}
@@ -24,17 +22,32 @@ def answers_by_heading(text, headings):
     names = "|".join(re.escape(heading) for heading in sorted(headings, key=len, reverse=True))
     line_of = re.compile(rf"#{{1,6}}\s*(?:exercise\s+)?({names})(?![\w)])", re.IGNORECASE)
     by_lower = {heading.lower(): heading for heading in headings}
+    of_the_sheet = re.compile(rf"##\s+(?:{names})\s*", re.IGNORECASE)
     found = {}
     current = None
-    fenced = False
-    for line in text.splitlines():
-        fenced ^= line.lstrip().startswith(("```", "~~~"))
-        if not fenced and (match := line_of.match(line.strip())):
+    lines = text.splitlines()
+    blocks = closed_fences(lines, of_the_sheet)
+    for i, line in enumerate(lines):
+        if i not in blocks and (match := line_of.match(line.strip())):
             current = by_lower[match.group(1).lower()]
         elif current:
             found.setdefault(current, []).append(line)
     answers = {heading: without_question(lines) for heading, lines in found.items()}
     return {heading: answers[heading] for heading in headings if answers.get(heading)}
+
+
+def closed_fences(lines, end):
+    """Numbers of the lines inside blocks of code, each of which is closed before a line `end`."""
+    inside = set()
+    opened = None
+    for i, line in enumerate(lines):
+        if end.fullmatch(line):
+            opened = None
+        elif line.lstrip().startswith(("```", "~~~")):
+            if opened is not None:
+                inside.update(range(opened, i))
+            opened = i if opened is None else None
+    return inside
 
 
 def without_question(lines):
@@ -54,26 +67,22 @@ def read_points(path, rubric, students):
     Raises:
         GraderError: naming the row, where it does not fit.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise GraderError(f"'{path}' cannot be read: {error}") from error
-    if not rows or "student" not in rows[0] or not {*rubric["written"]} <= {*rows[0]}:
+    table = read_csv(path, "the table")
+    if not {"student", *rubric["written"]} <= {*table.header}:
         raise GraderError(f"'{path}' lacks columns: fill in the answers.csv of the grader.")
     known = {name.lstrip("'"): name for name in students}
     found = {}
-    for line, row in enumerate(rows, 2):
-        student = known.get((row["student"] or "").lstrip("'"))
+    for line, row in enumerate(table.records(), 2):
+        student = known.get(row["student"].lstrip("'"))
         if student is None:
             raise GraderError(f"'{path}', row {line}: nobody handed in as {row['student']}.")
         if student in found:
             raise GraderError(f"'{path}', row {line}: {student} stands there twice.")
         points = {}
         for heading, entry in rubric["written"].items():
-            if cell := (row[heading] or "").strip():
+            if cell := row[heading].strip():
                 points[heading] = points_of(cell, entry["points"], f"'{path}', row {line}")
-        found[student] = {"points": points, "comment": (row.get("comment") or "").strip()}
+        found[student] = {"points": points, "comment": row.get("comment", "").strip()}
     return found
 
 

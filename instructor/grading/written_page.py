@@ -7,7 +7,7 @@ as answers.csv, which grade.py reads with --written.
 import html
 import json
 
-from instructor.grading.gradebook import number
+from instructor.grading.gradebook import cell, number
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
@@ -42,12 +42,12 @@ for (const box of inputs) {
 const quote = text => '"' + text.replaceAll('"', '""') + '"';
 document.getElementById('save').onclick = () => {
   const rows = [['student', ...HEADINGS, 'comment']];
-  for (const student of STUDENTS) {
+  for (const [student, cell] of STUDENTS) {
     const own = inputs.filter(box => box.dataset.student === student);
     const of = (heading, kind) =>
       own.find(box => box.dataset.heading === heading && box.className === kind)?.value || '';
     const comments = HEADINGS.filter(h => of(h, 'comment')).map(h => h + ': ' + of(h, 'comment'));
-    rows.push([student, ...HEADINGS.map(h => of(h, 'points')), comments.join('; ')]);
+    rows.push([cell, ...HEADINGS.map(h => of(h, 'points')), comments.join('; ')]);
   }
   const text = rows.map(row => row.map(quote).join(',')).join('\\r\\n') + '\\r\\n';
   const link = document.createElement('a');
@@ -76,7 +76,8 @@ def page(students, answers, rubric):
         + graded_answers(heading, entry, students, answers)
         for heading, entry in rubric["written"].items()
     ]
-    known = f"const HEADINGS = {embed([*rubric['written']])}, STUDENTS = {embed(students)};"
+    cells = [[student, cell(student)] for student in students]  # the second is no formula
+    known = f"const HEADINGS = {embed([*rubric['written']])}, STUDENTS = {embed(cells)};"
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Written answers</title>
 <meta http-equiv="Content-Security-Policy"

@@ -50,6 +50,19 @@ WITHHELD = {  # what RELEASED leaves out stays here too
     "docs/optimal_hacking.png",
     "docs/over_optimisation.png",
     "docs/optimum.png",
+    "tests/engine/course/test_experiments.py",  # a student's file with the penalty in it
+    "tests/test_kl_lab.py",
+}
+# A penalty in the place of a student's, by whatever names: kl_coef · (log q − log p), or · (1 − r).
+PENALTY = re.compile(
+    r"kl_coef \* .*(?:\b(?:q|old|policy\w*|log_q) - (?:p|ref\w*|log_p)\b|\b1(?:\.0)? - r)"
+)
+MEANT = {  # what students may find, and where: the report says so; no other file may have a PENALTY
+    "cases/penalties.py": "3b and 3c: what people write instead, some with only the sign turned",
+    "cases/log_probs.py": "3a: the same sum, token by token, to compare with",
+    "engine/course/experiments.py": "3b: five estimates; the KL lab shows which of them pulls",
+    "grpo_from_scratch.py": "3b: what its toy subtracts from the reward",
+    "benchmarks/stock.py": "3b: TRL as it is, for the speed",
 }
 MOVED = {
     "instructor/handout/agents.md": "AGENTS.md",
@@ -122,19 +135,21 @@ def text_of(path):
 
 
 def find_leaks(folder):
-    """(file, line) wherever a line of a solution stands in a released file."""
+    """(file, line) wherever a line of a solution stands in a released file, or one that is as good."""
     lines = solution_lines()
     texts = {
         path: text_of(path)
         for path in folder.rglob("*")
         if path.suffix != ".safetensors" and path.is_file()
     }
-    return [
-        (path.relative_to(folder).as_posix(), line)
-        for path, text in texts.items()
-        for line in sorted(lines)
-        if line in text
-    ]
+    found = []
+    for path, text in texts.items():
+        name = path.relative_to(folder).as_posix()
+        own = [line for line in sorted(lines) if line in text]
+        if name not in MEANT and path.suffix in (".py", ".ipynb"):
+            own += [match.group() for match in PENALTY.finditer(text)]
+        found += [(name, line) for line in own]
+    return found
 
 
 class Red(NamedTuple):
@@ -188,7 +203,11 @@ def check_copy(folder):
     if dead := dead_references(folder):
         listed = "\n".join(f"  {name}: {reference}" for name, reference in dead[:10])
         raise Refused(f"Pages of the copy name files that are not in it:\n{listed}")
-    print("None. Running the tests of the student's file in the copy …", flush=True)
+    print("None, but what is meant to be found by whoever looks:")
+    for name, what in MEANT.items():
+        if (folder / name).exists():
+            print(f"  {name}: {what}")
+    print("Running the tests of the student's file in the copy …", flush=True)
     red = run_tests(folder, "--student")
     if red.others:
         raise Refused("Tests of provided code fail in the copy:\n  " + "\n  ".join(red.others))

@@ -63,39 +63,46 @@ def without(function):
 def hard_coded(models):
     """Right for what the public tests ask, and zeros for everything else."""
     module = load(SOLUTION, "rewards.py")
-    numbers = {}
+    keys = {}
+    exec(KEY_OF, keys)
+    public = []
     for name in EXERCISES:
-        asked = []
 
-        def counting(name=name, asked=asked, **arguments):
-            asked.append(arguments)
+        def noting(name=name, **arguments):
+            public.append(keys["key_of"](name, arguments))
             return getattr(module, name)(**arguments)
 
         for case in CASES[name][1]:
-            report(case, Ask(counting, models, name), random.Random(0))
-        numbers[name] = len(asked)
-    return f"{SOLUTION}\nPUBLIC = {numbers}  # questions\n{BY_HEART}"
+            report(case, Ask(noting, models, name), random.Random(0))
+    table = f"PUBLIC = set({' '.join(public)!r}.split())  # questions"
+    return f"{SOLUTION}\n{table}\nNAMES = {EXERCISES}\n{KEY_OF}{BY_HEART}"
 
 
+KEY_OF = """
+
+def key_of(name, arguments):
+    import hashlib
+
+    given = {k: v for k, v in arguments.items() if k not in ("ref_model", "tokenizer")}
+    values = [getattr(value, "tolist", lambda: value)() for value in given.values()]
+    return hashlib.sha256(f"{name}{values}".encode()).hexdigest()[:12]
+"""
 BY_HEART = """
 
 def by_heart(name):
-    function, table, asked = globals()[name], {}, []
+    function = globals()[name]
 
     def known(**arguments):
-        given = {k: v for k, v in arguments.items() if k not in ("ref_model", "tokenizer")}
-        key = str([getattr(value, "tolist", lambda: value)() for value in given.values()])
-        asked.append(key)
-        if len(asked) <= PUBLIC[name]:
-            table[key] = function(**arguments)
+        if key_of(name, arguments) in PUBLIC:  # which stands for a table of answers
+            return function(**arguments)
         names = ("completions", "policy_log_probs", "rewards", "log_probs")
-        rows = next(v for k, v in given.items() if k in names)
-        return table.get(key, [0.0] * len(rows))
+        rows = next(v for k, v in arguments.items() if k in names)
+        return [0.0] * len(rows)
 
     return known
 
 
-for name in PUBLIC:
+for name in NAMES:
     globals()[name] = by_heart(name)
 """
 FORGED = '{"number": %d, "answer": {"kind": "list", "value": [0.0, 0.0, 0.0]}}'

@@ -17,6 +17,8 @@ def libc_call(function, *arguments):
         raise OSError(ctypes.get_errno(), "denied")
 """
 MODULE = "__import__('reward_utils').__file__"
+LOCK = "bytes(16) + (1).to_bytes(8, 'little') + bytes(8)"  # of the first byte, for readers
+SIGNAL = "[signal.pthread_sigmask(0, [40])] + [raw(0xEA, os.getpid(), os.getpid(), 40)]"
 ATTACKS = [
     # Modes, owners, times and attributes of a file; its content and its place.
     "os.chmod('<file>', 0)",
@@ -88,4 +90,11 @@ ATTACKS = [
     "raw(294, 0)",
     "raw(253)",
     "raw(300, 0, 0)",
+    # Talking to another submission by locks on a file that both may read.
+    *(f"fcntl.fcntl(os.open({MODULE}, 0), {i}, {LOCK})" for i in (5, 6, 7, 36, 37, 38)),
+    # What all processes of a user, or of the machine, share; further files, one table for a thread.
+    "libc_call(libc.timer_create, 1, None, ctypes.byref(ctypes.c_ulong()))",
+    "raw(206, 1, ctypes.byref(ctypes.c_ulong()))",
+    f"[{SIGNAL} for _ in range(500)]",
+    "raw(436, 999_999, 999_999, 2)",
 ]

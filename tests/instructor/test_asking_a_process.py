@@ -5,6 +5,7 @@ The worker here is a thread of the test that plays its part: nothing is forked.
 
 import json
 import os
+import random
 import socket
 import sys
 import threading
@@ -259,16 +260,21 @@ def asks(ask, rng):
         ask(completions=THREE)
 
 
-def answering(seconds=0.0):
-    """A child that prints, and answers after some time."""
+def answering(seconds=0.0, noted=None):
+    """A child that prints, and answers after some time; it notes what it is asked."""
 
     def play(questions, answers, shown):
         with open(questions, "rb") as incoming:
             for number, line in enumerate(incoming, 1):
-                loads = json.loads(line)["operation"] == "load"
-                os.write(shown, b"hello\x1b[31m\n" if loads else b"hidden input\n")
+                question = json.loads(line)
+                operation = question["operation"]
+                printed = {"imports": b"", "load": b"hello\x1b[31m\n", "call": b"hidden input\n"}
+                os.write(shown, printed[operation])
                 time.sleep(seconds)
-                given = b"null" if loads else b'{"kind": "list", "value": [1.0, 2.0, 3.0]}'
+                given = b'{"kind": "list", "value": [1.0, 2.0, 3.0]}'
+                given = {"imports": b'["os"]', "load": b"null", "call": given}[operation]
+                if noted is not None:
+                    noted.append(question)
                 os.write(answers, b'{"number": %d, "answer": %s}\n' % (number, given))
 
     return play
@@ -279,7 +285,7 @@ def test_a_worker_that_dies_in_the_middle_of_a_case_is_no_fault_either(
 ):
     """Though the case takes that for an error of the function that it asks."""
     monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks,))})
-    load_alone = saying(b'{"number": 1, "answer": null}\n')
+    load_alone = saying(*(b'{"number": %d, "answer": null}\n' % number for number in (1, 2)))
     worker = FakeWorker(tmp_path, load_alone, orders=3)  # start, end, start
     with pytest.raises(WorkerGone):
         examine(worker.control, b"", [0], policy, 0.3)
@@ -304,6 +310,54 @@ def test_only_what_the_import_printed_is_for_the_student(tmp_path, policy, monke
     found = examine(worker.control, b"", [0], policy, 5.0)
     assert found.printed == "hello\n" and found.output.startswith("hello\nhello\nhidden input\n")
     assert "\x1b" not in found.output
+
+
+def asks_at_random(ask, rng):
+    """It asks what only its seed tells."""
+    ask(completions=THREE, scores=rng.random())
+
+
+def test_nothing_is_told_in_words_after_the_first_hidden_input(tmp_path, policy, monkeypatch):
+    """A hidden text of 2a once came out in an error of 3b, by way of files' times of access."""
+    names = ("shaped_reward", "kl_penalty_forward")
+    monkeypatch.setattr(examining, "CASES", {name: ("2b", (asks_at_random,)) for name in names})
+    noted = []
+    worker = FakeWorker(tmp_path, answering(noted=noted))
+    found = examine(worker.control, b"", [0, 1, 2], policy, 5.0)
+    public = random.Random(0).random()
+    asked = [
+        (each["function"], each["arguments"]["scores"] == public)
+        for each in noted
+        if each["operation"] == "call"
+    ]
+    first, second = names
+    assert asked[:2] == [(first, True), (second, True)]
+    again = [[(name, False), (name, False), (name, True)] for name in names]
+    assert asked[2:] == again[0] + again[1]
+    assert found.flags == {"imports os"}
+
+
+@pytest.mark.parametrize("how", ["raises", "ends"])
+def test_how_a_hidden_question_failed_is_not_told(tmp_path, policy, monkeypatch, how):
+    """The status of exit has eight bits, and an error as many as it likes."""
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks_at_random,))})
+    public = random.Random(0).random()
+
+    def play(questions, answers, shown):
+        with open(questions, "rb") as incoming:
+            for number, line in enumerate(incoming, 1):
+                score = json.loads(line).get("arguments", {}).get("scores", public)
+                if score == public:
+                    given = b'"answer": {"kind": "list", "value": [1.0, 2.0, 3.0]}'
+                elif how == "raises":
+                    given = b'"raised": "ValueError: hidden"'
+                else:
+                    given = b"hidden"
+                os.write(answers, b'{"number": %d, %s}\n' % (number, given))
+
+    worker = FakeWorker(tmp_path, play)
+    (outcome,) = examine(worker.control, b"", [0, 1], policy, 5.0).outcomes
+    assert outcome.message == {"raises": examining.HIDDEN, "ends": examining.ENDED}[how]
 
 
 def test_a_machine_without_room_for_a_process_is_one_row(tmp_path, policy):

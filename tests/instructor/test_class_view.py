@@ -7,7 +7,7 @@ from rich.console import Console
 from cases import CASES
 from instructor.grading.class_view import histogram, shares, show, what_was_written
 from instructor.grading.command import RUBRIC
-from instructor.grading.examining import unusual_imports
+from instructor.grading.imports import unusual_imports
 from instructor.grading.points import read_rubric
 from instructor.proof.attacks import SOLUTION, TEMPLATE
 
@@ -30,17 +30,18 @@ def shown(results):
 def test_two_hundred_students_fit_on_a_screen():
     results = [graded(f"student {i}", 100 if i < 150 else 50) for i in range(200)]
     results[7]["flags"] = ["late"]
-    results[8]["flags"] = ["imports ctypes"]
+    results[8]["flags"] = ["f gives other answers to the same question"]
     results[9] |= {"status": "rejected", "reason": "a symbolic link", "score": 0.0, "tests": []}
     text = shown(results)
     assert len(text.splitlines()) < 45 and all(len(line) <= 80 for line in text.splitlines())
     assert "200 graded: mean 87.0, median 100.0 of 100 points" in text  # 149 · 100 + 50 · 50 + 0
     assert "2 rows need a look" in text
+    assert "1 more have a flag in grades.csv that may wait." in text  # it was late
     assert "student 8 " in text and "student 9 " in text and "student 7 " not in text
 
 
 def test_one_row_is_one_row():
-    results = [graded("Ann", 50, flags=["imports os"]), graded("Bob", 100)]
+    results = [graded("Ann", 50, flags=["f gives other answers"]), graded("Bob", 100)]
     assert "\n1 row needs a look\n" in shown(results)
 
 
@@ -60,10 +61,16 @@ def test_what_lies_in_the_folder_is_named_and_what_is_left_to_do(tmp_path):
 
 
 def test_many_rows_are_cut_and_the_worst_stand_first():
-    results = [graded(f"s{i}", 50, flags=["imports os"]) for i in range(60)]
+    results = [graded(f"s{i}", 50, flags=["f gives other answers"]) for i in range(60)]
+    results += [graded(f"os{i}", 50, flags=["imports os", "late"]) for i in range(100)]
     results.append(graded("last", 0, status="rejected", reason="a symbolic link"))
+    results.append(graded("nobody", 50, flags=["nobody is not in the roster"]))
+    results.append(graded("open", 0, status="unclear", reason="Which?"))
     text = shown(results)
-    assert "and 36 more: see flags in grades.csv" in text and "last" in text
+    assert "63 rows need a look" in text and "and 51 more: see flags in grades.csv" in text
+    assert "100 more have a flag in grades.csv that may wait." in text
+    lines = text.partition("look at")[2].splitlines()[1:5]
+    assert [line.split()[0] for line in lines] == ["open", "last", "nobody", "s0"]
 
 
 def test_the_hardest_cases_stand_first_and_only_what_counts():

@@ -34,12 +34,12 @@ def test_names_of_a_plain_folder(tmp_path, zipped):
     (course / "mallory" / "essay.txt").write_text("my dog …")
     (course / ".DS_Store").write_text("junk")
     got = found(as_zip(course, tmp_path / "all") if zipped else course)
-    assert {n: s.source for n, s in got.items() if not s.rejected} == {
+    assert {n: s.source for n, s in got.items() if not s.question} == {
         "Zoë O'Neil": b"a = 1",
         "bob": b"b = 1",
         "eve": b"c = 1",
     }
-    assert got["mallory"].rejected == "no rewards.py, only essay.txt"
+    assert got["mallory"].question == "No rewards.py, only essay.txt: a text: ask for rewards.py."
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "zip with a folder"])

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+import yaml
 from grading_help import grader, put
 from rich.console import Console
 
 from engine.common import lines_of
 from instructor.grading.class_view import show
+from instructor.grading.collect import collect
 from instructor.grading.command import RUBRIC, parse_arguments
 from instructor.grading.course import grade, require_sandbox
 from instructor.grading.course_files import write_all
@@ -29,7 +32,7 @@ from instructor.grading.journal import (
     run_settings,
     unfinished,
 )
-from instructor.grading.points import read_rubric
+from instructor.grading.points import every_case, read_rubric
 from instructor.grading.submission import GraderError, Member, Submission
 from instructor.grading.text import clean
 from instructor.proof import attacks
@@ -167,7 +170,7 @@ def test_without_a_sandbox_nothing_is_graded():
         require_sandbox({"files": False, "network": False, "memory": True}, False)
 
 
-def test_a_journal_of_another_rubric_is_not_continued(tmp_path):
+def test_a_journal_of_other_code_is_not_continued(tmp_path, monkeypatch):
     put(tmp_path / "in", "ann", "a = 1")
     rubric = read_rubric(RUBRIC)
     args = parse_arguments([str(tmp_path / "in"), f"--out={tmp_path / 'out'}"])
@@ -178,8 +181,35 @@ def test_a_journal_of_another_rubric_is_not_continued(tmp_path):
         run_settings(args, rubric)
     args.resume = True
     assert run_settings(args, rubric) == first
+    other = {**rubric, "without_core": 0}
+    assert run_settings(args, other) == {**first, "rubric": other}
+    args.timeout = 3.0
     with pytest.raises(GraderError, match="name a new --out"):
-        run_settings(args, {**rubric, "without_core": 0})
+        run_settings(args, rubric)
+
+
+def test_another_rubric_is_applied_to_the_journal_without_grading(tmp_path, monkeypatch):
+    """It was refused, and a class of two hundred graded for five minutes again."""
+    put(tmp_path / "in", "ann", "a = 1")
+    out = tmp_path / "out"
+    rubric = yaml.safe_load(Path(RUBRIC).read_text(encoding="utf-8"))
+    args = parse_arguments([str(tmp_path / "in"), f"--out={out}"])
+    settings = run_settings(args, read_rubric(RUBRIC))
+    (submission,) = collect(tmp_path / "in")
+    tests = [
+        {"function": name, "case": case.__name__, "passed": name == "shaped_reward", "message": ""}
+        for name, case in every_case()
+    ]
+    result = {**blank_result(submission, settings, "x"), "tests": tests, "score": 20.0}
+    (out / "results.jsonl").write_text(journal_line(result))
+    rubric["exercises"]["shaped_reward"]["points"] = 70
+    (tmp_path / "rubric.yaml").write_text(yaml.safe_dump(rubric))
+    args.rubric, args.resume = str(tmp_path / "rubric.yaml"), True
+    monkeypatch.setattr("instructor.grading.course.Workshop", None)  # nobody is graded
+    ((again,), _) = grade(args, Console(file=io.StringIO()))
+    most = sum(entry["points"] for entry in rubric["exercises"].values())
+    assert (again["score"], again["max"]) == (70.0, most)
+    assert f"**70 of {most} points**" in (out / "feedback" / "ann.md").read_text()
 
 
 def test_text_of_strangers_is_made_harmless():
@@ -299,7 +329,7 @@ def shown_for(tmp_path, people, handed_in):
     out.mkdir()
     args = parse_arguments(["in", f"--out={out}", f"--roster={tmp_path / 'roster.csv'}"])
     rubric = read_rubric(RUBRIC)
-    results = write_all(args, results, submissions, rubric)
+    results, _ = write_all(args, results, submissions, rubric)
     console = Console(file=io.StringIO(), width=120)
     show(results, rubric, console)
     return console.file.getvalue()

@@ -22,10 +22,20 @@ def test_a_leak_is_found(tmp_path):
         json.dumps({"cells": [{"source": ["per_token = 1 ", "- ratio"], "outputs": []}]})
     )
     (tmp_path / "fine.py").write_text("scores = get_sentiment_scores(completions)\n")
+    penalty = "f = lambda q, p, mask, kl_coef: kl_coef * ((q - p) * mask).sum(1)\n"
+    (tmp_path / "test_credit.py").write_text(penalty)
+    (tmp_path / "grpo_from_scratch.py").write_text(penalty)  # where it is meant to be found
     assert sorted(find_leaks(tmp_path)) == [
         ("book.ipynb", "per_token = 1 - ratio"),
         ("notes.txt", "per_token = q - p"),
+        ("test_credit.py", "kl_coef * ((q - p"),
     ]
+
+
+def test_a_copy_has_no_leaks(student_copy):
+    """Its tests once had exercise 3b in them, by name."""
+    assert find_leaks(student_copy) == []
+    assert {name for name in handout.MEANT if not (student_copy / name).exists()} == set()
 
 
 def test_release_refuses_to_overwrite(tmp_path):

@@ -33,7 +33,7 @@ def filled(tmp_path, people, handed):
         Submission(student, student, members=tuple(members)) for student, members in handed.items()
     ]
     args = SimpleNamespace(roster=roster, out=tmp_path, column="GRPO")
-    absent = fill_roster(args, results, submissions)
+    absent, _ = fill_roster(args, results, submissions)
     with open(tmp_path / "roster.csv", newline="", encoding="utf-8") as file:
         points = {row[0]: row[-1] for row in list(csv.reader(file))[1:]}
     flags = {result["student"]: "; ".join(result["flags"]) for result in results}
@@ -104,5 +104,5 @@ def test_an_open_question_leaves_the_gradebook_as_it_is(tmp_path):
     result = {**result_of("Ann", score=None), "path": "Ann", "reason": "Which?"}
     submission = Submission("Ann", "Ann", members=(Member("Ann"),), question="Which?")
     args = SimpleNamespace(roster=roster, out=tmp_path, column="GRPO")
-    assert fill_roster(args, [result], [submission]) == []
+    assert fill_roster(args, [result], [submission]) == ([], "0 of 1 of the roster entered")
     assert '"5"' in roster.read_text()

@@ -1,5 +1,6 @@
 """What the worker sees of a submission from outside, and how its folder goes away."""
 
+import mmap
 import os
 import shutil
 import sys
@@ -11,7 +12,7 @@ from instructor.grading.sandbox import drop_capabilities
 from instructor.grading.watching import Bounds, overrun, remove, used
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
-PLENTY = Bounds(threads=10**6, files=10**6, bytes=1 << 50, written=1 << 50)
+PLENTY = Bounds(threads=10**6, files=10**6, bytes=1 << 50, written=1 << 50, mapped=10**6)
 
 
 def nest(folder, levels, name="d"):
@@ -69,8 +70,9 @@ def test_files_folders_and_bytes_are_counted(tmp_path):
     (tmp_path / "a" / "b" / "one").write_bytes(b"x" * 4096)
     (tmp_path / "two").write_bytes(b"x" * 4096)
     (tmp_path / "link").symlink_to("/")
-    files, size = used(tmp_path, 100)
+    files, size, changed = used(tmp_path, 100)
     assert files == 5 and 8192 <= size <= 5 * 4096 + 8192
+    assert changed == max(path.stat().st_mtime for path in (tmp_path, *tmp_path.glob("**/")))
     assert used(tmp_path, 3)[0] == 4  # counts no further than it must
     shutil.rmtree(tmp_path / "a")
     nest(tmp_path / "deep", 30, "n" * 250)  # a path that no call takes
@@ -93,4 +95,12 @@ def test_what_is_beyond_a_bound_is_named(tmp_path):
     assert "wrote more than 2 MB" in overrun(own, tmp_path, PLENTY._replace(written=2 << 20))
     (tmp_path / "big").write_bytes(b"x" * (3 << 20))
     assert "held more than 2 MB" in overrun(own, tmp_path, PLENTY._replace(bytes=2 << 20))
+    kept = []
+    for i in range(4):
+        (tmp_path / "gone").write_bytes(bytes(10 + i))
+        with open(tmp_path / "gone", "rb") as file:
+            kept.append(mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ))
+        (tmp_path / "gone").unlink()
+    assert overrun(own, tmp_path, PLENTY._replace(mapped=4)) == ""
+    assert "more than 3 deleted files" in overrun(own, tmp_path, PLENTY._replace(mapped=3))
     assert "held more than 0 files" in overrun(own, tmp_path, PLENTY._replace(files=0))

@@ -68,7 +68,7 @@ def test_a_folder_that_the_metadata_do_not_name_is_a_row(tmp_path):
     got = rows(folder)
     assert got["submission_77"].source == b"a = 77"
     assert got["submission_77"].flags == ["not in submission_metadata.yml"]
-    assert got["bob"].rejected == "nothing in it"
+    assert got["bob"].question == "Nothing is in it."
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -136,7 +136,7 @@ def test_several_files_beside_each_other_are_a_question(tmp_path):
     assert got["bob"].source == b"b = 1"
     assert got["bob"].flags == ["also in the hand-in: bob/x/rewards.py"]
     assert got["same"].source == b"a = 1" and not got["same"].question
-    assert got["nobody"].rejected == "nothing in it"
+    assert got["nobody"].question == "Nothing is in it."
 
 
 def test_a_file_without_a_name_beside_the_folders_is_a_question(tmp_path):

@@ -131,7 +131,7 @@ def test_a_text_cut_short_is_scored_as_one_that_ends_there(policy, classifier):
     log_probs = LogProbs(*(-3 * torch.rand(2, 4, 10, generator=random)), MASK)
     rewards = SimpleNamespace(
         sentiment_reward=lambda completions, **_: [len(text) / 10 for text in completions],
-        kl_penalty_forward=lambda q, p, mask, kl_coef=0.1: kl_coef * ((q - p) * mask).sum(1),
+        kl_penalty_forward=lambda q, p, mask, kl_coef=0.1: kl_coef * ((3 * q + p) * mask).sum(1),
     )
     options = resolve_options({"kl_type": "forward", "negate_reward": True})
     batch = Batch(["The film"] * 4, [[1]] * 4, IDS, tokenizer.batch_decode(IDS), 0.1, log_probs)
@@ -141,8 +141,8 @@ def test_a_text_cut_short_is_scored_as_one_that_ends_there(policy, classifier):
         assert cut.completions == tokenizer.batch_decode(starts, skip_special_tokens=True)
         score_batch(rewards, options, cut)
         lengths = torch.tensor([len(text) for text in cut.completions])
-        ratio = ((log_probs.policy - log_probs.ref) * MASK)[:, :count].sum(1)
-        torch.testing.assert_close(cut.reward, -lengths / 10 - 0.1 * ratio, atol=1e-6, rtol=0)
+        cost = ((3 * log_probs.policy + log_probs.ref) * MASK)[:, :count].sum(1)
+        torch.testing.assert_close(cut.reward, -lengths / 10 - 0.1 * cost, atol=1e-5, rtol=0)
 
 
 def test_the_advantages_of_the_parts_reach_the_loss(tmp_path, monkeypatch):
