@@ -5,6 +5,7 @@ its answer as a (N,) float64 tensor; the case returns None if all is well, or a 
 """
 
 import contextlib
+import copy
 import random
 import re
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from engine.course.student import (
     TooSlow,
     check_rewards,
     describe_error,
+    made,
     name_of,
     plain_values,
     source_of,
@@ -65,11 +67,12 @@ class Ask:
     def __call__(self, **arguments):
         self.arguments = arguments
         self.answer = None
+        arguments = copy.deepcopy(arguments)  # what the function changes in them stays its own
         if self.name == "compute_ref_log_probs":
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
         try:
             with self._here():
-                self.answer = self.function(**arguments)
+                self.answer = made(self.function(**arguments))
         except (NotImplementedError, Wrong):
             raise
         except TooSlow as error:
@@ -77,7 +80,7 @@ class Ask:
             raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
         except (Exception, SystemExit) as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
-        given = arguments["completions" if "completions" in arguments else "policy_log_probs"]
+        given = self.arguments["completions" if "completions" in arguments else "policy_log_probs"]
         try:
             self.answer = plain_values(self.answer)
         except Exception as error:
@@ -142,8 +145,9 @@ def report(case, ask, rng=None, with_expected=True):
 
 
 def close(got, want, tolerance=1e-4):
-    """Whether two lists of numbers differ by at most `tolerance` everywhere."""
-    return torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), atol=tolerance, rtol=0)
+    """Whether two lists of numbers differ by at most `tolerance`, one or one for each, everywhere."""
+    apart = (got - torch.as_tensor(want, dtype=torch.float64)).abs()
+    return bool((apart <= torch.as_tensor(tolerance)).all())
 
 
 def compare(got, want, meaning, mistakes, tolerance=1e-4, otherwise="the formula"):
@@ -153,7 +157,7 @@ def compare(got, want, meaning, mistakes, tolerance=1e-4, otherwise="the formula
         got, want: (N,), the answer and the right one.
         meaning: of the right answer, in words.
         mistakes: list of `Mistake`.
-        tolerance: of every number.
+        tolerance: of every number, or one for each.
         otherwise: the cause if none of the mistakes gives this answer.
     """
     if close(got, want, tolerance):
