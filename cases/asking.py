@@ -96,10 +96,11 @@ class Ask:
             raise Wrong(str(error)) from error
 
     def _here(self):
-        """Around a call: what student code changes in this process is put back."""
+        """Around a call: what student code changes in this process is put back, and what the
+        grader would refuse is refused."""
         if self.seconds is None:
             return contextlib.nullcontext()
-        return student_code(source_of(self.function), self.seconds)
+        return student_code(source_of(self.function), self.seconds, fenced=True)
 
 
 def table_shape(answer):
@@ -145,7 +146,7 @@ def report(case, ask, rng=None, with_expected=True):
 
 
 def close(got, want, tolerance=1e-4):
-    """Whether two lists of numbers differ by at most `tolerance`, one or one for each, everywhere."""
+    """Whether two lists of numbers differ by at most `tolerance`, which may be one for each."""
     apart = (got - torch.as_tensor(want, dtype=torch.float64)).abs()
     return bool((apart <= torch.as_tensor(tolerance)).all())
 

@@ -268,54 +268,60 @@ def refunds_what_it_charges(ask, rng):
     """what liking a token too much costs, liking it too little brings back.
 
     Close to agreement the two are equal. Otherwise every token costs something on average, and the
-    shortest text is the cheapest. Far from it each is a whole kl_coef at least.
+    shortest text is the cheapest. Far from it each is at least what one nat costs near it.
     """
     higher = -1.0 - rng.random()
-    less, same, more = cost_of_each_difference(ask, [-0.02, 0.0, 0.02], higher).tolist()
-    charged = more - same
-    refunded = same - less
+    points = [0.0, -0.02, 0.02, -12.0, 12.0]
+    same, *costs = cost_of_each_difference(ask, points, higher).tolist()
+    refunded, far_refunded = same - costs[0], same - costs[2]
+    charged, far_charged = costs[1] - same, costs[3] - same
     if abs(charged - refunded) > 0.1 * abs(charged + refunded) + 1e-6:
         cause = "the size: without its sign, a token costs for being too rare as well"
         if abs(refunded) < abs(charged) and charged * refunded >= 0:
             cause = "the cut: the negative half brings back what the policy has given up; keep it"
         return Finding(f"as far below {same:.4g} as above it", cause)
-    less, more = cost_of_each_difference(ask, [-12.0, 12.0], higher).tolist()
-    if less <= -LEAST and more >= LEAST:
+    if min(far_charged, far_refunded) >= LEAST * min(charged / points[2], 1):
         return None
-    cause = f"the limit: at log q − log p = 12 a token costs {more:.2g} · kl_coef only"
-    if more >= LEAST:
+    cause = f"the limit: at log q − log p = 12 a token costs only {far_charged:.2g} · kl_coef"
+    if far_refunded < far_charged:
         cause = (
             "the cut: a token that the policy has all but given up brings back only "
-            f"{-less:.2g} · kl_coef"
+            f"{far_refunded:.2g} · kl_coef"
         )
-    return Finding("kl_coef at least, either way", cause)
+    return Finding("at least what one nat costs, either way", cause)
 
 
-LEAST = 0.8  # of kl_coef, at 12 nats: bent penalties reach 1, those cut off early stay far below
+LEAST = 0.8  # of a nat, at 12 nats: bent penalties reach 1, those cut off early stay far below
+NATS = (0.0, 0.05, 0.1, 1.0, 6.0, 12.0)  # log q − log p
 
 
 def costs_kl_coef_per_nat(ask, rng):
     """near agreement, a token that the policy prefers by d nats costs kl_coef · d."""
     higher = -1.0 - rng.random()
-    for rows in (1, 40):
-        near, twice, one, six, twelve = (
-            cost_of_each_difference(ask, [d] * rows, higher)[0].item()
-            for d in (0.05, 0.1, 1.0, 6.0, 12.0)
-        )
-        scale = near / 0.05
-        if abs(twice - 2 * near) > 0.2 * abs(near):
-            scale = one  # no slope at agreement, as sign and cube have none
-        elif scale > 1.2 and abs((twelve - six) / 6 - 1) <= 0.2:
-            scale = 1.0  # two penalties in one, of which one levels off
-        if abs(scale - 1) <= 0.2:
-            continue
+    alone = torch.cat([cost_of_each_difference(ask, [nats], higher) for nats in NATS])
+    if not 0.8 <= scale_of(alone) <= 1.2:
+        scale = scale_of(alone)
+        bits = abs(scale * math.log(2) - 1) < 0.05
         cause = f"the size: a nat costs {scale:.3g} · kl_coef"
-        if rows > 1:
-            cause = f"the batch: beside {rows - 1} other texts a nat costs {scale:.3g} · kl_coef"
-        elif abs(scale * math.log(2) - 1) < 0.05:
-            cause = "the unit: nats, natural logarithms, not bits"
-        return Finding("kl_coef · (log q − log p), within a fifth", cause)
-    return None
+        return Finding(WITHIN, "the unit: nats, natural logarithms, not bits" if bits else cause)
+    scale = scale_of(cost_of_each_difference(ask, NATS * 7, higher))
+    if 0.8 <= scale <= 1.2:
+        return None
+    return Finding(WITHIN, f"the batch: beside other texts a nat costs {scale:.3g} · kl_coef")
+
+
+WITHIN = "kl_coef · (log q − log p), within a fifth"
+
+
+def scale_of(costs):
+    """What a nat costs near agreement, from the costs at NATS and kl_coef 1."""
+    near, twice, one, six, twelve = (costs[1:6] - costs[0]).tolist()
+    scale = near / NATS[1]
+    if abs(twice - 2 * near) > 0.2 * abs(near):
+        return one  # no slope at agreement, as sign and cube have none
+    if scale > 1.2 and 0.8 <= (twelve - six) / 6 <= 1.2:
+        return 1.0  # two penalties in one, of which one levels off
+    return scale
 
 
 def stays_finite(ask, rng):

@@ -51,7 +51,8 @@ def is_exponential_in_the_score(ask, rng):
         ]
         want = (scores / tau).exp() - 1
         meaning = f"scores {show(scores)}, temperature {tau}"
-        if finding := compare(got, want, meaning, mistakes, tolerance=1e-5):
+        otherwise = "the formula: exp() of each score, nothing taken from it, nothing rounded"
+        if finding := compare(got, want, meaning, mistakes, 1e-5, otherwise):
             return finding
     for tau in (0.02, 50.0):
         got = ask(completions=texts, temperature=tau)
@@ -64,7 +65,7 @@ def is_exponential_in_the_score(ask, rng):
 
 LONG_TEXT = (
     " At first I hated it, it was slow and boring and the actors were terrible, and my friends and "
-    "I were about to leave, but then it became a wonderful film with great music, and I loved it."
+    "I were about to leave. But then it became a wonderful film with great music, and I loved it!"
 )
 CALLS = 64  # about as many as a run of the smallest preset makes
 
@@ -102,7 +103,7 @@ def ordinary_texts(word="great"):
     return [
         PLAIN,
         " funny and moving from start to end!",
-        " brilliant actors, wonderful music, surprising moments, and nobody could guess what happens.",
+        " brilliant actors, wonderful music, surprising moments, and nobody could guess any of it.",
         f" a {word} film with fine actors and an honest story, told slowly but never boring, so "
         "that nobody in our row wanted it to end.",
         " the first half takes its time, then one brave teacher finds those old letters under his "

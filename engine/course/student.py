@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from engine.common import UserError
+from engine.course.fence import as_in_the_grader
 from engine.course.importing import import_file, silent_exit, without_traces
 from engine.options import rewards_file
 
@@ -34,8 +35,12 @@ BY_POSITION = {
 }
 
 
-def load_rewards(path: str | Path | None = None) -> ModuleType:
+def load_rewards(path: str | Path | None = None, fenced: bool = False) -> ModuleType:
     """A rewards file as a module; `rewards.py` beside train.py by default.
+
+    Args:
+        path: the file.
+        fenced: refuse what the grader would refuse.
 
     Raises:
         UserError: the file is missing, cannot be imported or calls sys.exit; names file and line.
@@ -44,8 +49,9 @@ def load_rewards(path: str | Path | None = None) -> ModuleType:
     if not path.is_file():
         raise UserError(f"There is no file '{path}' with reward functions.")
     try:
-        with silent_exit(), student_code(path, TIME_LIMIT):
-            return import_file(path)
+        whole = path.absolute()  # a fence changes the folder
+        with silent_exit(), student_code(path, TIME_LIMIT, fenced):
+            return import_file(whole)
     except TooSlow as error:
         raise UserError(f"{path.name} {too_slow(TIME_LIMIT, error, path)}") from error
     except (Exception, SystemExit) as error:
@@ -133,14 +139,16 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def student_code(path: str | Path, seconds: float | None) -> Iterator[None]:
+def student_code(path: str | Path, seconds: float | None, fenced: bool = False) -> Iterator[None]:
     """Around whatever runs the code of a student's file: a time limit, and no lasting effects.
 
     Args:
         path: the file.
         seconds: of `time_limit`.
+        fenced: of `load_rewards`.
     """
-    with without_traces(path), time_limit(seconds):
+    fence = as_in_the_grader(path) if fenced else contextlib.nullcontext()
+    with without_traces(path), fence, time_limit(seconds):
         yield
 
 
