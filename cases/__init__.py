@@ -12,8 +12,10 @@ from cases.examples import example_report
 from cases.grpo import ADVANTAGE_CASES, ADVANTAGE_CORE, LOSS_CASES, LOSS_CORE
 from cases.log_probs import (
     an_empty_completion_is_certain,
+    hides_no_error,
     joins_ids_not_texts,
     sums_the_completion,
+    takes_every_pair_as_it_is,
 )
 from cases.penalties import PENALTY_CASES, PENALTY_CORE
 from cases.shaping import (
@@ -21,7 +23,9 @@ from cases.shaping import (
     equals_the_score,
     gives_a_number_for_each_text,
     is_exponential_in_the_score,
+    judges_each_text_by_itself,
     pays_for_sentiment,
+    scores_the_completion_alone,
     teaches_more_than_the_score,
 )
 
@@ -47,19 +51,28 @@ class Exercise(NamedTuple):
 
 CASES = {  # function -> its exercise
     "sentiment_reward": Exercise("1", (equals_the_score,)),
-    "shaped_reward_exponential": Exercise("2a", (is_exponential_in_the_score,)),
+    "shaped_reward_exponential": Exercise(
+        "2a", (is_exponential_in_the_score, scores_the_completion_alone)
+    ),
     "shaped_reward": Exercise(
         "2b",
         (
             gives_a_number_for_each_text,
             pays_for_sentiment,
+            judges_each_text_by_itself,
             does_not_pay_for_repetition,
             teaches_more_than_the_score,
         ),
     ),
     "compute_ref_log_probs": Exercise(
         "3a",
-        (sums_the_completion, joins_ids_not_texts, an_empty_completion_is_certain),
+        (
+            sums_the_completion,
+            joins_ids_not_texts,
+            an_empty_completion_is_certain,
+            takes_every_pair_as_it_is,
+            hides_no_error,
+        ),
     ),
     "kl_penalty_forward": Exercise("3b", PENALTY_CASES),
     "kl_penalty_backward": Exercise("3c", PENALTY_CASES),

@@ -5,6 +5,7 @@ its answer as a (N,) float64 tensor; the case returns None if all is well, or a 
 """
 
 import contextlib
+import copy
 import random
 import re
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from engine.course.student import (
     check_rewards,
     describe_error,
     loss_and_gradient,
+    made,
     name_of,
     plain_values,
     source_of,
@@ -71,11 +73,12 @@ class Ask:
     def __call__(self, **arguments):
         self.arguments = arguments
         self.answer = None
+        arguments = copy.deepcopy(arguments)  # what the function changes in them stays its own
         if self.name == "compute_ref_log_probs":
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
         try:
             with self._here():
-                self.answer = self.function(**arguments)
+                self.answer = made(self.function(**arguments))
         except (NotImplementedError, Wrong):
             raise
         except TooSlow as error:
@@ -83,13 +86,14 @@ class Ask:
             raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
         except (Exception, SystemExit) as error:
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
-        return self._read(asked_about(arguments))
+        return self._read(asked_about(self.arguments), trained=arguments.get("log_probs"))
 
-    def _read(self, given):
-        """The answer to a question about `given`, checked."""
+    def _read(self, given, trained=None):
+        """The answer to a question about `given`, checked; of a loss, the gradient is that by
+        `trained`."""
         try:
-            if is_trained(given) and not isinstance(self.answer, Answered):
-                self.answer = loss_and_gradient(self.answer, given)
+            if trained is not None and not isinstance(self.answer, Answered):
+                self.answer = loss_and_gradient(self.answer, trained)
             self.answer = plain_values(self.answer)
         except UserError as error:
             raise Wrong(str(error)) from error
@@ -104,10 +108,11 @@ class Ask:
             raise Wrong(str(error)) from error
 
     def _here(self):
-        """Around a call: what student code changes in this process is put back."""
+        """Around a call: what student code changes in this process is put back, and what the
+        grader would refuse is refused."""
         if self.seconds is None:
             return contextlib.nullcontext()
-        return student_code(source_of(self.function), self.seconds)
+        return student_code(source_of(self.function), self.seconds, fenced=True)
 
 
 def asked_about(arguments):
@@ -172,8 +177,9 @@ def report(case, ask, rng=None, with_expected=True):
 
 
 def close(got, want, tolerance=1e-4):
-    """Whether two lists of numbers differ by at most `tolerance` everywhere."""
-    return torch.allclose(got, torch.as_tensor(want, dtype=torch.float64), atol=tolerance, rtol=0)
+    """Whether two lists of numbers differ by at most `tolerance`, which may be one for each."""
+    apart = (got - torch.as_tensor(want, dtype=torch.float64)).abs()
+    return bool((apart <= torch.as_tensor(tolerance)).all())
 
 
 def compare(got, want, meaning, mistakes, tolerance=1e-4, otherwise="the formula"):
@@ -183,7 +189,7 @@ def compare(got, want, meaning, mistakes, tolerance=1e-4, otherwise="the formula
         got, want: (N,), the answer and the right one.
         meaning: of the right answer, in words.
         mistakes: list of `Mistake`.
-        tolerance: of every number.
+        tolerance: of every number, or one for each.
         otherwise: the cause if none of the mistakes gives this answer.
     """
     if close(got, want, tolerance):

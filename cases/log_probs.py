@@ -5,8 +5,8 @@ import math
 
 import torch
 
-from cases.asking import Finding, Mistake, compare
-from cases.shaping import write_texts
+from cases.asking import Finding, Mistake, Wrong, compare, show
+from cases.shaping import WORDS, write_texts
 
 PROMPTS = ("This movie was", "The plot", "I watched this because", "It is", "My friends and I")
 
@@ -80,7 +80,11 @@ def sums_the_completion(ask, rng):
     total, mistakes = sums_and_mistakes(ask.models, prompts, completions)
     got = ask(completions=completions, prompts=prompts)
     meaning = "Σ_t log P(token_t | all before it), in nats"
-    return compare(got, total, meaning, mistakes, tolerance=2e-3)
+    otherwise = (
+        "the sum: each token of tokenizer(completion) after all before it, none more and none "
+        "less, from the model's own logits in float32"
+    )
+    return compare(got, total, meaning, mistakes, tolerance=2e-3, otherwise=otherwise)
 
 
 def joins_ids_not_texts(ask, rng):
@@ -111,3 +115,60 @@ def an_empty_completion_is_certain(ask, rng):
         "the logarithm: this is the probability" if abs(got[0] - 1) < 1e-6 else "no token: no sum"
     )
     return Finding("0 for the first", cause)
+
+
+def whole_log_probs(models, prompts, completions):
+    """The log-probability of each completion, one forward pass for each pair."""
+    model, tokenizer = models
+    sums = []
+    for prompt, completion in zip(prompts, completions):
+        start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
+        with torch.no_grad():
+            logits = model(torch.tensor([start + rest])).logits[0, len(start) - 1 : -1]
+        sums.append(picked(logits.double().log_softmax(-1), rest).sum())
+    return torch.stack(sums)
+
+
+def odd_pairs(rng, tokenizer):
+    """[(a prompt, a completion, what is odd about them)], at most 128 tokens each."""
+    this, that = rng.sample(PROMPTS, 2)
+    one, other = (" ".join(rng.choices(WORDS, k=6)) for _ in range(2))
+    end = tokenizer.eos_token
+    again = "the pairs: texts come again in other pairs; take each completion after its own prompt"
+    cut = "the length: the whole prompt counts, and every token of the completion"
+    blanks = "the blanks: at the ends of a text they count, as all characters do"
+    inside = f"the end token: {end} in a text counts, as all tokens do; only padding does not"
+    as_it_is = "the characters: capital letters, odd signs and rare tokens count like all others"
+    return [
+        (this, f" {one}.", again),
+        (this, f" {other}.", again),
+        (that, f" {one}.", again),
+        (" ".join(rng.choices(WORDS, k=45)), f" {one}.", cut),
+        (this, "".join(f" {word}" for word in rng.choices(WORDS, k=55)), cut),
+        (f" {that} ", f"  {other} ", blanks),
+        (that, f" {one}.{end} {other}", inside),
+        (this.upper(), f" {other.upper()}…\nÉ", as_it_is),
+    ]
+
+
+def takes_every_pair_as_it_is(ask, rng):
+    """texts in new pairs, long texts, blanks at the ends, an end token inside: all of it counts."""
+    prompts, completions, causes = zip(*odd_pairs(rng, ask.models[1]))
+    want = whole_log_probs(ask.models, prompts, completions)
+    got = ask(completions=[*completions], prompts=[*prompts])
+    wrong = (got - want).abs() > 2e-3
+    if not wrong.any():
+        return None
+    return Finding(show(want), causes[int(wrong.nonzero()[0])])
+
+
+def hides_no_error(ask, rng):
+    """a text that the model cannot score gets no number that says it is certain."""
+    endless = "".join(f" {word}" for word in rng.choices(WORDS, k=200))  # beyond the context
+    try:
+        got = ask(completions=[" good.", endless], prompts=["It is", "It is"])
+    except Wrong:
+        return None
+    if (got < -1e-3).all():
+        return None
+    return Finding("an error", "the except: it turns an error into log-probability 0; take it out")

@@ -4,6 +4,9 @@ What it does to the policy is examined where expectations are exact: a policy ov
 of them listed. q and p are log-probabilities of the policy and of the reference.
 """
 
+import math
+import re
+
 import torch
 
 from cases.asking import Finding, Mistake, Wrong, close, show
@@ -54,21 +57,50 @@ def ignores_padding(ask, rng):
     return None
 
 
-def sums_over_tokens(ask, rng):
-    """a completion of two halves costs what the halves cost."""
-    q, p = random_log_probs(rng, 2, 4), random_log_probs(rng, 2, 4)
-    mask = torch.tensor([[True] * 4, [True, True, True, False]])
-    halves = [
-        ask(policy_log_probs=q[:, s], ref_log_probs=p[:, s], mask=mask[:, s], kl_coef=1.0)
-        for s in (slice(0, 2), slice(2, 4))
+TEXTS = (  # tokens of a text, and the range of log q − log p of each of them
+    (1, -1.0, 1.0),
+    (2, -12.0, 12.0),
+    (5, -2.0, 2.0),
+    (16, -12.0, 12.0),
+    (33, -0.5, 0.5),
+    (48, 0.0, 2.0),
+    (64, -2.0, 0.0),
+    (64, -12.0, 12.0),
+)
+OUTLIERS = ((2, 3, 12.0), (4, 20, -12.0))  # text, token, log q − log p
+
+
+def long_texts(rng):
+    """(log q, log p, mask), (8, 64) each: texts of 1 to 64 tokens, with small and large differences
+    one at a time and together. The models agree at padded positions."""
+    longest = max(length for length, _, _ in TEXTS)
+    rows = [
+        [rng.uniform(low, high) for _ in range(length)] + [0.0] * (longest - length)
+        for length, low, high in TEXTS
     ]
-    want = halves[0] + halves[1]
+    for text, token, difference in OUTLIERS:
+        rows[text][token] = difference
+    mask = torch.arange(longest) < torch.tensor([[length] for length, _, _ in TEXTS])
+    return *apart(torch.tensor(rows), -0.1 - 2 * rng.random()), mask
+
+
+def sums_over_tokens(ask, rng):
+    """a completion costs what its tokens cost one by one, be they one or 64."""
+    q, p, mask = long_texts(rng)
+    each = torch.where(mask, cost_of_each_token(ask, q, p), 0.0)
+    want = each.sum(-1)
     got = ask(policy_log_probs=q, ref_log_probs=p, mask=mask, kl_coef=1.0)
-    if close(got, want, 1e-4):
+    wrong = (got - want).abs() > 1e-4 * (1 + each.abs().sum(-1))
+    if not wrong.any():
         return None
-    mean = close(got, want / 2) or close(got[0], want[0] / 2)
-    cause = "the sum: this is a mean, which makes long texts cheap" if mean else "the sum"
-    return Finding(f"{show(want)}: both halves together", cause)
+    text = int(wrong.nonzero()[0])
+    tokens = TEXTS[text][0]
+    cause = f"the sum: a text of {tokens} tokens costs {got[text]:.4g}, its tokens {want[text]:.4g}"
+    if any(close(got, want / n) for n in (mask.sum(-1), mask.shape[1])):
+        cause = "the sum: this is a mean, which makes long texts cheap"
+    elif close(got, want * (mask.numel() / len(mask))):
+        cause = "the batch: what a text costs is divided by the number of texts beside it"
+    return Finding(f"{show(want)}: all tokens together", cause)
 
 
 def grows_with_kl_coef(ask, rng):
@@ -107,8 +139,19 @@ def correlation(a, b, weights):
 def cost_of_each_token(ask, q, p):
     """The penalty of every token of toy policies: (R, V)."""
     mask = torch.ones(q.numel(), 1).bool()
-    arguments = dict(policy_log_probs=q.reshape(-1, 1).float(), mask=mask, kl_coef=1.0)
-    return ask(**arguments, ref_log_probs=p.reshape(-1, 1).float()).view(q.shape)
+    q_column, p_column = (x.reshape(-1, 1).float() for x in (q, p))
+    arguments = dict(policy_log_probs=q_column, ref_log_probs=p_column, mask=mask)
+    return ask(**arguments, kl_coef=1.0).view(q.shape)
+
+
+def apart(difference, higher):
+    """(log q, log p) whose difference is `difference`; `higher` is the higher of the two."""
+    return higher + difference.clamp(max=0), higher - difference.clamp(min=0)
+
+
+def cost_of_each_difference(ask, difference, higher):
+    """The penalty of single tokens by their log q − log p; `higher` is as for `apart`."""
+    return cost_of_each_token(ask, *apart(torch.as_tensor(difference), higher))
 
 
 def known_mistakes(q, p):
@@ -167,7 +210,23 @@ def pulls_the_policy_back(ask, rng):
             f"(correlation with log q − log p above 0.3; it is {pull.min():.2f} at worst)",
             next(explained, cause),
         )
-    return None
+    return never_falls(ask, rng)
+
+
+def never_falls(ask, rng):
+    """None if no token is cheaper than one that the policy prefers less, to 12 nats either way."""
+    difference = torch.linspace(-12, 12, 97) + 0.1 * rng.random()
+    cost = cost_of_each_difference(ask, difference, -0.9 - rng.random())
+    falls = cost.diff() < -1e-4 * (1 + cost[1:].abs())
+    if not falls.any():
+        return None
+    i = int(falls.nonzero()[0])
+    less, more = difference[i].item(), difference[i + 1].item()
+    return Finding(
+        "as dear or dearer, the higher log q − log p",
+        f"far from agreement: log q − log p = {more:.1f} is cheaper than {less:.1f}, so going "
+        "further pays, or coming back does not",
+    )
 
 
 def belongs_to_its_divergence(ask, rng):
@@ -192,12 +251,13 @@ def belongs_to_its_divergence(ask, rng):
 
 def depends_on_the_difference_alone(ask, rng):
     """equal differences cost the same, whether the token is likely or rare."""
-    likely_to_rare = torch.tensor([-1.1, -2.0, -4.0, -7.0]) - 0.5 * rng.random()
-    for difference in (-0.8, -0.2, 0.2, 0.8):
-        cost = cost_of_each_token(ask, likely_to_rare, likely_to_rare - difference)
+    likely_to_rare = torch.tensor([-0.01, -1.1, -2.0, -4.0, -7.0]) - 0.3 * rng.random()
+    for difference in (-0.8, -0.2, 0.2, 0.8, 3.0, -3.0, 12.0, -12.0):
+        each = torch.full_like(likely_to_rare, difference)
+        cost = cost_of_each_difference(ask, each, likely_to_rare)
         if not close(cost, cost[0].expand_as(cost), 1e-3 * (1 + abs(cost[0].item()))):
             return Finding(
-                f"one number, four times: log q − log p is {difference:g} everywhere",
+                f"one number, five times: log q − log p is {difference:g} everywhere",
                 "the probability: it weighs the difference, so some tokens are hardly held; "
                 "let log q − log p alone decide",
             )
@@ -205,20 +265,63 @@ def depends_on_the_difference_alone(ask, rng):
 
 
 def refunds_what_it_charges(ask, rng):
-    """close to agreement, liking a token a little too little earns what a little too much costs.
+    """what liking a token too much costs, liking it too little brings back.
 
-    Otherwise every token costs something on average, and the shortest text is the cheapest.
+    Close to agreement the two are equal. Otherwise every token costs something on average, and the
+    shortest text is the cheapest. Far from it each is at least what one nat costs near it.
     """
-    q = torch.tensor([-1.0 - rng.random()]).expand(3)
-    less, same, more = cost_of_each_token(ask, q, q - torch.tensor([-0.02, 0.0, 0.02])).tolist()
-    charged = more - same
-    refunded = same - less
-    if abs(charged - refunded) <= 0.1 * abs(charged + refunded) + 1e-6:
+    higher = -1.0 - rng.random()
+    points = [0.0, -0.02, 0.02, -12.0, 12.0]
+    same, *costs = cost_of_each_difference(ask, points, higher).tolist()
+    refunded, far_refunded = same - costs[0], same - costs[2]
+    charged, far_charged = costs[1] - same, costs[3] - same
+    if abs(charged - refunded) > 0.1 * abs(charged + refunded) + 1e-6:
+        cause = "the size: without its sign, a token costs for being too rare as well"
+        if abs(refunded) < abs(charged) and charged * refunded >= 0:
+            cause = "the cut: the negative half brings back what the policy has given up; keep it"
+        return Finding(f"as far below {same:.4g} as above it", cause)
+    if min(far_charged, far_refunded) >= LEAST * min(charged / points[2], 1):
         return None
-    cause = "the size: without its sign, a token costs for being too rare as well"
-    if abs(refunded) < abs(charged) and charged * refunded >= 0:
-        cause = "the cut: the negative half brings back what the policy has given up; keep it"
-    return Finding(f"as far below {same:.4g} as above it", cause)
+    cause = f"the limit: at log q − log p = 12 a token costs only {far_charged:.2g} · kl_coef"
+    if far_refunded < far_charged:
+        cause = (
+            "the cut: a token that the policy has all but given up brings back only "
+            f"{far_refunded:.2g} · kl_coef"
+        )
+    return Finding("at least what one nat costs, either way", cause)
+
+
+LEAST = 0.8  # of a nat, at 12 nats: bent penalties reach 1, those cut off early stay far below
+NATS = (0.0, 0.05, 0.1, 1.0, 6.0, 12.0)  # log q − log p
+
+
+def costs_kl_coef_per_nat(ask, rng):
+    """near agreement, a token that the policy prefers by d nats costs kl_coef · d."""
+    higher = -1.0 - rng.random()
+    alone = torch.cat([cost_of_each_difference(ask, [nats], higher) for nats in NATS])
+    if not 0.8 <= scale_of(alone) <= 1.2:
+        scale = scale_of(alone)
+        bits = abs(scale * math.log(2) - 1) < 0.05
+        cause = f"the size: a nat costs {scale:.3g} · kl_coef"
+        return Finding(WITHIN, "the unit: nats, natural logarithms, not bits" if bits else cause)
+    scale = scale_of(cost_of_each_difference(ask, NATS * 7, higher))
+    if 0.8 <= scale <= 1.2:
+        return None
+    return Finding(WITHIN, f"the batch: beside other texts a nat costs {scale:.3g} · kl_coef")
+
+
+WITHIN = "kl_coef · (log q − log p), within a fifth"
+
+
+def scale_of(costs):
+    """What a nat costs near agreement, from the costs at NATS and kl_coef 1."""
+    near, twice, one, six, twelve = (costs[1:6] - costs[0]).tolist()
+    scale = near / NATS[1]
+    if abs(twice - 2 * near) > 0.2 * abs(near):
+        return one  # no slope at agreement, as sign and cube have none
+    if scale > 1.2 and 0.8 <= (twelve - six) / 6 <= 1.2:
+        return 1.0  # two penalties in one, of which one levels off
+    return scale
 
 
 def stays_finite(ask, rng):
@@ -231,7 +334,7 @@ def stays_finite(ask, rng):
             kl_coef=1.0,
         )
     except Wrong as wrong:
-        if "returned inf" in str(wrong) or "returned -inf" in str(wrong):
+        if re.search("returned -?inf|as float32 holds", str(wrong)):
             cause = "exp() overflows: clamp log r from above, at log 1000 say"
         elif "returned nan" in str(wrong):
             cause = "inf − inf, inf · 0 or 0 / 0: clamp log r from above, at log 1000 say"
@@ -267,6 +370,7 @@ PENALTY_CASES = (
     belongs_to_its_divergence,
     depends_on_the_difference_alone,
     refunds_what_it_charges,
+    costs_kl_coef_per_nat,
     sums_over_tokens,
     ignores_padding,
     grows_with_kl_coef,

@@ -38,7 +38,7 @@ def pytest_configure(config):
     gc.freeze()  # accelerate looks for garbage after each run, in all that is imported too
     if config.getoption("--student"):
         try:
-            load_rewards()
+            load_rewards(fenced=True)
         except UserError as error:  # one line, not one failure for each test
             pytest.exit(str(error), returncode=pytest.ExitCode.TESTS_FAILED)
     elif INSTRUCTORS.exists() and not (config.option.file_or_dir or find_spec("hypothesis")):
@@ -119,7 +119,7 @@ def solution():
 def rewards(request, classifier):
     """The functions under test: those of the solution, and those of the student."""
     try:
-        return load_rewards(rewards_file(request.param == "solution"))
+        return load_rewards(rewards_file(request.param == "solution"), fenced=True)
     except UserError as error:
         tell_once(request.config, str(error))
 

@@ -7,6 +7,7 @@ import pytest
 
 from cases import CASES, CORE, Ask, example_report, is_news, report
 from cases.examples import SECONDS
+from engine.course.student import as_in_training
 
 EARLIER = pytest.StashKey()  # {(file, function): {case: report} of what has failed so far}
 
@@ -49,7 +50,8 @@ def test_exercise(request, rewards, policy, name, case):
     skip_what_does_not_end(request, rewards, name)
     text = f"there is no function {name} in {rewards.__name__}.py"
     if function is not None:
-        text = report(case, Ask(function, policy, name, SECONDS), random.Random(0))
+        asked = Ask(as_in_training(function, name), policy, name, SECONDS)
+        text = report(case, asked, random.Random(0))
     if text:
         fail_with_news(request, rewards, name, case.__name__, text)
 

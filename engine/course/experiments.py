@@ -53,7 +53,7 @@ def own_penalties(rewards: ModuleType) -> dict[str, Candidate]:
             values = call_student(function, *texts, mask, kl_coef=1.0)
             names = [f"token {i}" for i in range(len(mask))]
             checked = check_rewards(values, names, name_of(function)).double()
-            return values.double() if getattr(values, "requires_grad", False) else checked
+            return values.double().flatten() if getattr(values, "requires_grad", False) else checked
 
         return cost
 

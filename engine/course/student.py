@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -16,14 +18,31 @@ import numpy as np
 import torch
 
 from engine.common import UserError
+from engine.course.fence import as_in_the_grader
 from engine.course.importing import import_file, silent_exit, without_traces
 from engine.options import rewards_file
 
 TIME_LIMIT = 120  # seconds for one call of a student's function
+NUMBERS = (int, float, bool, Fraction, Decimal, np.longdouble)
+LONGEST = 100_000  # numbers of an answer: a generator need not end
+LARGEST = torch.finfo(torch.float32).max
+# What training hands over by position, so that a parameter may have any name; the rest by name.
+BY_POSITION = {
+    "shaped_reward": ("scores", "completions", "prompts"),
+    "compute_ref_log_probs": ("completions", "prompts", "ref_model", "tokenizer"),
+    "kl_penalty_forward": ("policy_log_probs", "ref_log_probs", "mask"),
+    "kl_penalty_backward": ("policy_log_probs", "ref_log_probs", "mask"),
+    "group_advantages": ("rewards", "group_size"),
+    "policy_loss": ("log_probs", "old_log_probs", "advantages", "mask"),
+}
 
 
-def load_rewards(path: str | Path | None = None) -> ModuleType:
+def load_rewards(path: str | Path | None = None, fenced: bool = False) -> ModuleType:
     """A rewards file as a module; `rewards.py` beside train.py by default.
+
+    Args:
+        path: the file.
+        fenced: refuse what the grader would refuse.
 
     Raises:
         UserError: the file is missing, cannot be imported or calls sys.exit; names file and line.
@@ -32,14 +51,17 @@ def load_rewards(path: str | Path | None = None) -> ModuleType:
     if not path.is_file():
         raise UserError(f"There is no file '{path}' with reward functions.")
     try:
-        with silent_exit(), student_code(path, TIME_LIMIT):
-            return import_file(path)
+        whole = path.absolute()  # a fence changes the folder
+        with silent_exit(), student_code(path, TIME_LIMIT, fenced):
+            return import_file(whole)
     except TooSlow as error:
         raise UserError(f"{path.name} {too_slow(TIME_LIMIT, error, path)}") from error
     except (Exception, SystemExit) as error:
         text = f"{path.name} cannot be imported: {describe_error(error, path)}"
         if isinstance(error, SystemExit):
             text += '. A program of its own stands below `if __name__ == "__main__":`.'
+        elif isinstance(error, NameError) and error.name == "get_ipython":
+            text += ". Only a notebook knows lines with get_ipython: delete them."
         raise UserError(text) from error
 
 
@@ -119,14 +141,16 @@ def time_limit(seconds: float | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def student_code(path: str | Path, seconds: float | None) -> Iterator[None]:
+def student_code(path: str | Path, seconds: float | None, fenced: bool = False) -> Iterator[None]:
     """Around whatever runs the code of a student's file: a time limit, and no lasting effects.
 
     Args:
         path: the file.
         seconds: of `time_limit`.
+        fenced: of `load_rewards`.
     """
-    with without_traces(path), time_limit(seconds):
+    fence = as_in_the_grader(path) if fenced else contextlib.nullcontext()
+    with without_traces(path), fence, time_limit(seconds):
         yield
 
 
@@ -144,7 +168,7 @@ def call_student(function: Callable, *args: Any, **kwargs: Any) -> Any:
     path = source_of(function)
     try:
         with student_code(path, TIME_LIMIT):
-            return function(*args, **kwargs)
+            return made(function(*args, **kwargs))
     except NotImplementedError as error:
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
         raise UserError(f"{error} in {path.name}, line {line}, then run this again.") from error
@@ -169,25 +193,54 @@ class Called:
         return functools.partial(call_student, function)
 
 
+def as_in_training(function: Callable, name: str) -> Callable:
+    """A student's function to be called by names alone, which hands its arguments over as training
+    does.
+
+    Args:
+        function: the function.
+        name: of the exercise, a key of BY_POSITION where more than the completions have a place.
+    """
+
+    @functools.wraps(function)
+    def call(**arguments):
+        places = BY_POSITION.get(name, ("completions",))
+        placed = [arguments.pop(place) for place in places if place in arguments]
+        return function(*placed, **arguments)
+
+    return call
+
+
+def made(answer: Any) -> Any:
+    """An answer whose numbers are there. Those of a generator or a `map` are made here, where code
+    of the student's is expected to run."""
+    if isinstance(answer, Iterator):
+        return list(itertools.islice(answer, LONGEST))
+    return answer
+
+
 def plain_values(answer: Any) -> Any:
     """What student code returned, in plain lists and floats: the one rule of what an answer may be.
 
-    Lists and tuples, and whatever has `tolist`: tensors, arrays of numpy, pandas and `array`. In
-    them int, float, bool, Fraction, numbers of numpy, and tensors or arrays without dimensions.
-    Whatever is none of these stays as it is; so does a subclass of float, which compares as it
-    likes.
+    Whatever has an order: lists, tuples, deques, the views of a dictionary, generators; and
+    whatever has `tolist`: tensors, arrays of numpy, pandas and `array`. In them NUMBERS, those of
+    numpy, and tensors, arrays or lists of one number, so that a column is an answer too. Whatever
+    is none of these stays as it is; so does a subclass of float, which compares as it likes.
     """
     if isinstance(answer, torch.Tensor):
-        answer = answer.detach().cpu()
+        answer = answer.detach().cpu().to_dense()
     if hasattr(answer, "tolist"):
         answer = answer.tolist()
-    if isinstance(answer, (list, tuple)):
-        return [plain_values(value) for value in answer]
-    if type(answer) in (int, float, bool, Fraction, np.longdouble):
+    if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping, Set)):
+        values = [plain_values(value) for value in itertools.islice(answer, LONGEST)]
+        return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
+    if type(answer) in NUMBERS:
         try:
             return float(answer)
         except OverflowError:  # an integer of hundreds of digits
             return math.inf if answer > 0 else -math.inf
+        except ValueError:  # a Decimal that signals
+            return math.nan
     return answer
 
 
@@ -204,7 +257,8 @@ def check_rewards(
     """The values that student code returned, as a float32 CPU tensor of shape (N,).
 
     Args:
-        values: what came back: N finite numbers in a form that `plain_values` knows.
+        values: what came back: N numbers in a form that `plain_values` knows, finite in float32,
+            in which training reckons.
         completions: the N texts it was about, to name the one that caused trouble.
         name: the function's name.
         device: where a tensor may lie besides the CPU.
@@ -235,12 +289,14 @@ def check_rewards(
             "return exactly one for each."
         )
     for i, value in enumerate(values):
-        if type(value) is not float or not math.isfinite(value):
+        if type(value) is not float or not abs(value) <= LARGEST:
+            large = type(value) is float and math.isfinite(value)
+            expected = f"at most {LARGEST:.2g}, as float32 holds" if large else "a finite number"
             raise UserError(
-                f"{name} returned {shown(value)} at index {i}; expected a finite number. "
+                f"{name} returned {shown(value)} at index {i}; expected {expected}. "
                 f"The completion was {completions[i]!r:.80}."
             )
-    return torch.tensor(values)
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def check_loss(loss: Any, log_probs: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ def _draw_costs(axes, candidates: dict[str, Candidate]):
 
 def draw_costs(candidates: dict[str, Candidate]):
     """The cost of a token alone, the first panel of `draw_penalties`."""
-    figure, (price,) = _figure(
+    figure, (price,) = new_figure(
         1,
         "Numbers subtracted from the reward. q: probability of a token under\n"
         "the policy; p: under the reference; r = p/q. Thick, dashed: your functions.",

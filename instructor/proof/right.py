@@ -1,17 +1,14 @@
-"""Unusual right solutions, {function: {title: body}}: every case must pass all of them."""
+"""Unusual right solutions, {function: {title: body}}: every case must pass all of them.
 
-from instructor.proof.bodies import penalty
+FILES are whole files that are right, and FORBIDDEN ones that would be, but for what the grader does
+not let a submission do: the student's own tests must say so, in one sentence.
+"""
+
+import re
+
+from instructor.proof.bodies import NUMPY_PENALTY, log_probs, penalty
 from instructor.proof.grpo import VALID_ADVANTAGES, VALID_LOSSES
 
-NUMPY_PENALTY = """
-    import numpy as np
-
-    q, p = np.asarray(policy_log_probs, dtype=float), np.asarray(ref_log_probs, dtype=float)
-    cost = {per_token}
-    if mask is not None:
-        return kl_coef * np.where(np.asarray(mask), cost, 0.0).sum(axis=1)
-    return kl_coef * cost
-"""
 LOOP_PENALTY = """
     if mask is None:
         pairs = [[(q, p)] for q, p in zip(policy_log_probs, ref_log_probs)]
@@ -23,6 +20,17 @@ LOOP_PENALTY = """
 VALID_PENALTIES = {
     "bent": penalty("torch.tanh(q - p)"),
     "steeper": penalty("torch.sinh((q - p).clamp(-5, 5))"),
+    "difference clamped at 2": penalty("(q - p).clamp(-2, 2)"),
+    "elu": penalty("torch.nn.functional.elu(q - p)"),
+    "ratio clamped at 2": penalty("1 - (p - q).exp().clamp(max=2.0)"),
+    "signed square": penalty("(q - p) * (q - p).abs()"),
+    "padding overwritten": """
+        q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+        if mask is None:
+            return kl_coef * torch.tanh(q - p)
+        q[~mask] = p[~mask] = -1.0
+        return kl_coef * torch.tanh(q - p).sum(-1)
+    """,
     "both pulls": penalty("(q - p) + (1 - r)"),
     "signed log1p": penalty("torch.log1p((q - p).abs()) * (q - p).sign()"),
     "float mask": """
@@ -42,6 +50,28 @@ VALID = {
 
             return np.expm1(np.array(get_sentiment_scores(completions)) / temperature)
         """,
+        "map": """
+            scores = get_sentiment_scores(completions)
+            return map(lambda score: math.expm1(score / temperature), scores)
+        """,
+        "generator": """
+            return (math.expm1(s / temperature) for s in get_sentiment_scores(completions))
+        """,
+        "values of a dictionary": """
+            scores = get_sentiment_scores(completions)
+            return {i: math.expm1(s / temperature) for i, s in enumerate(scores)}.values()
+        """,
+        "deque": """
+            from collections import deque
+
+            return deque(math.expm1(s / temperature) for s in get_sentiment_scores(completions))
+        """,
+        "decimals": """
+            from decimal import Decimal
+
+            scores = get_sentiment_scores(completions)
+            return [(Decimal(s) / Decimal(temperature)).exp() - 1 for s in scores]
+        """,
         "from the worked example": """
             return [math.expm1(s / temperature) for s in sentiment_reward(completions)]
         """,
@@ -55,6 +85,41 @@ VALID = {
                 repeated = len(words) - len(set(words))
                 rewards.append(score - 0.05 * repeated)
             return rewards
+        """,
+        "a full stop wanted": """
+            return [s + 0.2 * t.rstrip().endswith(".") for s, t in zip(scores, completions)]
+        """,
+        "at most 25 words": """
+            lengths = [len(text.split()) for text in completions]
+            return [s - 0.02 * max(0, n - 25) for s, n in zip(scores, lengths)]
+        """,
+        "at least 20 words": """
+            return [s * (len(t.split()) >= 20) for s, t in zip(scores, completions)]
+        """,
+        "no markup": "return [s - 0.5 * ('<' in t) for s, t in zip(scores, completions)]",
+        "no repeated sentence": """
+            rewards = []
+            for score, text in zip(scores, completions):
+                parts = [part.strip().lower() for part in text.split(".") if part.strip()]
+                rewards.append(score - 0.3 * (len(parts) - len(set(parts))))
+            return rewards
+        """,
+        "not the prompt again": """
+            starts = prompts or [""] * len(completions)
+            again = [bool(p) and p.lower() in t.lower() for p, t in zip(starts, completions)]
+            return [s - 0.5 * copied for s, copied in zip(scores, again)]
+        """,
+        "no word twice in a row": """
+            words = [text.lower().split() for text in completions]
+            twice = [sum(a == b for a, b in zip(w, w[1:])) for w in words]
+            return [s - 0.1 * n for s, n in zip(scores, twice)]
+        """,
+        "no shouting": """
+            return [s - 0.1 * t.count("!") for s, t in zip(scores, completions)]
+        """,
+        "unlike its neighbours": """
+            others = [sum(a == b for b in completions) - 1 for a in completions]
+            return [s - 0.1 * n / len(scores) for s, n in zip(scores, others)]
         """,
         "length window": """
             lengths = torch.tensor([float(len(text.split())) for text in completions])
@@ -93,6 +158,18 @@ VALID = {
             table = table.log_softmax(-1)[:, :-1]
             return (table.gather(-1, ids[:, 1:, None])[..., 0] * real[:, 1:]).sum(-1)
         """,
+        "column": log_probs(answer="torch.tensor(sums)[:, None]"),
+        "distribution": """
+            sums = []
+            for prompt, completion in zip(prompts, completions):
+                start = tokenizer(prompt)["input_ids"]
+                rest = tokenizer(completion)["input_ids"] if completion else []
+                with torch.no_grad():
+                    logits = ref_model(torch.tensor([start + rest])).logits[0, len(start) - 1 : -1]
+                tokens = torch.distributions.Categorical(logits=logits.double())
+                sums.append(tokens.log_prob(torch.tensor(rest, dtype=torch.long)).sum()[None])
+            return sums
+        """,
         "token by token": """
             sums = []
             for prompt, completion in zip(prompts, completions):
@@ -110,6 +187,13 @@ VALID = {
         "loop": LOOP_PENALTY.format(per_token="q - p"),
         "k1 clamped": penalty("(q - p).clamp(-5, 5)"),
         "double precision": penalty("q.double() - p.double()"),
+        "sparse": """
+            q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
+            if mask is None:
+                return kl_coef * (q - p)
+            return kl_coef * torch.sparse.sum(torch.where(mask, q - p, 0.0).to_sparse(), 1)
+        """,
+        "column": penalty("q - p", "kl_coef * (cost.sum(-1, True) if cost.ndim == 2 else cost)"),
         # Odd, but they hold the policy: trained_penalties.md.
         "difference clamped at 1": penalty("(q - p).clamp(-1, 1)"),
         "signed root": penalty("(q - p).abs().sqrt() * (q - p).sign()"),
@@ -126,4 +210,54 @@ VALID = {
     },
     "group_advantages": VALID_ADVANTAGES,
     "policy_loss": VALID_LOSSES,
+}
+
+
+def instead(old, new):
+    return lambda source: source.replace(old, new)
+
+
+FILES = {  # title: what makes it of the solution
+    "other names of parameters": lambda source: re.sub(
+        "(?<!compute_)(policy|ref)_log_probs(?!:)", r"my_\1", source
+    ),
+    "coding cookie": lambda source: f"#!/usr/bin/env python\n# coding: utf-8\n{source}",
+    "cells of a notebook": instead("\n\n\ndef ", "\n\n# In[ ]:\n\n# %%\ndef "),
+    "ends of lines as Windows makes them": instead("\n", "\r\n"),
+    "log in the temporary folder": lambda source: source.replace(
+        "import math\n",
+        "import logging\nimport math\nimport tempfile\nfrom pathlib import Path\n\n"
+        "logging.basicConfig(filename=Path(tempfile.gettempdir()) / 'rewards.log', force=True)\n"
+        "logging.warning('imported')\n",
+        1,
+    ),
+}
+FORBIDDEN = {  # title: (what stands in front of the solution, what is said of it)
+    "helper module": ("from my_helpers import mean", "Only rewards.py is handed in: my_helpers.py"),
+    "words beside it": (
+        "from pathlib import Path\nwords = Path(__file__).with_name('my_words.txt').read_text()",
+        "Only rewards.py is handed in: my_words.txt",
+    ),
+    "log elsewhere": (
+        "import logging\nlogging.basicConfig(filename='/var/rewards.log', force=True)",
+        "write into the temporary folder only, not /var/rewards.log",
+    ),
+    "workers of a data loader": (
+        "from torch.utils.data import DataLoader\nlist(DataLoader([1, 2, 3], num_workers=2))",
+        "start no process",
+    ),
+    "pool of processes": (
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "with ProcessPoolExecutor(2) as pool:\n    list(pool.map(abs, [1]))",
+        "start no process",
+    ),
+    "compiler": ("import subprocess\nsubprocess.run(['cc', '--version'])", "start no process"),
+    "download": (
+        "from urllib.request import urlopen\nurlopen('http://127.0.0.1:9/words.txt')",
+        "use no network",
+    ),
+    "magic of a notebook": (
+        "get_ipython().run_line_magic('autoreload', '2')",
+        "Only a notebook knows lines with get_ipython: delete them",
+    ),
 }

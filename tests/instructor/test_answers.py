@@ -22,9 +22,12 @@ FORMS = {  # how the numbers come back -> whether that is an answer
     "[numpy.longdouble(v) for v in values]": True,
     "tuple(torch.tensor(v) for v in values)": True,
     "set(values)": False,
-    "[decimal.Decimal(v) for v in values]": False,
+    "[decimal.Decimal(v) for v in values]": True,
+    "iter(values)": True,
+    "map(float, values)": True,
+    "dict(enumerate(values)).values()": True,
+    "[torch.tensor([v]) for v in values]": True,
     "[Equal(v) for v in values]": False,
-    "iter(values)": False,
 }
 BODY = """
     import array, decimal, fractions

@@ -12,6 +12,7 @@ from instructor.grading.points import read_rubric, score
 from instructor.grading.submission import Submission
 from instructor.proof.bodies import log_probs, penalty
 from instructor.proof.mutants import module_with, reports
+from instructor.proof.wrong import WRONG
 
 
 def news_of(function, body, policy):
@@ -74,12 +75,10 @@ def test_a_constant_is_not_blamed_where_nothing_is_right(classifier, policy, per
 def test_the_border_is_blamed_only_for_the_border(classifier, policy, result, cause):
     found = reports("compute_ref_log_probs", log_probs(result=result), policy)
     assert cause in found["joins_ids_not_texts"]
-    together = log_probs().replace(
-        "torch.tensor([prompt_ids + completion_ids])",
-        'torch.tensor([tokenizer(prompt + completion)["input_ids"]])',
-    )
+    together = log_probs(ids='tokenizer(prompt + completion)["input_ids"]')
     found = reports("compute_ref_log_probs", together, policy)
-    assert list(found) == ["joins_ids_not_texts"] and "the border" in found["joins_ids_not_texts"]
+    assert list(found) == ["joins_ids_not_texts", "takes_every_pair_as_it_is"]
+    assert "the border" in found["joins_ids_not_texts"]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_overflow_is_blamed_only_for_overflow(classifier, policy, body, cause):
 @pytest.mark.parametrize(
     "body, cause",
     [
-        ("return [0.0] * (len(scores) - 1) + [1.0]", "the steps: different scores earn the same"),
+        ("return [float(s > 0.5) for s in scores]", "the steps: different scores earn the same"),
         ("return [-s for s in scores]", "the sign of the score"),
         ("return [1.0 for s in scores]", "the score: it does not enter"),
         ("return [(s - 0.5) ** 2 for s in scores]", "the order: some better score earns less"),
@@ -111,17 +110,44 @@ def test_the_sign_is_blamed_only_for_the_sign(classifier, policy, body, cause):
     assert cause in reports("shaped_reward", body, policy)["pays_for_sentiment"]
 
 
-@pytest.mark.parametrize(
-    "body, cause",
-    [
-        (penalty("q.exp() * (q - p)"), "the probability: it weighs the difference"),
-        (penalty("(q - p).clamp(min=0)"), "the cut: the negative half"),
-        (penalty("(1 - r).clamp(min=0)"), "the cut: the negative half"),
-    ],
-)
-def test_the_new_cases_name_the_cause(classifier, policy, body, cause):
-    (text,) = reports("kl_penalty_backward", body, policy).values()
-    assert cause in text
+CAUSES = [
+    ("kl_penalty_backward", "difference cut at zero", "the cut: the negative half"),
+    ("kl_penalty_backward", "1 - r cut at zero", "the cut: the negative half"),
+    ("kl_penalty_backward", "cut at -0.1", "brings back only 0.1 · kl_coef"),
+    ("kl_penalty_backward", "PPO's ratio, at least 0.9", "a token costs only 0.1 · kl_coef"),
+    ("kl_penalty_backward", "sure tokens go free", "the probability: it weighs the difference"),
+    ("kl_penalty_forward", "half", "the size: a nat costs 0.5 · kl_coef"),
+    ("kl_penalty_forward", "a hundred times", "the size: a nat costs 100 · kl_coef"),
+    ("kl_penalty_forward", "in bits", "the unit: nats, natural logarithms, not bits"),
+    ("kl_penalty_forward", "divided by the batch's rows", "the batch: "),
+    ("kl_penalty_forward", "only the first four tokens", "the sum: a text of 5 tokens costs"),
+    ("kl_penalty_forward", "totals clamped at 10", "the sum: a text of "),
+    ("kl_penalty_forward", "outliers cost one", "far from agreement: log q − log p = "),
+    ("kl_penalty_backward", "in double, no clamp", "exp() overflows: clamp log r from above"),
+    ("shaped_reward_exponential", "capped at 10", "the limits: cut off neither"),
+    ("shaped_reward_exponential", "cuts the text", "the length: score the whole text"),
+    ("shaped_reward_exponential", "scores the prompt too", "the prompt: score the completion"),
+    ("shaped_reward_exponential", "anneals over the calls", "the memory: the same text earns"),
+    ("shaped_reward_exponential", "no **kwargs", "unexpected keyword argument"),
+    ("shaped_reward", "rank in the batch", "the group: the scores of other texts enter"),
+    ("shaped_reward", "less a running mean", "the memory: the same texts earn something else"),
+    ("shaped_reward", "two texts or nothing", "the single text: alone, its score does not count"),
+    ("shaped_reward", "saturates at 0.95", "the steps: different scores earn the same"),
+    ("shaped_reward", "brevity", "what grows with brevity"),
+    ("shaped_reward", "exclamation marks", "what grows with exclamation marks"),
+    ("compute_ref_log_probs", "the first such prompt", "the pairs: texts come again in other"),
+    ("compute_ref_log_probs", "remembers the completion alone", "the pairs: texts come again"),
+    ("compute_ref_log_probs", "completion cut at 48 tokens", "the length: the whole prompt counts"),
+    ("compute_ref_log_probs", "blanks stripped", "the blanks: at the ends of a text they count"),
+    ("compute_ref_log_probs", "padding found by id 0", "the end token: <|endoftext|> in a text"),
+    ("compute_ref_log_probs", "zeros for an error", "the except: it turns an error into"),
+]
+
+
+@pytest.mark.parametrize("function, title, cause", CAUSES)
+def test_the_first_thing_told_is_the_cause(classifier, policy, function, title, cause):
+    first, *_ = news_of(function, WRONG[function][title], policy).values()
+    assert cause in first.splitlines()[-1]
 
 
 def test_an_example_that_fails_says_what_came(monkeypatch):

@@ -4,11 +4,12 @@ import re
 
 import pytest
 
-from cases import example_report
-from engine.common import ROOT
+from cases import CASES, example_report
+from engine.common import ROOT, UserError
+from engine.course.student import load_rewards
 from instructor.proof.bodies import penalty
-from instructor.proof.mutants import module_with, reports
-from instructor.proof.right import VALID
+from instructor.proof.mutants import module_with, reports, reports_of, without_proof
+from instructor.proof.right import FILES, FORBIDDEN, VALID
 from instructor.proof.wrong import WRONG
 
 
@@ -35,17 +36,34 @@ def test_every_valid_solution_passes(classifier, policy, function, body):
     assert example_report(module_with(function, body), function) is None
 
 
-ALONE = {  # a wrong penalty -> the case that nothing can replace
-    "probability times difference": "depends_on_the_difference_alone",
-    "difference cut at zero": "refunds_what_it_charges",
-    "1 - r cut at zero": "refunds_what_it_charges",
-}
+def test_each_case_is_needed(classifier, policy):
+    """Each has a wrong solution that no other catches; but for those that only explain."""
+    assert without_proof(policy) == []
 
 
-@pytest.mark.parametrize("name", ALONE)
-@pytest.mark.parametrize("function", ["kl_penalty_forward", "kl_penalty_backward"])
-def test_a_penalty_that_only_one_case_catches(classifier, policy, function, name):
-    assert list(reports(function, WRONG[function][name], policy)) == [ALONE[name]]
+@pytest.mark.parametrize("title", FILES)
+def test_a_whole_file_of_another_form_is_right(classifier, policy, tmp_path, title):
+    source = FILES[title]((ROOT / "rewards_solution.py").read_text(encoding="utf-8"))
+    path = tmp_path / "rewards.py"
+    path.write_text(source, encoding="utf-8", newline="")
+    assert source.encode() != (ROOT / "rewards_solution.py").read_bytes()
+    rewards = load_rewards(path, fenced=True)
+    for function in CASES:
+        assert reports_of(rewards, function, policy) == {}
+        assert example_report(rewards, function) is None
+
+
+@pytest.mark.parametrize("title", FORBIDDEN)
+def test_what_the_grader_will_refuse_is_said_before(tmp_path, title):
+    (tmp_path / "my_helpers.py").write_text("mean = 1\n")
+    (tmp_path / "my_words.txt").write_text("good\n")
+    code, words = FORBIDDEN[title]
+    path = tmp_path / "rewards.py"
+    path.write_text(f"import math\n{code}\n")
+    with pytest.raises(UserError) as error:
+        load_rewards(path, fenced=True)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert re.search(r"\(rewards\.py, line \d+\)", str(error.value))
 
 
 PAGE = (ROOT / "instructor" / "proof" / "trained_penalties.md").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
+import itertools
 import math
 from array import array
+from collections import deque
 from decimal import Decimal
 from fractions import Fraction
 
@@ -43,6 +45,15 @@ class EqualToAll(float):
         ListOfMine([1, 0.5]),
         np.array([[1.0], [0.5]])[:, 0],
         [np.array(1.0), np.float16(0.5)],
+        [Decimal(1), Decimal("0.5")],
+        deque([1.0, 0.5]),
+        {"a": 1.0, "b": 0.5}.values(),
+        map(float, ["1.0", "0.5"]),
+        (value / 2 for value in (2, 1)),
+        [torch.tensor([1.0]), np.array([0.5])],
+        torch.tensor([[1.0], [0.5]]),
+        [[1.0], [0.5]],
+        torch.tensor([1.0, 0.5]).to_sparse(),
     ],
 )
 def test_every_list_of_numbers_is_welcome(values):
@@ -59,7 +70,13 @@ def test_every_list_of_numbers_is_welcome(values):
         ([0.5, math.nan], "f returned nan at index 1.* ' bad'"),
         ([math.inf, 0.5], "f returned inf at index 0.* ' good'"),
         ([0.5, "0.5"], "f returned '0.5' at index 1"),
-        ([[0.5], [0.5]], r"f returned \[0.5\] at index 0"),
+        ([[0.5, 0.5], [0.5, 0.5]], r"f returned \[0.5, 0.5\] at index 0"),
+        ([[], [0.5]], r"f returned \[\] at index 0"),
+        (torch.ones(1, 2), "f returned 1 values for 2 completions"),
+        ({"a": 1.0, "b": 0.5}, "f returned dict; expected a list of 2 numbers"),
+        (itertools.count(), "f returned 100000 values for 2 completions"),
+        ([0.5, -1e65], r"f returned -1e\+65 at index 1; expected at most 3.4e\+38, as float32"),
+        (np.array([1e39, 0.0]), r"f returned 1e\+39 at index 0; expected at most 3.4e\+38"),
         (torch.ones(2, 2), r"f returned \[1.0, 1.0\] at index 0"),
         (torch.tensor(0.5), "f returned one number for 2 completions; return one for each"),
         ("ab", "f returned str; expected a list of 2 numbers"),
@@ -67,7 +84,7 @@ def test_every_list_of_numbers_is_welcome(values):
         ([0.5, EqualToAll(0)], "f returned a EqualToAll at index 1"),
         ([10**400, 0.5], "f returned inf at index 0"),
         ({1.0, 0.5}, "f returned set; expected a list of 2 numbers"),
-        ([Decimal(1), 0.5], "f returned a Decimal at index 0"),
+        ([Decimal("sNaN"), 0.5], "f returned nan at index 0"),
         (torch.ones(2, device="meta"), "a tensor on meta; expected cpu"),
     ],
 )
@@ -75,6 +92,35 @@ def test_bad_values_name_function_index_and_completion(values, message):
     with pytest.raises(UserError, match=message) as error:
         check_rewards(values, TEXTS, "f")
     assert "\n" not in str(error.value)
+
+
+def test_what_is_finite_stays_finite_in_float32():
+    largest = torch.finfo(torch.float32).max
+    checked = check_rewards([largest, -largest], TEXTS, "f")
+    assert checked.dtype == torch.float32 and checked.isfinite().all()
+
+
+def test_what_a_generator_raises_is_the_functions_error(tmp_path):
+    (tmp_path / "rewards.py").write_text("def lazy(texts):\n    return (1 / 0 for _ in texts)\n")
+    lazy = load_rewards(tmp_path / "rewards.py").lazy
+    with pytest.raises(UserError, match=r"lazy failed: ZeroDivisionError.*\(rewards.py, line 2\)"):
+        student.call_student(lazy, TEXTS)
+
+
+@pytest.mark.parametrize(
+    "name, given, result",
+    [
+        ("kl_penalty_forward", {"kl_coef": 4, "mask": 3, "policy_log_probs": 1}, ((1, 3), 4)),
+        ("shaped_reward", {"completions": 2, "scores": 1}, ((1, 2), None)),
+        ("my_custom_reward", {"kl_coef": 4, "completions": 1}, ((1,), 4)),
+    ],
+)
+def test_a_function_gets_its_arguments_as_training_hands_them_over(name, given, result):
+    def function(*places, kl_coef=None):
+        return places, kl_coef
+
+    asked = student.as_in_training(function, name)
+    assert asked(**given) == result and student.name_of(asked) == "function"
 
 
 def test_an_error_in_student_code_names_file_and_line(tmp_path):
