@@ -77,7 +77,7 @@ def steps_by_hand(policy, texts, epsilon, steps):
 @pytest.mark.parametrize("epsilon", [0.2, variants.NO_CLIP])
 def test_inner_steps_by_hand(solution, epsilon):
     own = variants.own_grpo(solution)
-    found = variants.follow_rollouts(own, WORDS, Inner(epsilon, steps=8, rollouts=2, runs=3))
+    found = variants.follow_rollouts(*own, WORDS, Inner(epsilon, steps=8, rollouts=2, runs=3))
     assert found.shape == (2, 9, 3, 6)
     generator = torch.Generator().manual_seed(0)
     for rollout in found:
@@ -125,7 +125,7 @@ def test_the_page_has_the_figures_of_the_clip(solution):
         "1, with or without": Inner(steps=1),
     }
     for name, inner in kinds.items():
-        policies = variants.follow_rollouts(own, grpo_lab.SIX_WORDS, inner)
+        policies = variants.follow_rollouts(*own, grpo_lab.SIX_WORDS, inner)
         found = variants.clip_figures(grpo_lab.SIX_WORDS, policies)
         # Another processor may draw another word where two sums round differently.
         want = [found.nats, *(found.rewards[n] for n in (1, 5, 30))]
