@@ -112,7 +112,8 @@ def compare_clip(own: Own):
     """Print and draw: what becomes of ratios and rewards, with and without the clip."""
     from engine.course.variant_pictures import draw_clip
 
-    if not (own.advantages and own.loss):
+    advantages, loss = own
+    if advantages is None or loss is None:
         return None
     kinds = {
         "8 steps, ε = 0.2": Inner(runs=RUNS),
@@ -120,14 +121,15 @@ def compare_clip(own: Own):
         "1 step, ε = 0.2": Inner(steps=1, runs=RUNS),
         "1 step, no clip": Inner(epsilon=variants.NO_CLIP, steps=1, runs=RUNS),
     }
-    runs = {name: variants.follow_rollouts(own, SIX_WORDS, inner) for name, inner in kinds.items()}
+    runs = {
+        name: variants.follow_rollouts(advantages, loss, SIX_WORDS, inner)
+        for name, inner in kinds.items()
+    }
     rows = {name: variants.clip_figures(SIX_WORDS, policies) for name, policies in runs.items()}
     table = make_table(f"Six words, {RUNS} runs: rollouts of eight words", "with each rollout")
     after = (1, 5, Inner().rollouts)
-    add_figures(
-        table, "largest\nratio", "nats of\nthe first", *(f"reward\nafter {n}" for n in after)
-    )
-    add_figures(table, "ended on a\nwrong word")
+    add_figures(table, "largest\nratio", "nats of\nthe first")
+    add_figures(table, *(f"reward\nafter {n}" for n in after), "ended on a\nwrong word")
     for name, row in rows.items():
         rewards = [f"{row.rewards[n]:.3f}" for n in after]
         stuck = f"{row.stuck.double().mean():.1%}"

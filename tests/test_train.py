@@ -488,7 +488,7 @@ def test_groups_of_one_text_are_named(tmp_path, capsys):
     run(tmp_path, temperature=0.01, max_steps=1, beta=0.1)
     shown = capsys.readouterr().out
     assert "in 100% of the groups all completions were one and the same text" in shown
-    assert "advantages are 0, and only the KL term of --beta moves the policy." in shown
+    assert "advantages are 0, and only the KL term of --beta moves the policy there." in shown
 
 
 def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):

@@ -32,11 +32,6 @@ class Toy(NamedTuple):
     policy: Tensor  # (K,), the probability of each
     rewards: Tensor  # (K,)
 
-    @property
-    def above_mean(self) -> Tensor:
-        """reward − J of each text, (K,): the advantage that policy gradients are about."""
-        return self.rewards - self.policy @ self.rewards
-
 
 def prompt(right: float) -> Toy:
     """A prompt with two answers, a wrong one that earns 0 and a right one that earns 1.
@@ -66,13 +61,10 @@ def own_grpo(rewards: ModuleType) -> Own:
     def loss(log_probs, *others, **more):
         return check_loss(called.policy_loss(log_probs, *others, **more), log_probs)
 
-    zeros = torch.zeros(2, 1, requires_grad=True)
-    return Own(
-        advantages if is_written(advantages, torch.tensor([0.0, 1.0]), 2) else None,
-        loss
-        if is_written(loss, zeros, zeros.detach(), torch.tensor([1.0, -1.0]), zeros == 0)
-        else None,
-    )
+    pair, zeros = torch.tensor([0.0, 1.0]), torch.zeros(2, 1, requires_grad=True)
+    has_advantages = is_written(advantages, pair, 2)
+    has_loss = is_written(loss, zeros, zeros.detach(), pair, zeros == 0)
+    return Own(advantages if has_advantages else None, loss if has_loss else None)
 
 
 def is_written(function: Callable, *arguments) -> bool:
@@ -135,7 +127,7 @@ def all_groups(policy: Tensor, size: int) -> Groups:
 
 
 def equal_share(toy: Toy, size: int) -> float:
-    """The share of groups whose rewards are all equal: they have no advantage, by any baseline."""
+    """The share of groups whose rewards are all equal: there is no advantage in them."""
     groups = all_groups(toy.policy, size)
     rewards = toy.rewards[groups.texts]
     return groups.chances[(rewards == rewards[:, :1]).all(1)].sum().item()
@@ -287,24 +279,25 @@ class Rest(NamedTuple):
 
 def rest_of(toy: LengthToy, batch: int) -> Rest:
     """The rest of a batch: its tokens are a sum of independent lengths, a convolution."""
-    count = batch - SIZE
-    places = int(toy.lengths.max()) * count + 1
-    one = torch.zeros(places, dtype=torch.float64)
-    if count:
-        one.index_add_(0, toy.lengths.long(), toy.policy)
-    chances = torch.fft.irfft(torch.fft.rfft(one) ** count, n=places) if count else one + 1
+    count, places = batch - SIZE, LIMIT * batch + 1
+    one = torch.zeros(places, dtype=torch.float64).index_add_(0, toy.lengths.long(), toy.policy)
+    chances = torch.fft.irfft(torch.fft.rfft(one) ** count, n=places)
     return Rest(count, torch.arange(places).double(), chances)
 
 
-# What a token counts in the loss of each --loss_type, (N, G) or (N, 1), by the lengths of the texts
-# in N groups, (N, G). In dapo and bnpo it hangs on the tokens of the whole batch.
-TOKEN_WEIGHTS = {
-    "grpo": lambda lengths, rest: 1 / lengths / (SIZE + rest.count),
-    "dapo": lambda lengths, rest: (rest.chances / (lengths.sum(1, keepdim=True) + rest.tokens)).sum(
-        1, keepdim=True
-    ),
-    "dr_grpo": lambda lengths, rest: 1 / torch.full_like(lengths, LIMIT) / (SIZE + rest.count),
-}
+def token_weights(loss_type: str, lengths: Tensor, rest: Rest) -> Tensor:
+    """What a token counts in the loss, by the lengths of the texts in N groups, (N, G).
+
+    Returns:
+        (N, G), or (N, 1) where it is the same in all texts of a group. In dapo (and bnpo) it hangs
+        on the tokens of the whole batch: its mean over the rest of the batch.
+    """
+    if loss_type == "grpo":
+        return 1 / lengths / (SIZE + rest.count)
+    if loss_type == "dr_grpo":
+        return torch.full_like(lengths, 1 / LIMIT / (SIZE + rest.count))
+    tokens = lengths.sum(1, keepdim=True) + rest.tokens  # (N, M)
+    return (rest.chances / tokens).sum(1, keepdim=True)
 
 
 # The loss types, and the texts of a batch; two of them do not hang on the batch.
@@ -323,7 +316,7 @@ def text_weights(toy: LengthToy, loss_type: str, batch: int = SIZE) -> Tensor:
     """
     groups = all_groups(toy.policy, SIZE)
     advantages = undivided(toy.rewards[groups.texts].flatten(), SIZE).view(groups.texts.shape)
-    weights = TOKEN_WEIGHTS[loss_type](toy.lengths[groups.texts], rest_of(toy, batch))
+    weights = token_weights(loss_type, toy.lengths[groups.texts], rest_of(toy, batch))
     return _by_text(toy, groups, advantages * weights * batch)
 
 
@@ -357,7 +350,7 @@ class LengthSignal(NamedTuple):
 
     cosine: float  # with the gradient of the mean reward
     tokens: float  # change of the mean length, per 1 of mean reward, at first
-    scaled: Tensor  # (K,), the weights, times what makes them earn as reward − J does
+    scaled: Tensor  # (K,), the weights, by what makes them earn (or lose) as much as reward − J
 
 
 def length_signal(toy: LengthToy, weights: Tensor) -> LengthSignal:
@@ -366,7 +359,7 @@ def length_signal(toy: LengthToy, weights: Tensor) -> LengthSignal:
     cosine = torch.cosine_similarity(moved, exact, dim=0).item()
     earned = moved @ exact
     tokens = moved @ toy.gradient_of(toy.lengths) / earned
-    return LengthSignal(cosine, tokens.item(), weights * exact.square().sum() / earned)
+    return LengthSignal(cosine, tokens.item(), weights * exact.square().sum() / earned.abs())
 
 
 class LengthPath(NamedTuple):
@@ -406,10 +399,9 @@ class Inner(NamedTuple):
     runs: int = 1000  # with random numbers of their own
 
 
-def follow_rollouts(own: Own, toy: Toy, inner: Inner) -> Tensor:
+def follow_rollouts(advantages: Advantages, loss: Loss, toy: Toy, inner: Inner) -> Tensor:
     """The policies of all runs: (rollouts, steps + 1, runs, K), the first of each rollout being the
-    one that sampled it. Needs both functions of `own`."""
-    assert own.advantages and own.loss
+    one that sampled it."""
     generator = torch.Generator().manual_seed(0)
     logits = toy.policy.log().expand(inner.runs, -1)
     mask = torch.ones(inner.runs * SIZE, 1, dtype=torch.bool)  # a text is one word
@@ -418,12 +410,12 @@ def follow_rollouts(own: Own, toy: Toy, inner: Inner) -> Tensor:
         policies = [logits.softmax(1)]
         texts = policies[0].multinomial(SIZE, replacement=True, generator=generator)  # (runs, G)
         old = logits.log_softmax(1).gather(1, texts).reshape(-1, 1)
-        advantages = own.advantages(toy.rewards[texts].flatten(), SIZE)
+        given = advantages(toy.rewards[texts].flatten(), SIZE)
         for _ in range(inner.steps):
             logits = logits.detach().requires_grad_()
             log_probs = logits.log_softmax(1).gather(1, texts).reshape(-1, 1)
-            loss = own.loss(log_probs, old, advantages, mask, epsilon=inner.epsilon)
-            (gradient,) = torch.autograd.grad(loss * inner.runs, logits)  # a mean for each run
+            value = loss(log_probs, old, given, mask, epsilon=inner.epsilon)
+            (gradient,) = torch.autograd.grad(value * inner.runs, logits)  # a mean for each run
             logits = (logits - inner.learning_rate * gradient).detach()
             policies.append(logits.softmax(1))
         rollouts.append(torch.stack(policies))

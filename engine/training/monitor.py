@@ -215,5 +215,5 @@ def nothing_to_compare(step: int, equal: EqualGroups, beta: float) -> str:
         what = f"in {equal.texts:.0%} of the groups all completions were one and the same text"
     else:
         what = "in every group all rewards were equal"
-    moved = ", and only the KL term of --beta moves the policy" if beta else ""
+    moved = ", and only the KL term of --beta moves the policy there" if beta else ""
     return f"        step {step}: {what}. Where rewards are equal, advantages are 0{moved}."

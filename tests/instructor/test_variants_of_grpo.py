@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+import grpo_lab
+from engine.common import ROOT
 from engine.course import variants
 from engine.course.variants import Inner, Toy
 
@@ -75,7 +77,7 @@ def steps_by_hand(policy, texts, epsilon, steps):
 @pytest.mark.parametrize("epsilon", [0.2, variants.NO_CLIP])
 def test_inner_steps_by_hand(solution, epsilon):
     own = variants.own_grpo(solution)
-    found = variants.follow_rollouts(own, WORDS, Inner(epsilon, steps=8, rollouts=2, runs=3))
+    found = variants.follow_rollouts(*own, WORDS, Inner(epsilon, steps=8, rollouts=2, runs=3))
     assert found.shape == (2, 9, 3, 6)
     generator = torch.Generator().manual_seed(0)
     for rollout in found:
@@ -83,3 +85,50 @@ def test_inner_steps_by_hand(solution, epsilon):
         for run, texts in enumerate(drawn.numpy()):
             want = steps_by_hand(rollout[0, run].numpy(), texts, epsilon, 8)
             assert rollout[-1, run].tolist() == pytest.approx(want, abs=1e-9)
+
+
+def rows_of_the_page():
+    """The cells of all rows of the tables of docs/grpo.md, by the first one."""
+    text = (ROOT / "docs" / "grpo.md").read_text(encoding="utf-8").replace("−", "-")
+    rows = [[c.strip() for c in x.split("|")[1:-1]] for x in text.splitlines() if x[:1] == "|"]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_the_page_has_the_figures_of_the_lab(solution):
+    page, own = rows_of_the_page(), variants.own_grpo(solution)
+    signals = variants.compare_signals(grpo_lab.SIX_WORDS, own.advantages)
+    names = ["nothing", "mean of the others (RLOO)", "group's mean", "… over the batch's deviation"]
+    names += ["… over the group's deviation (GRPO)", "the true mean, if it were known"]
+    for name, row in zip(names, signals.values()):
+        assert page[name][:4] == [f"{signal.noise:.3f}" for signal in row]
+    toy = variants.length_toy(grpo_lab.RIGHT)
+    names = ["`grpo`", "`dapo`, one group of eight", "`dapo`, 64 texts", "`dr_grpo`"]
+    for name, loss in zip(names, variants.LOSSES.values()):
+        found = variants.length_signal(toy, variants.text_weights(toy, *loss))
+        assert page[name][:4] == [f"{push:.3f}" for push in found.scaled]
+        assert float(page[name][4]) == pytest.approx(found.tokens, abs=0.05)
+    shares = {"2 % or 98 %": 0.02, "10 % or 90 %": 0.1, "30 % or 70 %": 0.3, "50 %": 0.5}
+    for name, share in shares.items():
+        prompt = variants.prompt(share)
+        equal, divided, undivided = page[name]
+        assert float(equal[:-2]) / 100 == pytest.approx(variants.equal_share(prompt, 8), rel=0.03)
+        for cell, rule in ((divided, own.advantages), (undivided, variants.undivided)):
+            scale = variants.gradient_signal(prompt, 8, rule).scale
+            assert float(cell) == pytest.approx(scale, abs=0.005)
+
+
+def test_the_page_has_the_figures_of_the_clip(solution):
+    page, own = rows_of_the_page(), variants.own_grpo(solution)
+    kinds = {
+        "8, ε = 0.2": Inner(),
+        "8, no clip": Inner(epsilon=variants.NO_CLIP),
+        "1, with or without": Inner(steps=1),
+    }
+    for name, inner in kinds.items():
+        policies = variants.follow_rollouts(*own, grpo_lab.SIX_WORDS, inner)
+        found = variants.clip_figures(grpo_lab.SIX_WORDS, policies)
+        # Another processor may draw another word where two sums round differently.
+        want = [found.nats, *(found.rewards[n] for n in (1, 5, 30))]
+        assert [float(cell) for cell in page[name][1:5]] == pytest.approx(want, abs=2e-3)
+        stuck = 100 * found.stuck.double().mean().item()
+        assert float(page[name][5][:-2]) == pytest.approx(stuck, abs=0.3)

@@ -130,6 +130,9 @@ def test_only_a_constant_number_of_tokens_follows_the_mean_reward():
     assert rows["dr_grpo"][:2] == pytest.approx((1, 0), abs=1e-9)
     assert rows["dr_grpo"].scaled.tolist() == pytest.approx([0.75, 0.75, -0.25, -0.25], abs=1e-9)
     assert rows["grpo"].cosine < 0.8
+    upside_down = variants.length_signal(toy, -variants.text_weights(toy, "dr_grpo"))
+    assert upside_down.cosine == pytest.approx(-1, abs=1e-9)
+    assert upside_down.scaled.tolist() == pytest.approx([-0.75, -0.75, 0.25, 0.25], abs=1e-9)
     # by hand: weights 6, 0.75, −2, −0.25 of 8/7/32; their mean under 1/8, 1/8, 3/8, 3/8 is 0
     moved = [6 / 8, 0.75 / 8, -6 / 8, -0.75 / 8]
     lengths = [(4 - 18) / 8, (32 - 18) / 8, (4 - 18) * 3 / 8, (32 - 18) * 3 / 8]
@@ -159,13 +162,15 @@ def test_where_the_mean_length_goes():
 def test_the_clip_acts_from_the_second_step_on(solution):
     own = variants.own_grpo(solution)
     both = [
-        variants.follow_rollouts(own, WORDS, Inner(epsilon, steps=1, rollouts=5, runs=20))
+        variants.follow_rollouts(*own, WORDS, Inner(epsilon, steps=1, rollouts=5, runs=20))
         for epsilon in (0.2, variants.NO_CLIP)
     ]
     assert both[0].equal(both[1])
     assert variants.clip_figures(WORDS, both[0]).ratio == 1
     clipped, free = (
-        variants.clip_figures(WORDS, variants.follow_rollouts(own, WORDS, Inner(epsilon, runs=200)))
+        variants.clip_figures(
+            WORDS, variants.follow_rollouts(*own, WORDS, Inner(epsilon, runs=200))
+        )
         for epsilon in (0.2, variants.NO_CLIP)
     )
     assert clipped.nats < 0.05 < 0.5 < free.nats
