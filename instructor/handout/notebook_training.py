@@ -136,8 +136,9 @@ with exercise():
 # **Nearly all texts are cut.** In the bundled setting 94.5 % of the base model's completions reach 32 tokens without an end (the column `finished` in the table of a run); 5.5 % end by themselves. TRL's `mask_truncated_completions=True` takes cut texts out of the loss, which helps where a cut answer is a wrong one. Here it would leave three or four of 64 completions to learn from in each step, and those are the unusually short ones. So this exercise leaves it off.
 #
 # For question 2 of the analysis, one line each: `run("weak", kl_type="forward", kl_coef=0.01)` and
-# `run("strong", kl_type="forward", kl_coef=0.3)`. More to try: `run("own", own_grpo=True)`,
-# `run("beta", beta=0.1)`, `run("shaped", reward_shaping="shaped")`,
+# `run("strong", kl_type="forward", kl_coef=0.3)`. More to try:
+# `run("longer", steps=60)`, `run("own", own_grpo=True)`, `run("beta", beta=0.1)`,
+# `run("shaped", reward_shaping="shaped")`,
 # `run("negative", negate_reward=True)`, `run("stars", reward_shaping="five_stars")`. `beta=0.1` and
 # `kl_coef=0.1` are not equally strong: docs/options.md has the exchange rate.
 
@@ -221,9 +222,9 @@ with exercise():
 #    do the runs with and without exponential shaping agree so well, even at $\tau = 0.1$?
 # 2. **Price.** Look at sentiment against KL of your runs. What does the unregularised run buy with its
 #    last nats? Train with `kl_coef` 0.3 and 0.01: what happens to sentiment and KL?
-# 3. **Collapse.** Which run repeats itself within a text, and which ones from text to text alone? Name
-#    the rows of the table that show it, and give two samples of each kind. Does the sentiment notice
-#    either? Does the judge?
+# 3. **Collapse.** Which run repeats itself within a text? Which begin to repeat themselves from text to
+#    text? Name the rows of the table that show the one and the other, and give two samples of each.
+#    Does the sentiment notice? Does the judge?
 # 4. **Two divergences.** How do the runs with `forward` and `backward` differ in their texts? Which
 #    texts would tell their optima apart, and what would a run need to show it?
 # 5. **Prompting.** What can a prefix not do that training can, and the other way round?
