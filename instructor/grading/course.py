@@ -109,9 +109,9 @@ def require_sandbox(held, unsafe):
         return "landlock+seccomp"
     if not unsafe:
         raise GraderError(
-            f"no sandbox for {', '.join(missing)} here, so nothing is graded. It needs Linux 6.2 "
-            "or newer that allows Landlock and seccomp (most containers do), libseccomp2, and "
-            "pip install -r requirements-grading.txt; --unsafe runs strangers' code without."
+            f"no sandbox for {', '.join(missing)} here, so nothing is graded. Grade on Linux 6.2 "
+            "or newer that allows Landlock and seccomp (most containers do), with libseccomp2 and "
+            "requirements-grading.txt installed; --unsafe runs strangers' code without."
         )
     return f"unsafe (no {', '.join(missing)})"
 

@@ -16,6 +16,7 @@ FRONTS = {
     "tiny.build": ["-m", "tiny.build"],
     "rewards_file": ["-m", "instructor.handout.rewards_file"],
     "notebook_file": ["-m", "instructor.handout.notebook_file"],
+    "space": ["-m", "instructor.handout.space"],
     "mutants": ["-m", "instructor.proof.mutants"],
 }
 MAINS = [
@@ -24,6 +25,7 @@ MAINS = [
     "instructor.handout.student_copy",
     "instructor.handout.rewards_file",
     "instructor.handout.notebook_file",
+    "instructor.handout.space",
     "instructor.proof.mutants",
 ]
 
