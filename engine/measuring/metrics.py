@@ -49,6 +49,10 @@ class Ratio:
 
         return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
 
+    def estimate(self, groups) -> Estimate:
+        """The estimate of one model alone, from a list of samples for each prompt."""
+        return bootstrap(self._of_prompts(groups), len(groups))
+
     def _of_prompts(self, groups):
         sums = [np.sum([self.fraction(s) for s in samples], axis=0) for samples in groups]
         top, bottom = np.array(sums, dtype=float).T  # each (P,)
