@@ -196,7 +196,7 @@ def plot_comparison(comparison: dict, path: str | Path | None = None):
         axes.hist(scores, bins=20, range=(0, 1), weights=share, color=color, label=counted)
         mean = f"mean {metrics['sentiment']:.2f}"
         axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=mean)
-        figures = f"KL(policy‖ref) {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
+        figures = f"KL(policy‖ref) {metrics['kl']:z.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
         axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where it hides no bar
     panels[1].set(xlabel="sentiment score of a completion, in steps of 0.05")

@@ -114,7 +114,8 @@ def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
     assert list(needed) == [0.0, nats["needed"]["mean"]]
     assert list(sideways) == [nats["needed"]["mean"], 10.0]  # to the KL of its last validation
     table = run_page.before_and_after([run], [("", optimum)])
-    assert f"<td>{nats['sideways']['mean']:.2f} (" in table and "<th>sideways" in table
+    cell = f'<td data-name="sideways">{nats["sideways"]["mean"]:.2f} ('
+    assert cell in table and "<th>sideways" in table
     other = Optimum(settings_of("gpt2", "x", 32, 1.0), scores, 0.0)
     assert paid_by(run, [other]) == {} and len(report.plot_frontier([run]).axes[0].lines) == 2
 
