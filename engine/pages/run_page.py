@@ -181,7 +181,8 @@ def table_row(name, figures, nats):
     """One row of `before_and_after`; `nats` of `paid_by`."""
     # The entropy is not there in a run of an older version.
     cells = [METRICS[key].form.format(figures[key]) if key in figures else "" for key in COLUMNS]
-    cells += [interval(nats[key]) if nats.get(key) else "" for key in NATS]
+    known = [interval(nats[key]) if nats.get(key) else "" for key in NATS]
+    cells += [text.replace(" … ", "&nbsp;…&nbsp;") for text in known]  # a line may end before it
     titles = [METRICS[key].title for key in COLUMNS] + [*NATS.values()]  # shown on a phone
     columns = (f'<td data-name="{title}">{cell}' for title, cell in zip(titles, cells))
     return f"<tr><td>{html.escape(name)}{''.join(columns)}"

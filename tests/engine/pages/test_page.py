@@ -219,7 +219,7 @@ def said(page):
         said.bars = all("#frontier .interval").length;
         said.dashes = all("#frontier .path").map((path) => path.getAttribute("stroke-dasharray"));
         said.heights = all("#places .point").map((point) => +point.getAttribute("cy"));
-        said.judge = $("#samples-note").textContent;
+        said.ofSamples = $("#samples-note").textContent;
         $("#prompt").value = 2;
         $("#prompt").dispatchEvent(new Event("change"));
         said.best = $("#policy .sum").textContent;
@@ -298,7 +298,7 @@ def test_every_axis_and_word_is_explained(said):
     assert "tokens from the start of the text" in said["across"]
     assert said["meant"] == [METRICS[name].meaning for name in run_page.CHARTS]
     assert {"KL (nats)", "nats", "ref. perplexity", "entropy / token"} <= set(said["words"])
-    assert METRICS["judge"].meaning in said["judge"]
+    assert METRICS["judge"].meaning in said["ofSamples"]
 
 
 @needs_browser
@@ -318,7 +318,7 @@ def test_samples_sort_and_charts_answer_the_keyboard(said):
     assert said["kept"]  # the focus stays where it was
     assert said["run"] == ["old & plain", "step 15 of 30"]
     assert said["old"][0] is True and "no explore.jsonl" in said["old"][1]
-    assert (said["charts"], said["paths"], said["dots"]) == (7, 3, 4 * 3 * 3)
+    assert (said["charts"], said["paths"], said["dots"]) == (7, 3, 5 * 3 * 3)
 
 
 @needs_browser
