@@ -354,9 +354,10 @@ def _compare(args):
             args.base, args.trained, prompts, num_samples=args.num_samples, **settings
         )
     estimates = comparison["estimates"]
-    tables.print_estimates(estimates)
     run = Path(args.trained).parent
     folders = [run] if (run / MANIFEST).exists() else []
+    negated = bool(folders) and read_manifest(run)["options"]["negate_reward"]
+    tables.print_estimates(estimates, negated)
     if folders and (file := other_rewards(read_manifest(run))):
         print(f"\n{args.trained} was trained with another {file} than that of today.")
     if args.optimum != 0:
@@ -368,7 +369,7 @@ def _compare(args):
     estimates["best_of_n"] = {k: best_of_samples(comparison[k]["samples"]) for k in sides}
     tables.print_best_of(estimates["best_of_n"])
     print_comparison_samples(comparison)
-    _print_verdict(tables.verdict(estimates))
+    _print_verdict(tables.verdict(estimates, negated))
     if args.plot:
         plot_comparison(comparison, args.plot)
     if args.json:

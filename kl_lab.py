@@ -79,7 +79,7 @@ def penalties(own: dict[str, Candidate]):
             mean, bias, std = row.estimate
             end = f"{row.path[-1]:.4f}" if row.path[-1] < math.inf else "runs away"
             table.add_row(
-                name, f"{mean:+.4f}", f"{bias:+.4f}", f"{std:.4f}", f"{row.pull:+.2f}", end
+                name, f"{mean:+z.4f}", f"{bias:+z.4f}", f"{std:.4f}", f"{row.pull:+z.2f}", end
             )
         show(table)
     show(
@@ -135,7 +135,7 @@ def texts(own: dict[str, Candidate]):
     table = make_table("Two tokens: estimates of the value", "number per text")
     add_figures(table, "mean", "bias: texts", "tokens", "std")
     for name, row in compare_values(toy).items():
-        bias = f"{row.bias_texts:+.4f}", f"{row.bias_tokens:+.4f}"
+        bias = f"{row.bias_texts:+z.4f}", f"{row.bias_tokens:+z.4f}"
         table.add_row(name, f"{row.mean:.4f}", *bias, f"{row.std:.4f}")
     show(table)
     show(
@@ -226,7 +226,7 @@ def figures_of_rest(row: Rest) -> list[str]:
 def say_cosine(value: float | None) -> str:
     if value is None:
         return "no pull"
-    return "exact" if value > 1 - 1e-6 else f"{value:+.3f}"
+    return "exact" if value > 1 - 1e-6 else f"{value:+z.3f}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -122,8 +122,9 @@ def step_functions(rewards, options: Options) -> Functions:
     called = Called(rewards)
 
     def advantages(values, group_size):
-        texts = [f"number {i}" for i in range(len(values))]
-        return check_rewards(called.group_advantages(values, group_size), texts, "group_advantages")
+        names = [f"reward {i + 1} of {len(values)}" for i in range(len(values))]
+        answer = called.group_advantages(values, group_size)
+        return check_rewards(answer, names, "group_advantages", what="reward")
 
     def loss(log_probs, *others):
         return check_loss(called.policy_loss(log_probs, *others), log_probs)
@@ -261,7 +262,7 @@ def check_exercises(rewards, options: Options) -> None:
         prompts=["This movie was", "The plot"],
         prompt_ids=[[1], [1]],
         completion_ids=[[1, 2, 3], [1, 2]],
-        completions=[" great fun.", " dull"],
+        completions=[" a made-up text.", " another"],
         kl_coef=options.kl_coef,
         log_probs=LogProbs(policy, ref, mask),
     )

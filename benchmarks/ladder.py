@@ -44,16 +44,16 @@ LADDER = {
     "credit": ["--kl_type", "forward", "--credit", "prefix", "--lr_scheduler_type", "linear"],
     "lora": ["--use_peft", "--learning_rate", "1e-3"],
 }
-FAMILIES = {  # title -> (rungs joined by a line, colour)
-    "forward penalty, 0.01 to 0.3": ([f"forward_{c}" for c in KL_COEFS], "tab:blue"),
-    "backward penalty, 0.01 to 0.3": ([f"backward_{c}" for c in KL_COEFS], "tab:orange"),
-    "TRL's beta, 0.2 and 1": ([f"beta_{b}" for b in BETAS], "tab:green"),
-    "target of 2 nats": (["target_forward", "target_backward"], "black"),
-    "credit by prefix, linear rate": (["credit"], "tab:cyan"),
-    "shaped": (["shaped"], "tab:purple"),
-    "five_stars": (["five_stars"], "tab:brown"),
-    "hackable": (["hackable"], "tab:pink"),
-    "LoRA, learning rate 1e-3": (["lora"], "tab:olive"),
+FAMILIES = {  # title -> rungs joined by a line
+    "forward penalty, 0.01 to 0.3": [f"forward_{c}" for c in KL_COEFS],
+    "backward penalty, 0.01 to 0.3": [f"backward_{c}" for c in KL_COEFS],
+    "TRL's beta, 0.2 and 1": [f"beta_{b}" for b in BETAS],
+    "target of 2 nats": ["target_forward", "target_backward"],
+    "credit by prefix, linear rate": ["credit"],
+    "shaped": ["shaped"],
+    "five_stars": ["five_stars"],
+    "hackable": ["hackable"],
+    "LoRA, learning rate 1e-3": ["lora"],
 }
 MARK = "<!-- benchmarks/ladder.py writes what follows -->"
 
@@ -245,16 +245,16 @@ def draw(seeds: list[int], path: Path) -> None:
             [statistics.fmean(row[name] for row in rows) for rows in steps]
             for name in ("kl", "sentiment")
         )
-        axes.plot(kl, sentiment, "k.-", label="no penalty, every second step")
-    for title, (rungs, color) in FAMILIES.items():
+        axes.plot(kl, sentiment, "k.--", label="no penalty, every second step")
+    for i, (title, rungs) in enumerate(FAMILIES.items()):
         rungs = [rung for rung in rungs if finished(rung, seeds)]
         if rungs:
             kl, sentiment = (Spread.of(name, rungs, seeds) for name in ("kl", "sentiment"))
-            style = {"color": color, "alpha": 0.8, "label": title}
-            axes.errorbar(kl.means, sentiment.means, sentiment.errors, kl.errors, fmt="o-", **style)
-    axes.set_xlim(0, 260)
-    axes.legend(loc="lower right", fontsize=8)
-    axes.set_title(f"What is reached, and what it costs: means and ranges of {len(seeds)} seeds")
+            style = {**report.style_of(i), "alpha": 0.8, "label": title}
+            axes.errorbar(kl.means, sentiment.means, sentiment.errors, kl.errors, **style)
+    axes.set_xlim(-0.06, 260)
+    picture.legend(loc="outside lower left", ncols=2)
+    axes.set_title(f"What is reached, and what it costs:\nmeans and ranges of {len(seeds)} seeds")
     report.save_figure(picture, path)
 
 

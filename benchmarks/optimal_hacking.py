@@ -25,7 +25,7 @@ from engine.pages import report
 
 NATS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # the rows of the table
 REWARDS = ("sentiment", "positive words")
-JUDGED = {"judge": "tab:blue", "positive": "tab:green", "text": "black"}
+JUDGED = {"judge": ("#0072b2", "-"), "positive": ("#009e73", "--"), "text": ("black", ":")}
 
 
 def sample(seed: int, samples: int) -> dict[str, np.ndarray]:
@@ -107,10 +107,10 @@ def draw(paths: dict[str, list[dict[str, np.ndarray]]]):
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, (reward, of_seeds) in zip(figure.subplots(1, len(paths), sharey=True), paths.items()):
-        for name, color in {reward: "tab:red", **JUDGED}.items():
+        for name, (color, dashes) in {reward: ("#d55e00", "-."), **JUDGED}.items():
             title = name if name in (reward, "judge") else f"judge's P({name})"
             for path in of_seeds:
-                axes.plot(path["kl"], path[name], color=color, label=title)
+                axes.plot(path["kl"], path[name], dashes, color=color, label=title)
                 title = None  # one line of the legend for all seeds
         axes.set(title=f"best policy for: {reward}", xlabel="KL(policy‖ref), nats", ylim=(0, 1))
         axes.grid(alpha=0.3)

@@ -35,8 +35,9 @@ FORMS = {  # what β multiplies, as a function of d
     "d(α − β d)": lambda d: d**2,
 }
 RL_FORM = "d(α − β log d)"
-COLORS = {"proxy": "tab:red", "judge": "tab:blue"}
-PARTS = {"positive": ("^", "tab:green"), "text": ("x", "black")}  # of the bundled judge
+COLORS = {"proxy": "#d55e00", "judge": "#0072b2"}
+MARKERS = {"proxy": "o", "judge": "s"}
+PARTS = {"positive": ("^", "#009e73"), "text": ("x", "black")}  # of the bundled judge
 
 
 class Fit(NamedTuple):
@@ -155,9 +156,10 @@ def draw(kinds: dict[str, Points], judge_name: str):
             gains = getattr(points, name)
             fit = fit_gain(points.distance, gains)
             title = f"{name}: α {fit.alpha:.2f}, β {fit.beta:.2f}, error {fit.error:.2f}"
-            axes.plot(points.distance, gains, "o", color=color, alpha=0.5, markersize=4)
+            marker = MARKERS[name]
+            axes.plot(points.distance, gains, marker, color=color, alpha=0.5, markersize=4)
             axes.plot(line, fit.alpha * line - fit.beta * FORMS[RL_FORM](line), color=color)
-            axes.plot([], [], "o-", color=color, markersize=4, label=title)
+            axes.plot([], [], f"{marker}-", color=color, markersize=4, label=title)
         for name, (marker, color) in PARTS.items():
             gains = getattr(points, name)
             if np.isfinite(gains).all():

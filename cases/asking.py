@@ -99,11 +99,9 @@ class Ask:
             raise Wrong(str(error)) from error
         except Exception as error:
             raise Wrong(f"what it returned cannot be read: {type(error).__name__}") from error
-        if isinstance(given, torch.Tensor) and given.ndim == 2:
-            if table_shape(self.answer) == list(given.shape):
-                raise Wrong("it returned one number per token; sum them over each completion")
         try:
-            return check_rewards(self.answer, labels_of(given), self.name).double()
+            labels, what = labels_of(given), kind_of(given)
+            return check_rewards(self.answer, labels, self.name, what=what).double()
         except Exception as error:
             raise Wrong(str(error)) from error
 
@@ -131,15 +129,18 @@ def labels_of(given):
     """A name for each number that comes back."""
     if is_trained(given):
         return ["the loss", *(f"gradient {i}" for i in range(given.numel()))]
-    return given if isinstance(given[0], str) else [f"row {i}" for i in range(len(given))]
+    if (kind := kind_of(given)) == "completion":
+        return given
+    return [f"{kind} {i + 1} of {len(given)}" for i in range(len(given))]
 
 
-def table_shape(answer):
-    """[rows, columns] of a list of lists of one length; None of anything else."""
-    if not isinstance(answer, list) or not all(isinstance(row, list) for row in answer):
-        return None
-    lengths = {len(row) for row in answer}
-    return [len(answer), *lengths] if len(lengths) == 1 else None
+def kind_of(given):
+    """What a number that comes back belongs to."""
+    if is_trained(given):
+        return "number"
+    if isinstance(given[0], str):
+        return "completion"
+    return "row" if isinstance(given, torch.Tensor) and given.ndim == 2 else "reward"
 
 
 def show(value):

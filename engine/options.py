@@ -107,7 +107,11 @@ class Options:
         False, "compute advantages and loss with your two functions of exercise 4"
     )
     use_solution: bool = option(False, "use rewards_solution.py instead of rewards.py")
-    use_peft: bool = option(False, "train a small LoRA adapter instead of all weights")
+    use_peft: bool = option(
+        False,
+        "train a small LoRA adapter instead of all weights; it hardly learns at the default rate: "
+        "add --learning_rate 1e-3",
+    )
     max_steps: int = option(300, "number of training steps", minimum=1)
     batch_size: int = option(64, "completions per step", minimum=2)
     num_generations: int = option(8, "completions per prompt: the size of a group", minimum=2)

@@ -93,6 +93,7 @@ def test_the_picture_of_the_terminal_shows_the_rows_of_the_readme():
     assert len(rows) == 5
     assert all(row in picture for row in rows)
     assert "━" not in picture
+    assert "The model is in" in picture and " s. The model" not in picture  # README has the time
 
 
 def test_every_test_that_a_fault_names_is_one_that_students_get():

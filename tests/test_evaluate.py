@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import re
 import shutil
 import statistics
 
@@ -10,6 +11,7 @@ from made_up_run import write_run
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 import evaluate
+from engine.common import ROOT
 from engine.measuring.optimum import Optimum, settings_of
 from engine.model.sampling import Sampling, generate_batches
 from engine.options import PRESETS
@@ -363,3 +365,28 @@ def test_try_measures_the_kl_from_the_base_of_the_run(capsys, tmp_path):
     evaluate.main([*arguments, "--sentiment_model", TINY["sentiment_model"]])
     shown = capsys.readouterr().out
     assert "No KL, without the base model" in shown and "KL nats" not in shown
+
+
+@pytest.mark.parametrize("negated", [False, True])
+def test_compare_knows_what_a_run_was_asked_for(tmp_path, monkeypatch, negated):
+    run = write_run(tmp_path / "run", negate_reward=negated)
+    asked = []
+    empty = {"samples": []}
+    comparison = {"base": empty, "trained": empty, "estimates": {}}
+    monkeypatch.setattr(evaluate, "compare_models", lambda *args, **settings: comparison)
+    monkeypatch.setattr(evaluate, "best_of_samples", lambda samples: {})
+    monkeypatch.setattr(evaluate, "print_comparison_samples", lambda comparison: None)
+    for name in ("print_estimates", "verdict"):
+        monkeypatch.setattr(evaluate.tables, name, lambda _, negated: asked.append(negated))
+    evaluate.main(["compare", TINY["model_name"], str(run / "final"), "--optimum", "0"])
+    assert asked == [negated, negated]
+
+
+def test_git_ignores_what_the_programs_write_beside_themselves_and_nothing_else():
+    written = {
+        evaluate.parse([command, "x"]).out
+        for command in ("curves", "frontier", "report", "optimum")
+    }
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    ignored = {line for line in lines if re.search(r"\.(png|svg|html|json)$", line)}
+    assert ignored == {f"/{name}" for name in written}

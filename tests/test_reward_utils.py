@@ -125,5 +125,49 @@ def test_an_unimplemented_exercise_names_itself_and_its_line(unsolved, classifie
         reward_utils.check_exercises(rewards, resolve_options({"kl_type": "forward"}))
 
 
+PER_TOKEN = """
+def sentiment_reward(completions, **kwargs):
+    return [0.0, 1.0]
+def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
+    return kl_coef * (policy_log_probs - ref_log_probs) * mask
+def group_advantages(rewards, group_size):
+    return (rewards - rewards.mean()) / 0
+def policy_loss(log_probs, old_log_probs, advantages, mask, epsilon=0.2):
+    return log_probs.mean()
+"""
+
+
+def test_a_penalty_without_its_sum_is_told_the_same_by_the_tests_and_by_train(tmp_path, classifier):
+    from cases import Ask, report
+    from cases.asking import Wrong
+
+    path = tmp_path / "rewards.py"
+    path.write_text(PER_TOKEN)
+    rewards = load_rewards(path)
+    with pytest.raises(UserError) as trained:
+        reward_utils.check_exercises(rewards, resolve_options({"kl_type": "forward"}))
+    said = str(trained.value)
+    assert said.startswith("kl_penalty_forward returned a list of numbers for each ")
+    assert said.endswith("return one number for each; .sum(-1) adds up each row.")
+
+    def case(ask, rng):
+        """Any case."""
+        logs = -torch.ones(2, 3)
+        ask(policy_log_probs=logs, ref_log_probs=logs, mask=torch.ones(2, 3), kl_coef=0.1)
+
+    told = report(case, Ask(rewards.kl_penalty_forward, None))
+    assert told.splitlines()[-1].split("happened")[1].strip() == said.replace("completion", "row")
+    with pytest.raises(Wrong, match="It belongs to reward 1 of 4.$"):
+        Ask(rewards.group_advantages, None)(rewards=torch.ones(4) / 3, group_size=2)
+
+
+def test_advantages_that_are_no_numbers_name_their_reward(tmp_path, classifier):
+    path = tmp_path / "rewards.py"
+    path.write_text(PER_TOKEN)
+    said = "group_advantages returned -?inf at index 0; .* It belongs to reward 1 of 2.$"
+    with pytest.raises(UserError, match=said):
+        reward_utils.check_exercises(load_rewards(path), resolve_options({"own_grpo": True}))
+
+
 def test_every_shaping_of_the_command_line_has_a_function():
     assert set(REWARD_SHAPINGS) == {*SHAPERS, "none"}

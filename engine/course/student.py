@@ -252,7 +252,11 @@ def shown(value: Any) -> str:
 
 
 def check_rewards(
-    values: Any, completions: Sequence[str], name: str, device: str | torch.device = "cpu"
+    values: Any,
+    completions: Sequence[str],
+    name: str,
+    device: str | torch.device = "cpu",
+    what: str = "completion",
 ) -> torch.Tensor:
     """The values that student code returned, as a float32 CPU tensor of shape (N,).
 
@@ -262,6 +266,7 @@ def check_rewards(
         completions: the N texts it was about, to name the one that caused trouble.
         name: the function's name.
         device: where a tensor may lie besides the CPU.
+        what: it was asked about, if not about completions; then those are names of the N things.
 
     Raises:
         UserError: naming the function, the index and the completion.
@@ -275,8 +280,7 @@ def check_rewards(
     values = plain_values(values)
     if type(values) is float:
         raise UserError(
-            f"{name} returned one number for {len(completions)} completions; "
-            f"return one for each{tip}."
+            f"{name} returned one number for {len(completions)} {what}s; return one for each{tip}."
         )
     if not isinstance(values, list):
         raise UserError(
@@ -285,16 +289,22 @@ def check_rewards(
         )
     if len(values) != len(completions):
         raise UserError(
-            f"{name} returned {len(values)} values for {len(completions)} completions; "
+            f"{name} returned {len(values)} values for {len(completions)} {what}s; "
             "return exactly one for each."
+        )
+    if values and all(isinstance(value, list) for value in values):
+        raise UserError(
+            f"{name} returned a list of numbers for each {what}; return one number for each{tip}."
         )
     for i, value in enumerate(values):
         if type(value) is not float or not abs(value) <= LARGEST:
             large = type(value) is float and math.isfinite(value)
             expected = f"at most {LARGEST:.2g}, as float32 holds" if large else "a finite number"
+            about = f"It belongs to {completions[i]}."
+            if what == "completion":
+                about = f"The completion was {completions[i]!r:.80}."
             raise UserError(
-                f"{name} returned {shown(value)} at index {i}; expected {expected}. "
-                f"The completion was {completions[i]!r:.80}."
+                f"{name} returned {shown(value)} at index {i}; expected {expected}. {about}"
             )
     return torch.tensor(values, dtype=torch.float32)
 

@@ -49,6 +49,10 @@ class Ratio:
 
         return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
 
+    def estimate(self, groups) -> Estimate:
+        """The estimate of one model alone, from a list of samples for each prompt."""
+        return bootstrap(self._of_prompts(groups), len(groups))
+
     def _of_prompts(self, groups):
         sums = [np.sum([self.fraction(s) for s in samples], axis=0) for samples in groups]
         top, bottom = np.array(sums, dtype=float).T  # each (P,)
@@ -121,7 +125,7 @@ class Metric(NamedTuple):
     title: str  # of a table's row
     meaning: str
     kind: Ratio | Median | Variety | WinRate
-    form: str = "{:.3f}"  # how a value is written
+    form: str = "{:z.3f}"  # how a value is written
     better: int = 0  # +1 higher, −1 lower, 0 neither
     short: str = ""  # title of a narrow column; the title itself by default
 
@@ -164,23 +168,24 @@ METRICS = {
     ),
     "positive_share": Metric(
         title="positive",
-        form="{:.1%}",
+        form="{:z.1%}",
         better=1,
         meaning="share of completions that score above 0.5",
         kind=Ratio(lambda s: (s["sentiment"] > 0.5, 1)),
     ),
     "positive_words": Metric(
         title="positive words",
-        form="{:.1%}",
+        form="{:z.1%}",
         meaning="share of words that --hackable_reward counts",
         kind=mean_of("positive_words"),
         short="pos. words",
     ),
     "kl": Metric(
         title="KL (nats)",
-        form="{:.2f}",
+        form="{:z.2f}",
         better=-1,
-        meaning="KL(policy‖ref) of a whole completion, E[log q − log p]",
+        meaning="distance from the reference of a whole completion: KL(policy‖ref), the mean of "
+        "log q − log p",
         kind=mean_of("kl"),
         short="KL nats",
     ),
@@ -192,37 +197,37 @@ METRICS = {
     ),
     "entropy": Metric(
         title="entropy / token",
-        form="{:.2f}",
-        meaning="nats of choice at each token, E[−log q] of the sampled ones",
+        form="{:z.2f}",
+        meaning="how open the choice of a token is, in nats: the mean of −log q",
         kind=Ratio(lambda s: (s["ref_nll"] - s["kl"], s["length"])),
         short="entropy",
     ),
     "perplexity": Metric(
         title="ref. perplexity",
-        form="{:.1f}",
+        form="{:z.1f}",
         better=-1,
-        meaning="of all completion tokens under the reference",
+        meaning="how surprising the reference finds the texts: e to the mean nats of a token",
         kind=mean_per_token("ref_nll", exponential),
         short="ref. ppl",
     ),
     "perplexity_median": Metric(
         title="median perplexity",
-        form="{:.1f}",
+        form="{:z.1f}",
         better=-1,
         meaning="of a completion's own tokens under the reference, the median over completions",
         kind=Median(lambda s: exponential(s["ref_nll"] / s["length"])),
     ),
     "repetition_3": Metric(
         title="repeated 3-grams",
-        form="{:.1%}",
+        form="{:z.1%}",
         better=-1,
-        meaning="within a completion, mean over completions",
+        meaning="share of three-token sequences that the completion has used before",
         kind=mean_of("repetition_3"),
         short="repeated",
     ),
     "repetition_4": Metric(
         title="repeated 4-grams",
-        form="{:.1%}",
+        form="{:z.1%}",
         better=-1,
         meaning="within a completion, mean over completions",
         kind=mean_of("repetition_4"),
@@ -244,27 +249,27 @@ METRICS = {
     ),
     "unique_share": Metric(
         title="unique",
-        form="{:.1%}",
+        form="{:z.1%}",
         better=1,
         meaning="share of different completions in the sample",
         kind=Variety(lambda s: [tuple(s["ids"])]),
     ),
     "length": Metric(
         title="length (tokens)",
-        form="{:.1f}",
+        form="{:z.1f}",
         meaning="mean, an end-of-text token included",
         kind=mean_of("length"),
         short="length",
     ),
     "finished": Metric(
         title="finished",
-        form="{:.1%}",
+        form="{:z.1%}",
         meaning="share of completions that end by themselves, with an end-of-text token",
         kind=mean_of("finished"),
     ),
     "win_rate": Metric(
         title="win rate",
-        form="{:.1%}",
+        form="{:z.1%}",
         better=1,
         meaning="share of pairs in which the judge prefers the trained model's",
         kind=WinRate(),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from engine.common import MANIFEST, UserError, read_jsonl
-from engine.measuring.metrics import Estimate
+from engine.measuring.metrics import Estimate, by_prompt, mean_of
 from engine.measuring.optimum import Base, Optimum, settings_of
 from engine.options import FIELDS, NLPTOWN, Options, last_sums, read_manifest, sums_of
 
@@ -130,3 +130,10 @@ def paid_by(run: Run, optima: Iterable[Optimum]) -> dict[str, Estimate | None]:
         if same_base and set(optimum.scores) == {row["prompt"] for row in samples}:
             return optimum.paid(samples, asked_kl_coef(options))
     return {}
+
+
+def sentiment_at(run: Run, step: int) -> Estimate | None:
+    """The mean sentiment of a validation with its 95 % interval over prompts, from its samples."""
+    samples = [row for row in run["completions"] if row["step"] == step]
+    groups = list(by_prompt(samples).values())
+    return mean_of("sentiment").estimate(groups) if groups else None

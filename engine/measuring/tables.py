@@ -26,6 +26,8 @@ VALIDATION = {
     "positive_words": 11,
 }
 
+# What is better higher; in a run with --negate_reward, lower.
+ASKED_FOR = ("sentiment", "judge", "positive_share", "win_rate")
 TARGET_MARGIN = 0.3  # of a --kl_target; 128 texts tell 2 nats to within about 0.3
 TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
 
@@ -51,7 +53,7 @@ def describe_prompts(file, prompts, console):
     again = len(prompts) - len(set(prompts))
     repeated = f", {again} of them repeated" if again else ""
     text = f"prompts {len(prompts)} of {short_path(file)}{repeated}; "
-    text += "validation stays on the built-in movie prompts"
+    text += "validation and its samples stay on the built-in movie prompts"
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -141,8 +143,13 @@ def print_prefixes(results: dict[str, Result]) -> None:
     make_console().print(table)
 
 
-def print_estimates(estimates: Estimates) -> None:
-    """The table of a comparison: both models, and their difference with its 95 % interval."""
+def print_estimates(estimates: Estimates, negated: bool = False) -> None:
+    """The table of a comparison: both models, and their difference with its 95 % interval.
+
+    Args:
+        estimates: of `compare_samples`.
+        negated: whether the trained model was asked for bad reviews.
+    """
     table = Table("metric", "base", "trained", "difference", "95 % interval", "", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -152,7 +159,8 @@ def print_estimates(estimates: Estimates) -> None:
         ends = "one prompt only"
         if change["low"] is not None:
             ends = f"{signed(change['low'])} … {signed(change['high'])}"
-        direction = metric.better * change["mean"] if is_clear(change) else 0
+        better = -metric.better if negated and name in ASKED_FOR else metric.better
+        direction = better * change["mean"] if is_clear(change) else 0
         mark = "[green]▲ better[/]" if direction > 0 else "[red]▼ worse[/]" if direction < 0 else ""
         table.add_row(
             metric.title,
@@ -206,16 +214,16 @@ def print_nats(estimates: Estimates, optimum: Optimum, kl_coef: float | None = N
     nats: Mapping[str, Estimate | None] = estimates["nats"]
     if nats["needed"] and nats["sideways"]:
         text = (
-            f"{kl:.2f} nats paid: {interval(nats['needed'])} needed for a sentiment of "
+            f"{kl:z.2f} nats paid: {interval(nats['needed'])} needed for a sentiment of "
             f"{sentiment:.3f}, {interval(nats['sideways'])} sideways"
         )
     else:
         text = (
-            f"{kl:.2f} nats paid; how many the sentiment needed is beyond the estimate, which "
+            f"{kl:z.2f} nats paid; how many the sentiment needed is beyond the estimate, which "
             f"{optimum.table.shape[1]} samples of each prompt allow up to {optimum.limit:.1f} nats"
         )
     if nats["overpayment"]:
-        text += f"; {interval(nats['overpayment'], '.1f')} times the least"
+        text += f"; {interval(nats['overpayment'], 'z.1f')} times the least"
     console = make_console()
     console.print(f"\n{text}", highlight=False)
     if nats["to_optimum"]:
@@ -226,7 +234,7 @@ def print_nats(estimates: Estimates, optimum: Optimum, kl_coef: float | None = N
         )
 
 
-def interval(estimate: Estimate, form: str = ".2f") -> str:
+def interval(estimate: Estimate, form: str = "z.2f") -> str:
     """An estimate and its interval as text.
 
     >>> interval({"mean": 1.0, "low": 0.9, "high": None}, ".1f")
@@ -239,21 +247,29 @@ def interval(estimate: Estimate, form: str = ".2f") -> str:
     return f"{estimate['mean']:{form}} ({low} … {high})"
 
 
-def verdict(estimates: Estimates) -> str:
-    """One sentence about what `compare_models` found: was the reward earned, or only its number?"""
+def verdict(estimates: Estimates, negated: bool = False) -> str:
+    """One sentence about what `compare_models` found: was the reward earned, or only its number?
+
+    Args:
+        estimates: of `compare_samples`.
+        negated: whether the trained model was asked for bad reviews.
+    """
     proxy = estimates["difference"]["sentiment"]
     judge = estimates["difference"]["judge"]
     if proxy["low"] is None:
         return TOO_LITTLE
     if not is_clear(proxy):
         return "The reward model sees no clear difference."
-    if proxy["mean"] < 0:
-        return f"The sentiment fell by {-proxy['mean']:.2f}; the judge says {judge['mean']:+.2f}."
-    rose = f"The sentiment rose by {proxy['mean']:.2f}"
-    if costs := costs_of(estimates):
-        return f"{rose}, but {'; '.join(costs)}. Do not trust the reward alone."
+    sign = -1 if negated else 1
+    text = f"The sentiment {'rose' if proxy['mean'] > 0 else 'fell'} by {abs(proxy['mean']):.2f}"
+    if sign * proxy["mean"] < 0:
+        against = ", though bad reviews were asked for" if negated else ""
+        return f"{text}{against}; the judge says {judge['mean']:+z.2f}."
+    text = text.replace("The", "As asked, the") if negated else text
+    if costs := costs_of(estimates, negated):
+        return f"{text}, but {'; '.join(costs)}. Do not trust the reward alone."
     kl = estimates["trained"]["kl"]["mean"]
-    return f"{rose} and the judge by {judge['mean']:.2f}, at {kl:.1f} nats."
+    return f"{text} and the judge by {sign * judge['mean']:z.2f}, at {kl:z.1f} nats."
 
 
 def prompting_verdict(results: dict[str, Result]) -> str:
@@ -268,8 +284,8 @@ def prompting_verdict(results: dict[str, Result]) -> str:
     prefix = best.removeprefix("base + ")
     if len(by_prompt(results["base"]["samples"])) < 2:
         return TOO_LITTLE
-    reached = "{sentiment:.2f} at {kl:.1f} nats".format
-    if not _rises(results, "base", best):
+    reached = "{sentiment:.2f} at {kl:z.1f} nats".format
+    if _change(results, "base", best) <= 0:
         text = f"No prefix clearly raises the sentiment of {figures['base']['sentiment']:.2f}"
     else:
         text = f"The best prefix, {prefix}, reaches a sentiment of {reached(**figures[best])}"
@@ -277,24 +293,38 @@ def prompting_verdict(results: dict[str, Result]) -> str:
         return f"{text}."
     text += f"; the trained model reaches {reached(**figures['trained'])}"
     combined = f"trained + {prefix}"
-    adds_up = _rises(results, "trained", combined) and _rises(results, best, combined)
     text += f", and {reached(**figures[combined])} with the prefix"
-    return f"{text}: the two {'add up' if adds_up else 'do not add up'}."
+    changes = {alone: _change(results, alone, combined) for alone in ("trained", best)}
+    if min(changes.values()) > 0:
+        return f"{text}: the two add up."
+    if min(changes.values()) < 0:
+        return f"{text}: the two do not add up."
+    unclear = "the trained model" if changes["trained"] == 0 else "the prefix"
+    return (
+        f"{text}. That is no clear difference from {unclear} alone: whether the two add up, these "
+        "samples do not say."
+    )
 
 
-def _rises(results, lower, higher):
-    """Whether the sentiment of one result is clearly above that of another."""
-    groups = [[*by_prompt(results[title]["samples"]).values()] for title in (lower, higher)]
+def _change(results, before, after):
+    """Where the sentiment went from one result to another: +1, −1, or 0 if that is not clear."""
+    groups = [[*by_prompt(results[title]["samples"]).values()] for title in (before, after)]
     change = METRICS["sentiment"].kind.compare(*groups).difference
-    return is_clear(change) and change["mean"] > 0
+    return (1 if change["mean"] > 0 else -1) if is_clear(change) else 0
 
 
-def costs_of(estimates: Estimates) -> list[str]:
-    """What a rise in sentiment was paid with, in words; an empty list if with nothing large."""
+def costs_of(estimates: Estimates, negated: bool = False) -> list[str]:
+    """What a change of the sentiment was paid with, in words; an empty list if with nothing large.
+
+    Args:
+        estimates: of `compare_samples`.
+        negated: whether the sentiment was to fall.
+    """
     base, trained, difference = (estimates[key] for key in ("base", "trained", "difference"))
     costs = []
-    if difference["judge"]["low"] <= 0:
-        costs.append(f"the judge did not follow ({difference['judge']['mean']:+.2f})")
+    judge = difference["judge"]
+    if (judge["high"] >= 0) if negated else (judge["low"] <= 0):
+        costs.append(f"the judge did not follow ({difference['judge']['mean']:+z.2f})")
     ratio = trained["perplexity"]["mean"] / base["perplexity"]["mean"]
     if ratio > 2:
         costs.append(f"the reference finds the text {ratio:.1f} times as surprising")

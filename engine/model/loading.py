@@ -13,6 +13,7 @@ from engine.common import UserError, first_line
 from engine.model.architecture import arguments_of, vocabulary_size
 from engine.model.devices import best_device, mixed_precision
 
+DESCRIBES = ("config.json", "adapter_config.json", "tokenizer_config.json")  # a model's parts
 WEIGHTS = {"dtype": "float32", "use_safetensors": True}  # a pickled model could run code
 
 
@@ -34,6 +35,11 @@ def load_pretrained(auto_class, name, **options) -> Any:
             ) from error
         if (Path(name) / "final").is_dir():
             raise UserError(f"'{name}' is a run; its model is '{Path(name) / 'final'}'.") from error
+        if Path(name).is_dir() and not any((Path(name) / file).exists() for file in DESCRIBES):
+            raise UserError(
+                f"The folder '{name}' holds no model, and it is not the output folder of a run "
+                "that has finished."
+            ) from error
         if Path(name).is_dir():
             raise UserError(
                 f"The folder '{name}' holds no model that can be loaded: {first_line(error)}"

@@ -6,17 +6,26 @@ python evaluate.py frontier RUN…     sentiment against KL       -> frontier.pn
 `engine.pages.run_page` makes the page about runs.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.common import UserError, short_path, whole_file
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import Base, Optimum
-from engine.measuring.runs import Run, base_of, other_rewards, paid_by
+from engine.measuring.runs import Run, base_of, other_rewards, paid_by, sentiment_at
 
 PANELS = ("sentiment", "kl", "perplexity", "length")
 CURVE = ("sentiment", "low", "high")
 KL_TICKS = (0, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+# Of Okabe and Ito, which colour-blind people can tell apart; black is that of the optimum. A run
+# has a marker too. Figures are at most 7.5 inches wide: their 10 points are still read on a phone.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = "os^vPX*"
+LINE = 0.22  # of a legend, in inches
+STEPS = (-1, 1, 0, -2, 2, -3, 3, -4, 4, -5, 5)
+LABELS = [(9 * side, 13 * step) for step in STEPS for side in (1, -1)]  # from an end, in points
 
 
 def label(run: Run) -> str:
@@ -38,25 +47,39 @@ def label(run: Run) -> str:
     return f"{run['name']} ({', '.join(features)})" if features else run["name"]
 
 
+def style_of(i: int) -> dict[str, Any]:
+    """The colour and the marker of run i: 42 pairs.
+
+    >>> style_of(0), style_of(6)
+    ({'color': '#0072b2', 'marker': 'o'}, {'color': '#0072b2', 'marker': '*'})
+    """
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
+
+
 def plot_curves(runs: list[Run]):
     """Four panels, one line per run: sentiment, KL, perplexity and length over the steps."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
-    figure = Figure(figsize=(11, 6.5), layout="constrained")
+    labels = list(map(label, runs))
+    columns = 2 if max(map(len, labels)) < 36 else 1  # so many characters fit beside each other
+    height = 6 + LINE * math.ceil(len(runs) / columns)
+    figure = Figure(figsize=(7.5, height), layout="constrained")
     for axes, name in zip(figure.subplots(2, 2).flat, PANELS):
-        for run in runs:
+        for i, run in enumerate(runs):
             steps = [row["step"] for row in run["validations"]]
-            axes.plot(steps, [row[name] for row in run["validations"]], ".-", label=label(run))
+            values = [row[name] for row in run["validations"]]
+            axes.plot(steps, values, **style_of(i), markersize=4, alpha=0.8)
         axes.set(title=METRICS[name].title, xlabel="step")
         if name == "perplexity":
+            axes.set_title(f"{METRICS[name].title}, logarithmic")
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(LogFormatter())  # 40, not 4 × 10¹
             axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.4)))
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylim(0, 1)
-    figure.axes[3].set_ylim(bottom=0)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.axes[3].set_ylim(0, 1.05 * figure.axes[3].dataLim.y1)
+    figure.legend(figure.axes[0].lines, labels, loc="outside lower center", ncols=columns)
     return figure
 
 
@@ -64,7 +87,8 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     """Sentiment against KL(policy‖ref): each run a path of its validations, the optimum in black.
 
     At the end of a run a level line cuts its nats in two at the optimum: a dotted part, which the
-    sentiment needs, and a thick one, which went sideways.
+    sentiment needs, and a thick one, which went sideways. Upright bars are the noise of its first
+    and its last validation: with it a run may stand above the line that no policy can cross.
 
     Args:
         runs: of `read_run`.
@@ -73,45 +97,79 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     Returns:
         The matplotlib figure.
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(6, 5.7 + LINE * len(runs)), layout="constrained")
     axes = figure.subplots()
-    if len(runs) > 10:
-        axes.set_prop_cycle(color=matplotlib.colormaps["tab20"](range(20)))
-    for run in runs:
+    ends = []
+    for i, run in enumerate(runs):
         kl = [max(row["kl"], 0.0) for row in run["validations"]]
         sentiment = [row["sentiment"] for row in run["validations"]]
-        (line,) = axes.plot(kl, sentiment, ".-", alpha=0.7, label=label(run))
-        axes.plot(kl[-1], sentiment[-1], "o", markersize=9, color=line.get_color())
+        style = style_of(i)
+        axes.plot(kl, sentiment, **style, markersize=4, alpha=0.7, label=label(run))
+        axes.plot(kl[-1], sentiment[-1], **style, markersize=10)
+        ends.append((run["name"], (kl[-1], sentiment[-1]), style["color"]))
         nats = paid_by(run, [optimum for _, optimum in optima])
         if needed := nats.get("needed"):
-            _draw_nats(axes, needed["mean"], kl[-1], sentiment[-1], color=line.get_color())
-        if len(runs) <= 5:  # more of them would cover each other
-            axes.annotate(
-                run["name"],
-                (kl[-1], sentiment[-1]),
-                xytext=(9, -5),
-                textcoords="offset points",
-                va="top",
-                color=line.get_color(),
-                bbox=dict(facecolor="white", alpha=0.7, linewidth=0, pad=1),
-            )
-    for (title, optimum), marker in zip(optima, "dsv^<>" * len(optima)):
+            _draw_nats(axes, needed["mean"], kl[-1], sentiment[-1], color=style["color"])
+    _draw_intervals(axes, runs)
+    for (title, optimum), marker in zip(optima, "d12348" * len(optima)):
         _draw_optimum(axes, title, optimum, marker=marker)
     axes.set_xscale("asinh", linear_width=1.0)
     axes.set_xticks(KL_TICKS, [f"{tick:g}" for tick in KL_TICKS])
     axes.set_xticks([], minor=True)
     axes.set(
-        xlabel="KL(policy‖ref) of a completion, nats (linear near 0, logarithmic far from it)",
+        xlabel="KL(policy‖ref) of a completion, nats\n(linear near 0, logarithmic far from it)",
         ylabel="mean sentiment on held-out prompts",
-        title="Sentiment and KL of each run: up and to the left is better",
+        title="Sentiment and KL of each run:\nup and to the left is better",
     )
-    axes.set_xlim(0, 3 * max([1.0, *(row["kl"] for run in runs for row in run["validations"])]))
+    farthest = max([1.0, *(row["kl"] for run in runs for row in run["validations"])])
+    axes.set_xlim(-0.06, 1.5 * farthest)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+    if runs:  # whoever draws anything else makes the legend
+        figure.legend(loc="outside lower left")
+    if len(runs) <= 5:  # more of them would cover the paths
+        _name_ends(figure, axes, ends)
     return figure
+
+
+def _draw_intervals(axes, runs):
+    """Upright bars at the first and the last validation of each run."""
+    bars = [
+        (max(row["kl"], 0.0), interval["low"], interval["high"], style_of(i)["color"])
+        for i, run in enumerate(runs)
+        for row in (run["validations"][0], run["validations"][-1])
+        if (interval := sentiment_at(run, row["step"])) and interval["low"] is not None
+    ]
+    if bars:
+        x, low, high, colors = zip(*bars)
+        title = "95 % interval of a sentiment, over prompts"
+        axes.vlines(x, low, high, colors=colors, linewidth=2, alpha=0.6, label=title)
+
+
+def _name_ends(figure, axes, ends):
+    """Write the name of each run beside its end, where it covers no other name and no other end.
+
+    Args:
+        ends: (name, (x, y), color) of each run.
+    """
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # only then it is known where the axes lie
+    markers = [axes.transData.transform(place) for _, place, _ in ends]
+    half = 6 * figure.dpi / 72  # of a marker, in pixels
+    taken = [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in markers]
+    for name, place, color in ends:
+        text = axes.annotate(name, place, textcoords="offset points", va="center", color=color)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        for x, y in LABELS:
+            text.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
+            box = text.get_window_extent()
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if inside and not box.count_overlaps(taken):
+                break
+        taken.append(text.get_window_extent())
 
 
 def plot_comparison(comparison: dict, path: str | Path | None = None):
@@ -138,7 +196,7 @@ def plot_comparison(comparison: dict, path: str | Path | None = None):
         axes.hist(scores, bins=20, range=(0, 1), weights=share, color=color, label=counted)
         mean = f"mean {metrics['sentiment']:.2f}"
         axes.axvline(metrics["sentiment"], color="black", linestyle="--", label=mean)
-        figures = f"KL(policy‖ref) {metrics['kl']:.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
+        figures = f"KL(policy‖ref) {metrics['kl']:z.1f} nats, ref. ppl {metrics['perplexity']:.0f}"
         axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where it hides no bar
     panels[1].set(xlabel="sentiment score of a completion, in steps of 0.05")

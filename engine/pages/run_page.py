@@ -21,7 +21,7 @@ from engine.common import short_path, write_whole
 from engine.measuring.judge import NgramJudge
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import Optimum
-from engine.measuring.runs import Run, base_of, paid_by
+from engine.measuring.runs import Run, base_of, paid_by, sentiment_at
 from engine.measuring.tables import interval
 from engine.pages.report import PANELS, label
 from engine.pages.token_view import PAGE, TOKEN_STYLE, legend_html
@@ -32,6 +32,11 @@ NATS = {  # of `Optimum.paid` -> the title of its column
     "needed": "of these needed",
     "sideways": "sideways",
     "to_optimum": "away from what was asked",
+}
+WORDS = {  # that the page explains, beside the columns of its table
+    "policy, q, and reference, p": "the model that is trained, and the same before training",
+    "nats": "the unit of KL and entropy, of logarithms to base e: at one nat a text of the policy "
+    "is typically 2.7 times as likely under the policy as under the reference",
 }
 SAMPLE = ("step", "prompt", "completion", "sentiment", "kl")  # what the page shows of a sample
 
@@ -49,6 +54,7 @@ def write_page(runs: list[Run], optima: list[tuple[str, Optimum]], path: str | P
         style=TOKEN_STYLE + read_file("page.css"),
         legend=legend_html(),
         table=before_and_after(runs, optima),
+        words=words(),
         data=pack(page_data(runs, optima)),
         script=charts + read_file("page.js"),
     )
@@ -89,6 +95,7 @@ def page_data(runs, optima):
             name: {
                 "title": metric.title,
                 "column": metric.column,
+                "meaning": metric.meaning,
                 "digits": int(re.findall(r"\.(\d)", metric.form)[0]),
                 "percent": "%" in metric.form,
             }
@@ -111,11 +118,14 @@ def run_data(run: Run, judge: NgramJudge) -> dict:
     for sample, score in zip(samples, judge([row["completion"] for row in run["completions"]])):
         sample["judge"] = score
     figures = ("step", *CHARTS)
+    validations = [{key: row.get(key) for key in figures} for row in run["validations"]]
+    for row in (validations[0], validations[-1]):
+        row |= {k: v for k, v in (sentiment_at(run, row["step"]) or {}).items() if k != "mean"}
     return {
         "name": run["name"],
         "label": label(run),
         "manifest": manifest,
-        "validations": [{key: row.get(key) for key in figures} for row in run["validations"]],
+        "validations": validations,
         "places": nats_by_place(run),
         "samples": samples,
         "explore": [without_ids(row) for row in run["explore"]],
@@ -142,6 +152,13 @@ def without_ids(row):
     }
 
 
+def words():
+    """What the words of the page mean, a line each, as an HTML list."""
+    meant = {METRICS[name].title: METRICS[name].meaning for name in COLUMNS} | WORDS
+    lines = (f"<div><dt>{word}</dt><dd>{meaning}</dd></div>" for word, meaning in meant.items())
+    return f'<dl class="words">{"".join(lines)}</dl>'
+
+
 def before_and_after(runs, optima):
     """The figures of each base model and of each run at its end, as an HTML table."""
     titles = [METRICS[name].title for name in COLUMNS] + [*NATS.values()]
@@ -157,12 +174,15 @@ def before_and_after(runs, optima):
     for run in runs:
         nats = paid_by(run, [optimum for _, optimum in optima])
         lines.append(table_row(label(run), run["validations"][-1], nats))
-    return f"<table>{''.join(lines)}</tbody></table>"
+    return f"<table class=wide>{''.join(lines)}</tbody></table>"
 
 
 def table_row(name, figures, nats):
     """One row of `before_and_after`; `nats` of `paid_by`."""
     # The entropy is not there in a run of an older version.
     cells = [METRICS[key].form.format(figures[key]) if key in figures else "" for key in COLUMNS]
-    cells += [interval(nats[key]) if nats.get(key) else "" for key in NATS]
-    return f"<tr><td>{html.escape(name)}{''.join(f'<td>{cell}' for cell in cells)}"
+    known = [interval(nats[key]) if nats.get(key) else "" for key in NATS]
+    cells += [text.replace(" … ", "&nbsp;…&nbsp;") for text in known]  # a line may end before it
+    titles = [METRICS[key].title for key in COLUMNS] + [*NATS.values()]  # shown on a phone
+    columns = (f'<td data-name="{title}">{cell}' for title, cell in zip(titles, cells))
+    return f"<tr><td>{html.escape(name)}{''.join(columns)}"

@@ -154,4 +154,4 @@ def legend_html() -> str:
 
 
 def _nats(name, value):
-    return f"{name} {value:.2f}".replace("-", "−")
+    return f"{name} {value:z.2f}".replace("-", "−")

@@ -33,7 +33,8 @@ TEMPLATE = """\
 - **Prompts:** {train_prompts}, {prompts}. The completions were the model's own; there was no other
   text
 
-To repeat it, in this project's folder, with the `{rewards_file}` whose SHA-256 is `{rewards_sum}`:
+To repeat it, in this project's folder, with the `{rewards_file}` whose SHA-256 is
+`{rewards_sum}`{mended}:
 
 ```bash
 {command}
@@ -110,6 +111,7 @@ def model_card(run, samples):
         else "openings of film reviews, in `data.py`",
         rewards_file=shown(run["rewards_file"]),
         rewards_sum=last_sums(run)["rewards"],
+        mended=mended(run),
         command=command(options),
         options=option_rows(options),
         samples=len(samples),
@@ -119,6 +121,17 @@ def model_card(run, samples):
         figures=figure_rows(run) + nats_rows(options, samples),
         examples=examples(samples),
         versions=versions(run),
+    )
+
+
+def mended(run):
+    """That a run went on with another rewards file than it began with, where it did."""
+    began = run.get("sha256", {}).get("rewards")  # none in a run of an older version
+    if began in (None, last_sums(run)["rewards"]):
+        return ""
+    return (
+        f" (it began with another version, `{began}`, and was resumed with this one: one command "
+        "does not repeat it)"
     )
 
 

@@ -41,8 +41,9 @@ export function ticksOf(scale, low, high, count) {
 /**
  * A chart in a <figure>, drawn again whenever its width changes.
  *
- * all: the series, [{ colour, dash, points: [{ x, y, text, run, index }] }]; y null is left out.
- * options: { title, label, xScale, yScale, x: [low, high], y: [low, high], height, xTitle,
+ * all: the series, [{ colour, dash, points: [{ x, y, low, high, text, run, index }] }]; y null is
+ *   left out; low and high, where there are any, are the ends of an upright bar.
+ * options: { title: of the vertical axis, note: below it, label, xScale, yScale, x: [low, high], y: [low, high], height, xTitle,
  *   before(svg, at): what is drawn below the series, choose(run, index): on Enter or click }
  * Returns { mark(x) } which moves the dashed line of the chosen step.
  */
@@ -56,6 +57,7 @@ export function chart(figure, all, options) {
   if (options.title) {
     figure.append(Object.assign(document.createElement("figcaption"), { textContent: options.title }));
   }
+  if (options.note) figure.append(Object.assign(document.createElement("small"), { textContent: options.note }));
   const box = document.createElement("div");
   const tip = Object.assign(document.createElement("div"), { className: "tip", hidden: true });
   tip.setAttribute("role", "status");
@@ -92,6 +94,10 @@ export function chart(figure, all, options) {
       const { colour, dash } = series[i];
       const path = points.map((p) => `${at.x(p.x).toFixed(1)},${at.y(p.y).toFixed(1)}`).join(" ");
       draw(svg, "polyline", { class: "path", points: path, style: `stroke: ${colour}`, "stroke-dasharray": dash });
+      for (const { x, low, high } of points) {
+        if (low === undefined || low === null) continue;
+        draw(svg, "line", { class: "interval", x1: at.x(x), x2: at.x(x), y1: at.y(low), y2: at.y(high), style: `stroke: ${colour}` });
+      }
       points.forEach((p, k) => draw(svg, "circle", {
         class: "point", cx: at.x(p.x), cy: at.y(p.y), r: k === points.length - 1 ? 4.5 : 2.8, style: `fill: ${colour}`,
       }));

@@ -15,7 +15,7 @@ const chosen = { run: 0, index: 0, prompt: 0 };
 const PARTS = ["score", "shaped", "penalty", "reward", "advantage"];
 const sorted = { key: null, down: true };
 const colour = (i) => `var(--run-${i % 6})`;
-const dash = (i) => ["none", "6 3", "2 3"][Math.floor(i / 6) % 3];
+const dash = (i) => ["none", "8 4", "2 3", "10 3 2 3", "4 2"][i % 5]; // with the colours, 30 pairs
 
 /** An element with a class and children; texts stay texts, whatever they contain. */
 function make(name, className, ...children) {
@@ -27,7 +27,7 @@ function make(name, className, ...children) {
 
 function number(value, digits = 2) {
   if (value === null || value === undefined) return "—";
-  return value.toFixed(digits).replace("-", "−");
+  return value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
 }
 
 function written(name, value) {
@@ -60,12 +60,13 @@ function choose(run, index) {
   update();
 }
 
-function series(x, y, text) {
+function series(x, y, text, withBars = false) {
   return data.runs.map((run, i) => ({
     colour: colour(i),
     dash: dash(i),
     points: run.validations.map((row, index) => (
-      { x: row[x], y: row[y], run: i, index, text: `${run.name}, step ${row.step}: ${text(row)}` }
+      { x: row[x], y: row[y], ...(withBars && { low: row.low, high: row.high }), run: i, index,
+        text: `${run.name}, step ${row.step}: ${text(row)}` }
     )),
   }));
 }
@@ -73,14 +74,16 @@ function series(x, y, text) {
 function curves() {
   const rows = data.runs.flatMap((run) => run.validations);
   const last = Math.max(...rows.map((row) => row.step), 1);
-  return data.panels.map((name) => {
+  const drawn = data.panels.filter((name) => rows.some((row) => row[name] !== null)); // older runs lack some
+  return drawn.map((name) => {
     const values = rows.map((row) => row[name]).filter((value) => value !== null);
     const [low, high] = [Math.min(...values), Math.max(...values)];
     const ends = { sentiment: [0, 1], perplexity: [low / 1.15, high * 1.15] }[name];
     const figure = make("figure", "chart");
     $(".panels").append(figure);
     return chart(figure, series("step", name, (row) => `${data.metrics[name].title} ${written(name, row[name])}`), {
-      title: data.metrics[name].title,
+      title: data.metrics[name].title + (name === "perplexity" ? ", logarithmic scale" : ""),
+      note: data.metrics[name].meaning,
       yScale: name === "perplexity" ? "log" : "linear",
       x: [0, last],
       y: ends ?? [Math.min(low, 0), high * 1.05 || 1],
@@ -94,14 +97,15 @@ function frontier() {
   const figure = $("#frontier");
   const rows = data.runs.flatMap((run) => run.validations);
   const text = (row) => `sentiment ${written("sentiment", row.sentiment)}, ${written("kl", row.kl)} nats`;
-  const lines = series("kl", "sentiment", text);
+  const lines = series("kl", "sentiment", text, true);
   for (const { points } of lines) for (const point of points) if (point.x !== null) point.x = Math.max(point.x, 0);
-  const low = Math.min(...rows.map((row) => row.sentiment ?? 1), ...data.optima.map(({ curve }) => curve[0].low));
+  const low = Math.min(...rows.map((row) => row.low ?? row.sentiment ?? 1), ...data.optima.map(({ curve }) => curve[0].low));
   const far = Math.max(...rows.map((row) => row.kl ?? 0), ...data.optima.map(({ curve }) => curve.at(-1).kl), 1);
   chart(figure, lines, {
+    title: "mean sentiment on held-out prompts",
     label: "Sentiment against KL(policy‖ref), one path for each run",
     xScale: "symlog", x: [0, far * 1.25], y: [Math.max(Math.floor(low * 10 - 0.5) / 10, 0), 1], height: 360, choose,
-    xTitle: "KL(policy‖ref), nats",
+    xTitle: "KL(policy‖ref), nats: linear up to 1, logarithmic beyond",
     before(svg, at) {
       for (const { curve, points } of data.optima) {
         const path = (name, rows) => rows.map((row) => `${at.x(row.kl)},${at.y(row[name])}`);
@@ -124,12 +128,14 @@ function frontier() {
   }
 }
 
+const LEAST = 0.001; // nats a token that the logarithmic scale of places shows
+
 function places() {
   const lines = data.runs.map((run, i) => ({
     colour: colour(i),
     dash: dash(i),
     points: run.places.map(({ x, y }, index) => (
-      { x, y, run: i, index, text: `${run.name}, near token ${Math.round(x)}: ${y.toFixed(3)} nats a token` }
+      { x, y: Math.max(y, LEAST), run: i, index, text: `${run.name}, near token ${Math.round(x)}: ${y.toFixed(3)} nats a token` }
     )),
   }));
   const all = lines.flatMap(({ points }) => points);
@@ -138,9 +144,11 @@ function places() {
   if (!all.length) return;
   const values = all.map(({ y }) => y);
   chart($("#places"), lines, {
+    title: "KL, nats per token, logarithmic scale",
     label: "Nats per token along a text, after training, one line for each run",
+    yScale: "log",
     x: [0, Math.max(...all.map(({ x }) => x)) * 1.06],
-    y: [Math.min(...values, 0), Math.max(...values) * 1.1 || 1],
+    y: [Math.min(...values) / 1.3, Math.max(...values) * 1.3],
     xTitle: "tokens from the start of the text",
   });
 }
@@ -258,20 +266,27 @@ function showTexts(run, step) {
 
 // What GRPO saw
 
-/** What the advantage of a run is, in words; one of an older version lacks the options. */
-function advantageRule(options) {
-  if (options.own_grpo) return "what your group_advantages makes of the rewards";
-  const divisor = { batch: ", divided by the batch's standard deviation", none: "" }[options.scale_rewards];
-  return `the reward minus the group's mean${divisor ?? ", divided by its standard deviation"}`;
+/** How a run made advantages of rewards, and what follows where they are nearly equal. */
+function advantageOf({ own_grpo: own, scale_rewards: scale }) {
+  if (own) return "the advantage is what your group_advantages returned.";
+  const minus = "the advantage is the reward minus the group's mean";
+  if (scale === "none") return `${minus}, not divided by anything: nearly equal rewards have advantages near 0.`;
+  if (scale === "batch") return `${minus}, divided by the standard deviation of the batch.`;
+  return `${minus}, divided by the group's standard deviation. So where its rewards are nearly equal, small ` +
+    "differences become advantages as large as anywhere: only the order in the group and the gaps in it count.";
+}
+
+function deviation(values) {
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1));
 }
 
 function showGroups(run, step) {
-  const rule = advantageRule(run.manifest.options);
   const groups = run.explore.filter((row) => row.kind === "group" && row.validation === step);
   $("#grpo-note").textContent = groups.length
     ? `Training step ${groups[0].step}: ${groups.length} of its groups. Score → shaping → minus penalty = reward; ` +
       (groups[0].advantage
-        ? `the advantage is ${rule}. Texts with an advantage above 0 become more likely.`
+        ? `${advantageOf(run.manifest.options)} Texts with an advantage above 0 become more likely.`
         : "with --credit prefix each part of a text has an advantage of its own, by what it added to the reward.") +
       (groups[0].equal ? ` In ${Math.round(100 * groups[0].equal)} % of the step's groups all rewards were equal: no advantage.` : "")
     : "No groups were kept beside this validation.";
@@ -291,7 +306,8 @@ function showGroups(run, step) {
       body.append(make("tr", "", make("td", "text", group.completions[i]), ...cells));
     }
     table.append(body);
-    return make("div", "group", make("p", "prompt", `${group.prompt} …`), table);
+    const spread = make("p", "note", `standard deviation of its rewards: ${number(deviation(group.reward), 3)}`);
+    return make("div", "group", make("p", "prompt", `${group.prompt} …`), spread, table);
   }));
 }
 
@@ -303,7 +319,9 @@ function showSamples(run, step) {
   const rows = run.samples.filter((row) => row.step === step);
   if (sorted.key) rows.sort((a, b) => (sorted.down ? -1 : 1) * (a[sorted.key] - b[sorted.key]));
   $("#samples-note").textContent = `${rows.length} completions of ${run.label} at step ${step}. ` +
-    "A name above the figures sorts by it; a second time turns the order around.";
+    "A name above the figures sorts by it; a second time turns the order around. " +
+    `Sentiment: ${data.metrics.sentiment.meaning}. Judge: ${data.metrics.judge.meaning}, which no run was paid for. ` +
+    "KL nats: log q − log p of this text, which may be below 0.";
   const names = SORTS.map((key) => {
     const button = make("button", "", data.metrics[key].column, sorted.key !== key ? "" : sorted.down ? " ↓" : " ↑");
     button.dataset.sort = key;

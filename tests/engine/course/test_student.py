@@ -70,14 +70,16 @@ def test_every_list_of_numbers_is_welcome(values):
         ([0.5, math.nan], "f returned nan at index 1.* ' bad'"),
         ([math.inf, 0.5], "f returned inf at index 0.* ' good'"),
         ([0.5, "0.5"], "f returned '0.5' at index 1"),
-        ([[0.5, 0.5], [0.5, 0.5]], r"f returned \[0.5, 0.5\] at index 0"),
-        ([[], [0.5]], r"f returned \[\] at index 0"),
         (torch.ones(1, 2), "f returned 1 values for 2 completions"),
         ({"a": 1.0, "b": 0.5}, "f returned dict; expected a list of 2 numbers"),
         (itertools.count(), "f returned 100000 values for 2 completions"),
         ([0.5, -1e65], r"f returned -1e\+65 at index 1; expected at most 3.4e\+38, as float32"),
         (np.array([1e39, 0.0]), r"f returned 1e\+39 at index 0; expected at most 3.4e\+38"),
-        (torch.ones(2, 2), r"f returned \[1.0, 1.0\] at index 0"),
+        (
+            [[0.5, 0.1]] * 2,
+            "f returned a list of numbers for each completion; return one number for",
+        ),
+        (torch.ones(2, 2), "f returned a list of numbers for each completion; return one number"),
         (torch.tensor(0.5), "f returned one number for 2 completions; return one for each"),
         ("ab", "f returned str; expected a list of 2 numbers"),
         ([1j, 0.5], "f returned 1j at index 0"),
@@ -121,6 +123,26 @@ def test_a_function_gets_its_arguments_as_training_hands_them_over(name, given, 
 
     asked = student.as_in_training(function, name)
     assert asked(**given) == result and student.name_of(asked) == "function"
+
+
+def test_a_penalty_of_each_token_is_told_what_to_do():
+    with pytest.raises(UserError) as error:
+        check_rewards(torch.ones(2, 3), TEXTS, "kl_penalty_forward")
+    assert str(error.value) == (
+        "kl_penalty_forward returned a list of numbers for each completion; return one number for "
+        "each; .sum(-1) adds up each row."
+    )
+
+
+def test_what_is_no_completion_is_called_by_its_name():
+    names = ["reward 1 of 2", "reward 2 of 2"]
+    for values, said in (
+        ([0.5, math.nan], "f returned nan at index 1; expected a finite number. It belongs to "),
+        ([0.5], "f returned 1 values for 2 rewards; return exactly one for each."),
+    ):
+        with pytest.raises(UserError) as error:
+            check_rewards(values, names, "f", what="reward")
+        assert str(error.value) == said + ("reward 2 of 2." if "nan" in said else "")
 
 
 def test_an_error_in_student_code_names_file_and_line(tmp_path):

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 
-from engine.measuring import metrics
-from engine.measuring.optimum import Optimum
+from engine.measuring import metrics, tables
+from engine.measuring.optimum import NATS, Optimum
 from engine.measuring.tables import (
+    print_estimates,
     print_nats,
     prompting_verdict,
     target_remarks,
@@ -45,10 +48,69 @@ def test_verdicts(changes, words):
     assert words in verdict(estimates_of(**changes))
 
 
+FALL = {"sentiment": (-0.3, -0.35, -0.25), "judge": (-0.2, -0.3, -0.1)}
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        (FALL, "As asked, the sentiment fell by 0.30 and the judge by 0.20, at 2.0 nats."),
+        (
+            {**FALL, "judge": (0.004, -0.03, 0.07)},
+            "As asked, the sentiment fell by 0.30, but the judge did not follow (+0.00). Do not "
+            "trust the reward alone.",
+        ),
+        (
+            RISE,
+            "The sentiment rose by 0.30, though bad reviews were asked for; the judge says +0.20.",
+        ),
+    ],
+)
+def test_verdicts_on_a_run_that_was_asked_for_bad_reviews(changes, sentence):
+    assert verdict(estimates_of(**changes), negated=True) == sentence
+
+
+def test_what_was_asked_for_is_called_better(capsys):
+    """Sentiment, judge, share of positive texts and win rate follow the wish; the KL does not."""
+    asked = ("sentiment", "judge", "positive", "win rate")
+    fell = (-0.3, -0.35, -0.25)
+    names = ("sentiment", "judge", "positive_share", "win_rate")
+    estimates = estimates_of(kl=(2.0, 1.9, 2.1), **dict.fromkeys(names, fell))
+    for negated, mark in ((False, "worse"), (True, "better")):
+        print_estimates(estimates, negated)
+        rows = {line[1:].split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+        assert all(rows[title].split()[-1] == mark for title in asked)
+        assert rows["KL (nats)"].split()[-1] == "worse"
+
+
+def test_no_number_is_minus_zero(capsys):
+    tiny = -1e-9
+    for metric in metrics.METRICS.values():
+        assert "-" not in metric.form.format(tiny) and "-" in metric.form.format(-9)
+    estimates = estimates_of(kl=(tiny, tiny, tiny))
+    estimates["trained"]["kl"]["mean"] = tiny
+    estimates["nats"] = {name: {"mean": tiny, "low": tiny, "high": tiny} for name in NATS}
+    print_estimates(estimates)
+    print_nats(estimates, Optimum({}, {"It": [0.1, 0.9] * 50}), kl_coef=0.1)
+    shown = capsys.readouterr().out
+    assert "0.00 nats paid: 0.00 (0.00 … 0.00) needed" in shown and "+0.00" in shown
+    assert "-0" not in shown
+    assert tables.interval({"mean": tiny, "low": tiny, "high": tiny}) == "0.00 (0.00 … 0.00)"
+
+
 def reached(sentiment, kl):
     """A result of `compare_prefixes`: four prompts, two completions each."""
-    samples = [{"prompt": p, "sentiment": sentiment + d} for p in "abcd" for d in (-0.01, 0.01)]
-    return {"metrics": {"sentiment": sentiment, "kl": kl}, "samples": samples}
+    return result([sentiment] * 4, kl)
+
+
+def result(sentiments, kl):
+    """The same, with the mean sentiment of each prompt."""
+    samples = [
+        {"prompt": prompt, "sentiment": sentiment + d}
+        for prompt, sentiment in zip("abcd", sentiments)
+        for d in (-0.01, 0.01)
+    ]
+    return {"metrics": {"sentiment": sum(sentiments) / 4, "kl": kl}, "samples": samples}
 
 
 BASE = {"base": reached(0.5, 0), "base + 'Wow! '": reached(0.6, 1), "base + 'x'": reached(0.5, 9)}
@@ -68,6 +130,13 @@ BASE = {"base": reached(0.5, 0), "base + 'Wow! '": reached(0.6, 1), "base + 'x'"
             "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
             "reaches 0.90 at 2.0 nats, and 0.85 at 3.0 nats with the prefix: the two do not add "
             "up.",
+        ),
+        (  # the highest, and not clearly so
+            {"trained": reached(0.9, 2), "trained + 'Wow! '": result((0.8, 1.0, 0.8, 1.1), 3)},
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
+            "reaches 0.90 at 2.0 nats, and 0.93 at 3.0 nats with the prefix. That is no clear "
+            "difference from the trained model alone: whether the two add up, these samples do not "
+            "say.",
         ),
         ({"base + 'Wow! '": reached(0.5, 1)}, "No prefix clearly raises the sentiment of 0.50."),
     ],
@@ -135,3 +204,14 @@ def test_nats_that_nothing_is_known_of(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "0.50 (0.40 … ?) needed for a sentiment of 0.300, 0.50 (0.40 … ?) sideways" in shown
     assert "0.50 (0.40 … ?) nats away" in shown and "times the least" not in shown
+
+
+def test_a_file_of_prompts_is_told_what_it_does_not_change(tmp_path):
+    lines = []
+    console = SimpleNamespace(print=lambda text, **how: lines.append(text))
+    tables.describe_prompts(None, ["a"], console)
+    tables.describe_prompts("p.txt", ["a", "b", "a"], console)
+    assert lines == [
+        "prompts 3 of p.txt, 1 of them repeated; validation and its samples stay on the built-in "
+        "movie prompts"
+    ]

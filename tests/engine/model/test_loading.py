@@ -65,7 +65,8 @@ def test_a_path_that_leads_nowhere_is_not_asked_of_the_hub(tmp_path, monkeypatch
 
 
 def test_a_folder_without_a_model_says_so(tmp_path):
-    with pytest.raises(UserError, match="holds no model"):
+    said = "holds no model, and it is not the output folder of a run that has finished.$"
+    with pytest.raises(UserError, match=said):
         load_model(str(tmp_path))
 
 

@@ -13,6 +13,7 @@ import pytest
 from made_up_run import EVIL, write_run
 
 from engine.common import ROOT
+from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import Optimum
 from engine.measuring.runs import read_run
 from engine.pages import run_page
@@ -49,7 +50,7 @@ def explore_rows(step):
         for prompt in ("It is", EVIL)
     ]
     group = {"completions": ["one", EVIL], "score": [0.1, 0.9], "shaped": [0.1, 0.9]}
-    group |= {"penalty": [0.0, 0.1], "reward": [0.1, 0.8], "advantage": [-0.70701, 0.70701]}
+    group |= {"penalty": [-0.0001, 0.1], "reward": [0.1, 0.8], "advantage": [-0.70701, 0.70701]}
     group |= {"worst": [0, [token("one", -2.0, -2.5)]], "best": [1, [token(EVIL, -1.0, -2.0)]]}
     group |= {"step": step + 1, "equal": 0.375}
     rows.append({"kind": "group", "prompt": "The plot", **group})
@@ -101,7 +102,9 @@ def test_the_page_is_one_file_that_loads_nothing(page):
     tags.feed(text)
     assert all(source.startswith("#") for source in tags.sources)
     assert tags.tags.count("script") == 2 and "b" not in tags.tags  # names and texts are escaped
-    assert re.search(r"&lt;b&gt;run<td>0\.800.*<td>10\.00", text)  # readable without JavaScript
+    assert re.search(
+        r"&lt;b&gt;run<td[^>]*>0\.800.*<td[^>]*>10\.00", text
+    )  # readable without JavaScript
     assert "default-src 'none'" in text and not re.search(
         r"https?://(?!www\.w3\.org/2000/svg)", text
     )
@@ -209,6 +212,15 @@ def said(page):
         said.likeliest = all("#token li").length;
         said.group = all("#groups tbody tr").map((row) => all("td", row).map((c) => c.textContent));
         said.note = $("#grpo-note").textContent;
+        said.spread = $("#groups .note").textContent;
+        said.axes = all(".chart figcaption").map((title) => title.textContent);
+        said.meant = all("#curves .chart small").map((note) => note.textContent);
+        said.across = all("#frontier text, #places text").map((text) => text.textContent);
+        said.words = all(".words dt").map((word) => word.textContent);
+        said.bars = all("#frontier .interval").length;
+        said.dashes = all("#frontier .path").map((path) => path.getAttribute("stroke-dasharray"));
+        said.heights = all("#places .point").map((point) => +point.getAttribute("cy"));
+        said.ofSamples = $("#samples-note").textContent;
         $("#prompt").value = 2;
         $("#prompt").dispatchEvent(new Event("change"));
         said.best = $("#policy .sum").textContent;
@@ -264,12 +276,38 @@ def test_slider_texts_and_groups_follow_the_keyboard(said):
     assert "log q − log p−0.50" in said["walked"] and said["stops"] == [-1, 0, -1]
     assert "log q − log p−1.00" in said["hovered"]
     assert said["note"].startswith("Training step 16")
-    assert "the advantage is the reward minus the group's mean. Texts" in said["note"]
     assert "In 38 % of the step's groups all rewards were equal" in said["note"]
+    assert "not divided by anything: nearly equal rewards have advantages near 0." in said["note"]
+    assert said["spread"] == "standard deviation of its rewards: 0.495"  # 0.7 / √2
     assert said["group"] == [
         [EVIL, "0.900", "0.900", "0.100", "0.800", "+0.71"],
         ["one", "0.100", "0.100", "0.000", "0.100", "−0.71"],
     ]
+
+
+@needs_browser
+def test_every_axis_and_word_is_explained(said):
+    assert said["axes"] == [
+        "mean sentiment on held-out prompts",
+        "KL, nats per token, logarithmic scale",
+        "sentiment",
+        "KL (nats)",
+        "ref. perplexity, logarithmic scale",
+        "length (tokens)",
+        "entropy / token",
+    ]
+    assert "KL(policy‖ref), nats: linear up to 1, logarithmic beyond" in said["across"]
+    assert "tokens from the start of the text" in said["across"]
+    assert said["meant"] == [METRICS[name].meaning for name in run_page.CHARTS]
+    assert {"KL (nats)", "nats", "ref. perplexity", "entropy / token"} <= set(said["words"])
+    assert METRICS["judge"].meaning in said["ofSamples"]
+
+
+@needs_browser
+def test_runs_differ_in_dashes_and_small_nats_are_seen(said):
+    """Of the made-up texts of 48 tokens in parts of 6 the first part has 0.125 / 6 nats a token."""
+    assert len(set(said["dashes"])) == 3 and said["bars"] == 2 * 3
+    assert len(set(said["heights"])) > 1
 
 
 @needs_browser
@@ -282,7 +320,7 @@ def test_samples_sort_and_charts_answer_the_keyboard(said):
     assert said["kept"]  # the focus stays where it was
     assert said["run"] == ["old & plain", "step 15 of 30"]
     assert said["old"][0] is True and "no explore.jsonl" in said["old"][1]
-    assert (said["charts"], said["paths"], said["dots"]) == (7, 3, 4 * 3 * 3)
+    assert (said["charts"], said["paths"], said["dots"]) == (7, 3, 5 * 3 * 3)
 
 
 @needs_browser
@@ -317,6 +355,8 @@ def test_the_page_fits_a_phone_and_a_dark_screen(page, dark):
         const root = inside().documentElement;
         said.width = frame.contentWindow.innerWidth;
         said.scroll = root.scrollWidth;
+        const table = inside().querySelector(".scroll");
+        said.table = table.scrollWidth - table.clientWidth;
         said.ready = +inside().body.dataset.ready;
         const canvas = document.createElement("canvas").getContext("2d");
         const light = (colours) => {  // relative luminance of colours painted over each other
@@ -338,7 +378,7 @@ def test_the_page_fits_a_phone_and_a_dark_screen(page, dark):
         """,
         *(["--blink-settings=preferredColorScheme=0"] if dark else []),
     )
-    assert said["width"] == 390 and said["scroll"] <= 390
+    assert said["width"] == 390 and said["scroll"] <= 390 and said["table"] <= 0
     assert (said["page"] < 0.1) == dark
     assert min(said["contrast"]) > 4.5
     assert len(set(said["tints"])) == 7

@@ -1,9 +1,11 @@
+import json
+
 import pytest
 from made_up_run import write_run
 
 import evaluate
 from engine.measuring.optimum import SAMPLES, Optimum, read_optimum, settings_of
-from engine.measuring.runs import base_of, paid_by, read_run
+from engine.measuring.runs import base_of, paid_by, read_run, sentiment_at
 from engine.pages import report, run_page
 
 
@@ -28,12 +30,74 @@ def test_pictures_show_every_run(run_folder):
     run = read_run(run_folder)
     curves = report.plot_curves([run, run])
     assert [len(axes.lines) for axes in curves.axes] == [2, 2, 2, 2]
+    assert curves.axes[2].get_title() == "ref. perplexity, logarithmic"
     optimum = Optimum({}, {"It is": [i / 99 for i in range(100)]})
-    (axes,) = report.plot_frontier([run], [("", optimum)]).axes
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels[1:] == ["best possible policy", "best of 1 to 64 samples"]
+    picture = report.plot_frontier([run], [("", optimum)])
+    (axes,) = picture.axes
+    labels = [text.get_text() for text in picture.legends[0].get_texts()]
+    interval = "95 % interval of a sentiment, over prompts"
+    assert labels[1:] == [interval, "best possible policy", "best of 1 to 64 samples"]
     assert axes.lines[0].get_xdata().tolist() == [0.0, 5.0, 10.0]
     assert len(axes.lines) == 4  # the path, its end, the best policy and best of n
+
+
+def test_the_noise_of_a_start_is_drawn_beside_the_line(run_folder):
+    """Six texts, of which the two to one prompt score alike: three observations of 0, 0.6, 0.9.
+    Of the 27 draws of three, one in 27 is all 0, and one all 0.9: those are the 95 % interval."""
+    run = read_run(run_folder)
+    run["completions"] = [
+        {"step": step, "prompt": prompt, "sentiment": score}
+        for step in (0, 30)
+        for prompt, score in (("a", 0.0), ("b", 0.6), ("c", 0.9))
+        for _ in range(2)
+    ]
+    estimate = sentiment_at(run, 0)
+    assert estimate == pytest.approx({"mean": 0.5, "low": 0.0, "high": 0.9}, abs=1e-12)
+    assert sentiment_at(run, 15) is None
+    (axes,) = report.plot_frontier([run]).axes
+    (bars,) = axes.collections
+    ends = [segment.tolist() for segment in bars.get_segments()]
+    assert ends == [[[0.0, 0.0], [0.0, 0.9]], [[10.0, 0.0], [10.0, 0.9]]]
+    assert axes.get_xlim()[0] < 0  # the start is not hidden by the frame
+    run["completions"] = run["completions"][:2]  # of one prompt: nothing is known of its noise
+    assert not report.plot_frontier([run]).axes[0].collections
+
+
+def test_names_of_runs_that_end_together_do_not_cover_each_other(run_folder):
+    run = read_run(run_folder)
+    runs = [{**run, "name": f"a name of some length {i}"} for i in range(5)]
+    picture = report.plot_frontier(runs)
+    picture.draw_without_rendering()
+    (axes,) = picture.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [run["name"] for run in runs]
+    assert [box.count_overlaps(boxes) for box in boxes] == [1] * 5  # with itself
+    inside = axes.bbox
+    assert all(inside.contains(box.x0, box.y0) for box in boxes)
+    assert all(inside.contains(box.x1, box.y1) for box in boxes)
+
+
+def test_runs_differ_in_more_than_their_colour(run_folder):
+    runs = [read_run(run_folder)] * 12
+    for picture in (report.plot_frontier(runs), report.plot_curves(runs)):
+        lines = [line for line in picture.axes[0].lines if len(line.get_xdata()) == 3]
+        styles = {(line.get_color(), line.get_marker()) for line in lines}
+        assert len(styles) == 12 and len({marker for _, marker in styles}) == 7
+        assert picture.get_figwidth() <= 7.5  # at 360 pixels 10 points are 6.7 pixels or more
+
+
+def test_a_run_of_another_rewards_file_is_marked_everywhere(run_folder, tmp_path):
+    """In the legends, in the table of the page and in its choice of runs."""
+    manifest = json.loads((run_folder / "run.json").read_text())
+    manifest |= {"sha256": {"rewards": "0" * 64}, "rewards_file": "rewards.py"}
+    (run_folder / "run.json").write_text(json.dumps(manifest))
+    run = read_run(run_folder)
+    for picture in (report.plot_frontier([run]), report.plot_curves([run])):
+        texts = [text.get_text() for text in picture.legends[0].get_texts()]
+        assert texts[0] == "<b>run (forward 0.1, another rewards.py)"
+    page = run_page.page_data([run], [])
+    assert page["runs"][0]["label"] == "<b>run (forward 0.1, another rewards.py)"
+    assert "forward 0.1, another rewards.py" in run_page.before_and_after([run], [])
 
 
 def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
@@ -50,7 +114,8 @@ def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
     assert list(needed) == [0.0, nats["needed"]["mean"]]
     assert list(sideways) == [nats["needed"]["mean"], 10.0]  # to the KL of its last validation
     table = run_page.before_and_after([run], [("", optimum)])
-    assert f"<td>{nats['sideways']['mean']:.2f} (" in table and "<th>sideways" in table
+    cell = f'<td data-name="sideways">{nats["sideways"]["mean"]:.2f} ('
+    assert cell in table and "<th>sideways" in table
     other = Optimum(settings_of("gpt2", "x", 32, 1.0), scores, 0.0)
     assert paid_by(run, [other]) == {} and len(report.plot_frontier([run]).axes[0].lines) == 2
 

@@ -39,8 +39,15 @@ def test_the_card_says_what_the_run_was():
     assert "3 completions to 2 prompts" in card and "seed 3" in card and "`abc`" in card
     assert "all weights, 60 steps × 64 completions of at most 32" in card
     assert "| `kl_type` | forward | none |" in card and "output_dir" not in card
-    assert "with the `rewards.py` whose SHA-256 is `0a1b2c`" in card
+    assert "with the `rewards.py` whose SHA-256 is\n`0a1b2c`:\n" in card
     assert "None" not in card and str(ROOT) not in card and "/x/" not in card
+
+
+def test_a_run_of_two_rewards_files_says_that_one_command_does_not_repeat_it():
+    run = a_run() | {"sha256_resumed": {"rewards": "ffff"}}
+    said = "`ffff` (it began with another version, `0a1b2c`, and was resumed with this one"
+    assert said in model_card(run, SAMPLES)
+    assert "another version" not in model_card(run | {"sha256": {}}, SAMPLES)  # of an older program
 
 
 def test_the_card_says_what_the_nats_bought_where_that_is_known(tmp_path):
