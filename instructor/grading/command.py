@@ -18,9 +18,9 @@ VISIBILITIES = ("visible", "hidden", "after_due_date", "after_published")
 def parse_arguments(argv=None):
     parser = OneLineParser(description="Grade the rewards.py of a whole course in a sandbox.")
     add = parser.add_argument
-    add("submissions", help="folder or zip, also as Gradescope, Canvas or Moodle export it")
+    add("submissions", help="folder or zip, also as a platform exports it")
     add("--out", required=True, metavar="DIR", help="folder for grades and feedback")
-    add("--roster", metavar="CSV", help="gradebook of Canvas, Moodle or your own, to be filled in")
+    add("--roster", metavar="CSV", help="gradebook of a platform or your own, to be filled in")
     add("--column", default="GRPO", help="its column for the points (default: %(default)s)")
     add("--written", metavar="CSV", help="points for written answers: DIR/answers.csv, filled in")
     add("--rubric", default=str(RUBRIC), help="points per exercise (default: %(default)s)")

@@ -205,13 +205,11 @@ def claims_of(results, submissions, people, persons):
         result = result_by_path.get(submission.path)
         if submission.duplicate or result is None:
             continue
-        for member in submission.members:
-            person, level, note = match(member, people)
-            if person is None and title and exact(member.name).startswith(title):
-                found = match(Member(member.name[len(title) :]), people)
-                person, level, note = found if found.person else (person, level, note)
-            if said := persons.get(submission.student):
-                person, level, note = found_by_person(said, people)
+        if said := persons.get(submission.student):
+            found = [found_by_person(said, people)]
+        else:
+            found = [found_by_export(member, people, title) for member in submission.members]
+        for person, level, note in found:
             if note:
                 result["flags"].append(note)
             if person is not None:
@@ -219,8 +217,18 @@ def claims_of(results, submissions, people, persons):
     return claims
 
 
+def found_by_export(member, people, title):
+    """The `Match` of a member, without what the platform puts before a login if need be."""
+    found = match(member, people)
+    if found.person is None and title and exact(member.name).startswith(title):
+        shorter = match(Member(member.name[len(title) :]), people)
+        return shorter if shorter.person else found
+    return found
+
+
 def found_by_person(said, people):
-    """The `Match` of what a person has written about somebody: a number, a login, a name."""
+    """The `Match` of what a person has written about somebody: a number, a login, a name. It comes
+    before all others."""
     matches = [match(Member("", "", said), people), match(Member(said), people)]
     found = next((each for each in matches if each.person), matches[-1])
     return found._replace(level=-1) if found.person else found

@@ -6,7 +6,6 @@ this file lies beside worker.py.
 """
 
 import os
-import time
 from typing import NamedTuple
 
 INTERVAL = 0.05  # seconds between two looks
@@ -23,16 +22,17 @@ class Bounds(NamedTuple):
 
 
 BOUNDS = Bounds(threads=64, files=200, bytes=32 << 20, written=128 << 20, mapped=32)
-RECENT = 1.0  # seconds; the list of what is mapped is long, and looked at only after a change
 
 
-def overrun(pid, folder, bounds=BOUNDS):
+def overrun(pid, folder, bounds=BOUNDS, untouched=None):
     """Which bound a process exceeds, in words for the student; an empty text if none.
 
     Args:
         pid: the process.
         folder: the one that it may write to.
         bounds: the most that it may have.
+        untouched: when the folder had last changed before the process began. The list of what is
+            mapped is long: whoever has not touched the folder has no deleted files.
     """
     try:
         if len(os.listdir(f"/proc/{pid}/task")) > bounds.threads:
@@ -42,7 +42,7 @@ def overrun(pid, folder, bounds=BOUNDS):
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return ""
     files, size, changed = used(folder, enough=bounds.files)
-    if time.time() - changed < RECENT and mapped(pid) > bounds.mapped:
+    if changed != untouched and mapped(pid) > bounds.mapped:
         return f"it kept more than {bounds.mapped} deleted files in memory"
     if files > bounds.files:
         return f"its folder held more than {bounds.files} files"

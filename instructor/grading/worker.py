@@ -83,6 +83,7 @@ class Running:
 
     pid: int
     folder: str
+    untouched: float  # when the folder had last changed before
     over: str = ""  # the bound for which it was killed
     looked: float = 0.0  # when its use was last looked at
 
@@ -90,13 +91,14 @@ class Running:
 def begin(running, control, order, fds):
     """Fork the process of an order; what the grader is told."""
     try:
+        untouched = os.stat(order["folder"]).st_mtime
         pid = os.fork()
     except OSError as error:
         return {"failed": str(error)}
     else:
         if pid == 0:
             become(order, fds)
-        running[control] = Running(pid, order["folder"])
+        running[control] = Running(pid, order["folder"], untouched)
         return {}
     finally:
         for fd in fds:
@@ -109,7 +111,7 @@ def kill_if_over(process):
     if process.over or now - process.looked < watching.INTERVAL:
         return
     process.looked = now
-    process.over = watching.overrun(process.pid, process.folder)
+    process.over = watching.overrun(process.pid, process.folder, untouched=process.untouched)
     if process.over:
         os.kill(process.pid, signal.SIGKILL)
 

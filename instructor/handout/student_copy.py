@@ -135,7 +135,7 @@ def text_of(path):
 
 
 def find_leaks(folder):
-    """(file, line) wherever a line of a solution, or one as good, stands in a released file."""
+    """(file, line) wherever a released file has a line of a solution, or one that is as good."""
     lines = solution_lines()
     texts = {
         path: text_of(path)

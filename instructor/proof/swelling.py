@@ -29,6 +29,18 @@ HELD_OPEN = """
             os.unlink('x')
             file.write(bytes(1_000_000))
 """
+# Deleted files that stay on the disk, because they are mapped: neither written nor in the folder.
+MAPPED = """
+    import mmap, os, time
+    kept = []
+    for _ in range(1500):
+        with open('x', 'wb+') as file:
+            file.truncate(1_000_000)
+            kept.append(mmap.mmap(file.fileno(), 1_000_000))
+        kept[-1][::4096] = bytes(245)
+        os.unlink('x')
+    time.sleep(60)
+"""
 NESTED = """
     import os
     for i in range(3000):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from cases import Wrong
-from instructor.grading import course, examining
+from instructor.grading import course, examining, process
 from instructor.grading.command import RUBRIC
 from instructor.grading.course import Grader, grade_all
 from instructor.grading.examining import decode, examine
@@ -28,10 +28,11 @@ from instructor.grading.process import (
     Control,
     Dead,
     WorkerGone,
+    Workshop,
     flat,
     read_reply,
 )
-from instructor.grading.submission import Submission
+from instructor.grading.submission import GraderError, Submission
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 
@@ -358,6 +359,13 @@ def test_how_a_hidden_question_failed_is_not_told(tmp_path, policy, monkeypatch,
     worker = FakeWorker(tmp_path, play)
     (outcome,) = examine(worker.control, b"", [0, 1], policy, 5.0).outcomes
     assert outcome.message == {"raises": examining.HIDDEN, "ends": examining.ENDED}[how]
+
+
+def test_a_disk_without_room_is_refused(monkeypatch):
+    """One submission filled a small TMPDIR, and its neighbours were "grader error"."""
+    monkeypatch.setattr(process.shutil, "disk_usage", lambda path: SimpleNamespace(free=300 << 20))
+    with pytest.raises(GraderError, match="has 300 MB left; 2 submissions .* may need 512"):
+        Workshop(2)
 
 
 def test_a_machine_without_room_for_a_process_is_one_row(tmp_path, policy):

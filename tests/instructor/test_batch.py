@@ -19,7 +19,13 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's"),
 ]
-HOSTILE = ("42 threads", "43 files", "43 held open", "46 never reads")  # what the worker watches
+HOSTILE = (
+    "42 threads",
+    "43 files",
+    "43 held open",
+    "51 mapped",
+    "46 never reads",
+)  # what the worker watches
 HONEST = {
     "solution": (attacks.SOLUTION, "100"),
     "template": (attacks.TEMPLATE, "0"),

@@ -1,10 +1,13 @@
 """What the terminal shows of a class, and imports that are worth a look."""
 
+import re
+
 import pytest
 from grading_help import result_of
 from rich.console import Console
 
 from cases import CASES
+from engine.common import ROOT
 from instructor.grading.class_view import histogram, shares, show, what_was_written
 from instructor.grading.command import RUBRIC
 from instructor.grading.imports import unusual_imports
@@ -112,6 +115,17 @@ ODD_SOURCES = {
 def test_what_is_handed_out_has_no_unusual_imports():
     assert unusual_imports(SOLUTION) == unusual_imports(TEMPLATE) == []
     assert unusual_imports(SOLUTION + "\nimport ctypes\n") == ["ctypes"]
+
+
+def test_the_grader_itself_parses_no_submission():
+    """An f-string of 250 KB took it a minute; nobody else was graded meanwhile."""
+    for path in (ROOT / "instructor" / "grading").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert (
+            path.name == "imports.py"
+            or "import ast" not in text
+            and "compile(" not in re.sub(r"re\.compile\(", "", text)
+        )
 
 
 @pytest.mark.parametrize("name", ODD_SOURCES)

@@ -14,7 +14,9 @@ from instructor.handout.student_copy import MOVED
 
 PAGES = sorted((ROOT / "instructor").rglob("*.md"))
 IN_THE_COPY = set(MOVED.values())  # of students
-OTHERS = re.compile("NAME|USER|submission_metadata")  # files of students and of platforms
+OTHERS = re.compile(
+    r"NAME|USER|LOGIN|TIME|submission_metadata|\.py\.txt"
+)  # files of students and of platforms
 
 
 def test_every_file_that_a_page_names_exists():

@@ -102,5 +102,8 @@ def test_what_is_beyond_a_bound_is_named(tmp_path):
             kept.append(mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ))
         (tmp_path / "gone").unlink()
     assert overrun(own, tmp_path, PLENTY._replace(mapped=4)) == ""
-    assert "more than 3 deleted files" in overrun(own, tmp_path, PLENTY._replace(mapped=3))
+    few = PLENTY._replace(mapped=3)
+    assert "more than 3 deleted files" in overrun(own, tmp_path, few, untouched=1.0)
+    now = tmp_path.stat().st_mtime
+    assert overrun(own, tmp_path, few, untouched=now) == ""  # looked at after a change alone
     assert "held more than 0 files" in overrun(own, tmp_path, PLENTY._replace(files=0))
