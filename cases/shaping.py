@@ -51,7 +51,7 @@ def is_exponential_in_the_score(ask, rng):
         ]
         want = (scores / tau).exp() - 1
         meaning = f"scores {show(scores)}, temperature {tau}"
-        otherwise = "the formula: exp() of each score, nothing taken from it, nothing rounded"
+        otherwise = "the exponential: of each score, in base e, nothing taken off, nothing rounded"
         if finding := compare(got, want, meaning, mistakes, 1e-5, otherwise):
             return finding
     for tau in (0.02, 50.0):
@@ -177,9 +177,9 @@ def does_not_pay_for_repetition(ask, rng):
     empty = {  # text -> what grows with it
         " " + " ".join([word] * 40) + ".": "repetition: the length, perhaps",
         " it was good." * 12: "repetition: the number of sentences, perhaps",
-        " " + "!" * 40: "exclamation marks",
         f" {word}.": "brevity: one word earns the most",
         "": "brevity: no text at all earns the most",
+        " " + "!" * 40: "exclamation marks",
     }
     ordinary = ordinary_texts(word)
     texts = [*ordinary, *empty]

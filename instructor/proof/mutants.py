@@ -98,7 +98,6 @@ EXPLAIN = {
     "equals_the_score",
     "pulls_the_policy_back",
     "sums_the_completion",
-    "joins_ids_not_texts",
 }
 
 
