@@ -485,10 +485,12 @@ def test_check_ends_red_where_something_is_missing(tmp_path, capsys, unsolved):
 
 
 def test_groups_of_one_text_are_named(tmp_path, capsys):
-    run(tmp_path, temperature=0.01, max_steps=1, beta=0.1)
+    """And counted by group where the whole batch's deviation divides."""
+    run(tmp_path, temperature=0.01, max_steps=1, beta=0.1, scale_rewards="batch")
     shown = capsys.readouterr().out
     assert "in 100% of the groups all completions were one and the same text" in shown
     assert "advantages are 0, and only the KL term of --beta moves the policy there." in shown
+    assert "in 100% of the groups all rewards were equal" in shown
 
 
 def test_groups_with_equal_rewards_are_named(tmp_path, capsys, monkeypatch):
