@@ -88,7 +88,7 @@ class GPT2Decoder:
         self.mask = mask
         self.transformer = base.transformer
         self.output = _in_blocks(base.lm_head.weight)
-        self.blocks = [_Block(block, merge=True) for block in base.transformer.h]
+        self.blocks = [_Block(block, self._prepared) for block in base.transformer.h]
         rows, prompt = mask.shape
         heads, size = base.config.n_head, base.config.n_embd
         shape = (len(self.blocks), 2, rows, heads, prompt + max_new_tokens, size // heads)
@@ -99,43 +99,113 @@ class GPT2Decoder:
 
     def __call__(self, ids):
         """(B, V) logits of the next token, after reading `ids`: first all (B, P), then (B, 1)."""
-        start = self.seen
-        self.seen += ids.shape[1]
-        if start == 0:
-            hidden, nodes = read(self.model, ids, self.mask, self.cache)
-            return self._logits(hidden[nodes[:, -1]])
+        if self.seen == 0:
+            return self._read_prompts(ids)
+        self.seen += 1
+        logits = self._read_token(ids)
+        self.positions = self.positions + 1
+        return logits
+
+    def _read_prompts(self, ids):
+        self.seen = ids.shape[1]
+        hidden, nodes = read(self.model, ids, self.mask, self.cache)
+        return self._logits(hidden[nodes[:, -1]])
+
+    def _read_token(self, ids):
         rows, heads = self.cache.shape[2:4]
-        blocked = self.blocked[..., : self.seen]
         x = self.transformer.wte(ids[:, 0]) + self.transformer.wpe(self.positions)  # (B, E)
         for block, cache in zip(self.blocks, self.cache):
 
             def attend(qkv, cache=cache):
                 query, keys, values = _heads(qkv, rows, heads)
-                cache[0, :, :, start : self.seen] = keys
-                cache[1, :, :, start : self.seen] = values
-                keys, values = cache[:, :, :, : self.seen]
-                return _attention(query, keys, values, blocked=blocked)
+                return _attention(query, *self._remember(cache, keys, values))
 
             x = block(x, attend)
-        self.positions = self.positions + 1
         return self._logits(self.transformer.ln_f(x))
+
+    def _remember(self, cache, keys, values):
+        """Keep those of the token being read; returns all so far, and what attention adds."""
+        cache[0, :, :, self.seen - 1 : self.seen] = keys
+        cache[1, :, :, self.seen - 1 : self.seen] = values
+        keys, values = cache[:, :, :, : self.seen]
+        return keys, values, self.blocked[..., : self.seen]
+
+    def _prepared(self, layer):
+        """callable(x), a linear layer for many calls; no gradient reaches it."""
+        return _merged(layer)
 
     def _logits(self, x):
         """(B, E) -> (B, V)"""
         return (x @ self.output).transpose(0, 1).flatten(1)
 
 
+class StaticDecoder(GPT2Decoder):
+    """The same, with every tensor where it is from the start: reading a token is the same work on
+    the same memory each time, as a CUDA graph needs it.
+
+    Where the token stands is a tensor too. Attention looks at all places, and a mask is opened
+    column by column. What an adapter adds to the weights is written anew for every batch, and
+    weights that are trained in place are read as they are then.
+
+    Args:
+        rows, width: B and P of all batches.
+    """
+
+    def __init__(self, model, rows, width, max_new_tokens):
+        self.adapted = []  # (layer, its weight with the adapters in it)
+        device = model.device
+        super().__init__(model, torch.ones(rows, width, device=device).long(), max_new_tokens)
+        self.column = torch.empty(1, dtype=torch.long, device=device)  # of the next token
+
+    def start(self, ids, mask):
+        """(B, V) logits of the first token, after reading the prompts of a batch, (B, P) both."""
+        for layer, weight in self.adapted:
+            weight.copy_(_merged_weight(layer))
+        self.mask = mask
+        self.rewind()
+        self.positions.copy_(mask.sum(1))
+        self.blocked[..., : mask.shape[1]] = _blocked(mask)
+        return self._read_prompts(ids)
+
+    def rewind(self):
+        """Back to the place behind the prompts, with nothing remembered."""
+        self.cache.zero_()  # what is masked counts nothing, unless it is not even a number
+        self.blocked.fill_(LEAST)
+        self.positions.zero_()
+        self.column.fill_(self.mask.shape[1])
+
+    def __call__(self, ids):
+        """(B, V) logits of the next token, after reading one, (B, 1)."""
+        self.blocked.index_fill_(3, self.column, 0)
+        logits = self._read_token(ids)
+        self.positions.add_(1)
+        self.column.add_(1)
+        return logits
+
+    def _remember(self, cache, keys, values):
+        cache[0].index_copy_(2, self.column, keys)
+        cache[1].index_copy_(2, self.column, values)
+        return cache[0], cache[1], self.blocked
+
+    def _prepared(self, layer):
+        if not hasattr(layer, "get_delta_weight"):
+            return layer
+        weight = torch.empty_like(layer.weight)
+        self.adapted.append((layer, weight))
+        return lambda x: torch.addmm(layer.bias, x, weight)
+
+
 class _Block:
     """One transformer block.
 
     Args:
-        merge: once, for many calls, add a LoRA adapter to the weights. No gradient reaches it then.
+        prepare: callable(linear layer) -> callable(x), what is to be called in its place.
     """
 
-    def __init__(self, block, merge=False):
+    def __init__(self, block, prepare=lambda layer: layer):
         attention, mlp = block.attn, block.mlp
         layers = attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj
-        self.qkv, self.out, self.up, self.down = map(_merged, layers) if merge else layers
+        self.qkv, self.out, self.up, self.down = map(prepare, layers)
         self.norms = block.ln_1, block.ln_2
         self.activation = mlp.act
 
@@ -172,9 +242,13 @@ def _attention(query, keys, values, blocked):
 
 def _merged(layer):
     """callable(x) for a Conv1D and the LoRA adapters of it that are switched on."""
+    weight = _merged_weight(layer)
+    return lambda x: torch.addmm(layer.bias, x, weight)
+
+
+def _merged_weight(layer):
     weight = layer.weight
-    bias = layer.bias
     if hasattr(layer, "get_delta_weight") and not (layer.disable_adapters or layer.merged):
         for name in layer.active_adapters:
             weight = weight + layer.get_delta_weight(name)
-    return lambda x: torch.addmm(bias, x, weight)
+    return weight

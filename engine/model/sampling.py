@@ -1,17 +1,22 @@
 """Sample completions from a language model: for training, evaluation and the notebook."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from engine.common import UserError
-from engine.model.architecture import has_fast_rollout, is_plain_gpt2
-from engine.model.gpt2 import GPT2Decoder
+from engine.model.architecture import base_of, has_fast_rollout, is_plain_gpt2
+from engine.model.gpt2 import GPT2Decoder, StaticDecoder
 from engine.model.scoring import Models, evaluation_mode, pad, score_completions
 from engine.model.texts import end_ids, tokenize_prompts
 
-TOLERANCE = 1e-3  # nats a token, between sampling and scoring; rounding is a hundredth of it
+# Nats a token, between sampling and scoring. float32 rounds by a thousandth of it, TF32 by 4e-4 on
+# average and by 3e-3 at most.
+TOLERANCE = 1e-2
+ASK_EVERY = 8  # tokens of a recorded rollout, whether all texts have ended: who asks a GPU waits
+WARM_UP = 3  # steps before one is recorded, as PyTorch's documentation has it
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Sampling:
     temperature: float = 1.0  # above 0
     seed: int | None = 0  # makes the samples repeatable; None: torch's global random state
     batch_size: int = 64  # rows that `generate_batches` samples at a time
+    prompt_width: int = 0  # tokens of a run's longest prompt: so that all batches have one shape
 
 
 class Rows(NamedTuple):
@@ -50,7 +56,10 @@ def generate(
         prompt_ids: list of B lists of token ids.
         rows: which of a larger batch these are; the whole batch by default.
     """
-    sample = _decode if has_fast_rollout(model) else _decode_with_transformers
+    if model.device.type == "cuda" and is_plain_gpt2(model):
+        sample = _decode_recorded
+    else:
+        sample = _decode if has_fast_rollout(model) else _decode_with_transformers
     rows = rows or Rows(0, len(prompt_ids))
     with evaluation_mode(model):
         ids, log_probs = sample(model, tokenizer, prompt_ids, sampling, rows)
@@ -74,25 +83,140 @@ def _decode(model, tokenizer, prompt_ids, sampling, rows):
         next_logits = GPT2Decoder(model, mask, sampling.max_new_tokens)
     else:
         next_logits = _with_growing_cache(model, mask)
-    precise = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     ends = torch.tensor(end_ids(model, tokenizer), device=device)
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=device)
     columns, log_probs = [], []
     for uniform in _uniforms(sampling, rows, len(prompt_ids)).to(device):  # (B, 1)
-        logits = next_logits(ids).float()  # (B, V)
-        if sampling.temperature != 1:
-            logits /= sampling.temperature
-        logits -= logits.amax(1, keepdim=True)
-        # float32 sums of a long tail lose its last digits.
-        cdf = logits.exp().cumsum(1, dtype=precise)
-        ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)  # (B, 1)
-        ids = ids.clamp(max=cdf.shape[1] - 1)
+        ids, values = _draw(next_logits(ids).float(), uniform, sampling.temperature)
         columns.append(torch.where(alive[:, None], ids, tokenizer.pad_token_id))
-        log_probs.append(logits.gather(1, ids) - cdf[:, -1:].log())
-        alive = alive & ~torch.isin(ids[:, 0], ends)
+        log_probs.append(values)
+        alive = alive & (ids != ends).all(1)
         if not alive.any():
             break
     return torch.cat(columns, dim=1), torch.cat(log_probs, dim=1)
+
+
+def _draw(logits, uniform, temperature):
+    """One token for each row: (ids, log_probs), both (B, 1).
+
+    Args:
+        logits: (B, V) float32; they are overwritten.
+        uniform: (B, 1) random numbers in [0, 1).
+    """
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no float64
+    if temperature != 1:
+        logits /= temperature
+    logits -= logits.amax(1, keepdim=True)
+    # float32 sums of a long tail lose its last digits.
+    cdf = logits.exp().cumsum(1, dtype=precise)
+    ids = torch.searchsorted(cdf, uniform.to(precise) * cdf[:, -1:], right=True)
+    ids = ids.clamp(max=cdf.shape[1] - 1)
+    return ids, logits.gather(1, ids) - cdf[:, -1:].log()
+
+
+class _Shape(NamedTuple):
+    """What a recorded step holds for; another one is recorded for anything else."""
+
+    rows: int  # B
+    width: int  # P, of the prompts
+    tokens: int  # T
+    temperature: float
+    ends: tuple[int, ...]
+    padding: int
+    weights: tuple[int, ...]  # where they lie in memory
+
+
+class _Rollout:
+    """A rollout of GPT-2 whose step, sampling included, is recorded as a CUDA graph and replayed.
+
+    Python takes longer to launch the kernels of a step one by one than a GPU to run them. A graph
+    repeats them on the same memory, so that everything that changes is a tensor with a place of its
+    own; random numbers are drawn before. On a CPU the same step runs as it is.
+    """
+
+    def __init__(self, model, shape: _Shape):
+        self.shape = shape
+        self.decoder = StaticDecoder(model, shape.rows, shape.width, shape.tokens)
+        empty = functools.partial(torch.zeros, device=model.device)
+        self.uniforms = empty(shape.tokens, shape.rows, 1)
+        self.step = empty(1, dtype=torch.long)  # which token is drawn next
+        self.drawn = empty(shape.rows, 1, dtype=torch.long)  # the latest
+        self.alive = empty(shape.rows, dtype=torch.bool)
+        self.ids = empty(shape.rows, shape.tokens, dtype=torch.long)
+        self.log_probs = empty(shape.rows, shape.tokens, dtype=torch.float64)
+        self.ends = torch.tensor(shape.ends, device=model.device)
+        self.advance = self._advance
+        if model.device.type == "cuda" and shape.tokens > 1:
+            with torch.cuda.device(model.device):
+                self.advance = self._record().replay
+
+    def _record(self):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self.decoder.rewind()
+                self.step.zero_()
+                self._advance()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as those of NCCL, may go on meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._advance()
+        return graph
+
+    def __call__(self, ids, mask, uniforms):
+        """(ids, log_probs), both (B, up to T); the prompts' ids and mask are (B, P)."""
+        logits = self.decoder.start(ids, mask)
+        self.uniforms.copy_(uniforms)
+        self.step.zero_()
+        self.alive.fill_(True)
+        self._sample(logits)
+        for done in range(1, self.shape.tokens):
+            if done % ASK_EVERY == 0 and not self.alive.any():
+                break
+            self.advance()
+        else:
+            done = self.shape.tokens
+        return self.ids[:, :done].clone(), self.log_probs[:, :done].clone()
+
+    def _advance(self):
+        self._sample(self.decoder(self.drawn))
+
+    def _sample(self, logits):
+        uniform = self.uniforms.index_select(0, self.step)[0]
+        ids, log_probs = _draw(logits, uniform, self.shape.temperature)
+        shown = torch.where(self.alive[:, None], ids, self.shape.padding)
+        self.ids.index_copy_(1, self.step, shown)
+        self.log_probs.index_copy_(1, self.step, log_probs)
+        self.alive.logical_and_((ids != self.ends).all(1))
+        self.drawn.copy_(ids)
+        self.step.add_(1)
+
+
+_rollout: _Rollout | None = None  # the latest: a run has one shape
+
+
+def _decode_recorded(model, tokenizer, prompt_ids, sampling, rows):
+    """As `_decode`, for GPT-2 on a GPU."""
+    global _rollout
+    longest = max(sampling.prompt_width, *map(len, prompt_ids))
+    shape = _Shape(
+        rows=len(prompt_ids),
+        width=longest + -longest % 8,
+        tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        ends=tuple(end_ids(model, tokenizer)),
+        padding=tokenizer.pad_token_id,
+        weights=tuple(weight.data_ptr() for weight in base_of(model).parameters()),
+    )
+    if _rollout is None or _rollout.shape != shape:
+        _rollout = None  # its memory is free before the next one takes some
+        _rollout = _Rollout(model, shape)
+    ids, mask = pad(
+        prompt_ids, tokenizer.pad_token_id, "left", device=model.device, width=shape.width
+    )
+    return _rollout(ids, mask, _uniforms(sampling, rows, len(prompt_ids)))
 
 
 def _with_growing_cache(model, mask):
@@ -189,6 +313,9 @@ def generate_batches(
     """
     prompt_ids = tokenize_prompts(prompts, tokenizer, model, max_new_tokens=sampling.max_new_tokens)
     rows = range(len(prompts)) if rows is None else rows
+    longest = max(map(len, prompt_ids), default=0)
+    sampling = replace(sampling, prompt_width=max(sampling.prompt_width, longest))
+    first_seed = (sampling.seed or 0) * 100_003
     completion_ids = []
     for start in range(0, len(prompts), sampling.batch_size):
         stop = min(start + sampling.batch_size, len(prompts))
@@ -199,7 +326,7 @@ def generate_batches(
             model,
             tokenizer,
             prompt_ids[own.start : own.stop],
-            sampling=replace(sampling, seed=(sampling.seed or 0) * 100_003 + start),
+            sampling=replace(sampling, seed=first_seed + start),
             rows=Rows(own.start - start, stop - start),
         ).completion_ids
         tick()

@@ -14,19 +14,20 @@ from engine.model.output_layer import completion_log_probs
 MAX_LOG_RATIO = math.log(1000)
 
 
-def pad(sequences, padding_id, side, device=None):
+def pad(sequences, padding_id, side, device=None, width=0):
     """Lists of token ids as one tensor, and its attention mask.
 
     Args:
         sequences: B lists of token ids.
         padding_id: the id that fills the shorter ones.
         side: "left" puts the padding before them, "right" behind.
+        width: the least T; the longest list by default.
 
     Returns:
         (ids, mask), both (B, T) and int64; the mask is 1 for a real token, 0 for padding.
     """
     lengths = [len(ids) for ids in sequences]
-    width = max(lengths)
+    width = max(width, max(lengths))
 
     def rows(values, filling):  # one tensor of lists: a tensor a row takes ten times as long
         gaps = [[filling] * (width - length) for length in lengths]

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from engine.model.architecture import is_plain_gpt2
-from engine.model.gpt2 import GPT2Decoder, read
+from engine.model.gpt2 import GPT2Decoder, StaticDecoder, read
 from engine.model.loading import add_lora
 from engine.model.scoring import pad
 
@@ -27,8 +27,15 @@ def assert_decodes(model):
     """Logits after the prompts and after each further token, against unpadded whole passes."""
     ids, mask = pad(PROMPTS, 0, "left")
     decoder = GPT2Decoder(model, mask, len(NEXT[0]))
-    got = [decoder(ids), *(decoder(torch.tensor(NEXT)[:, [t]]) for t in range(len(NEXT[0])))]
-    for row, (prompt, more) in enumerate(zip(PROMPTS, NEXT)):
+    assert_logits(model, PROMPTS, [decoder(ids), *read_on(decoder)])
+
+
+def read_on(decoder):
+    return [decoder(torch.tensor(NEXT)[:, [t]]) for t in range(len(NEXT[0]))]
+
+
+def assert_logits(model, prompts, got):
+    for row, (prompt, more) in enumerate(zip(prompts, NEXT)):
         want = model(torch.tensor([prompt + more])).logits[0, len(prompt) - 1 :]
         torch.testing.assert_close(torch.stack(got)[:, row], want, atol=1e-5, rtol=1e-5)
 
@@ -63,6 +70,27 @@ def test_logits_with_an_adapter_and_with_it_switched_off(small_gpt2):
     assert got.equal(want)
     lora.merge_adapter()
     assert_decodes(lora)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@torch.no_grad()
+def test_a_static_decoder_reads_batch_after_batch(small_gpt2, lora):
+    """Weights that change in place are read as they are, those of an adapter and its switch too;
+    of the batch before nothing is left, not even what is no number."""
+    model = adapted(small_gpt2) if lora else small_gpt2
+    decoder = StaticDecoder(model, rows=3, width=8, max_new_tokens=3)
+    places = [tensor.data_ptr() for tensor in (decoder.cache, decoder.blocked, decoder.positions)]
+    for prompts in (PROMPTS, [[2, 7, 1], [8, 2, 8, 1, 8, 2, 8], [4]], PROMPTS):
+        start = pad(prompts, 0, "left", width=8)
+        assert_logits(model, prompts, [decoder.start(*start), *read_on(decoder)])
+        if lora:
+            with model.disable_adapter():
+                assert_logits(model, prompts, [decoder.start(*start), *read_on(decoder)])
+        decoder.cache.fill_(torch.nan)
+        for weight in model.parameters():
+            weight.mul_(0.9)
+    tensors = decoder.cache, decoder.blocked, decoder.positions
+    assert [tensor.data_ptr() for tensor in tensors] == places
 
 
 def changed(name):

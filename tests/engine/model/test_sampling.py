@@ -1,10 +1,21 @@
+import copy
+
 import pytest
 import torch
 
 from engine.common import UserError
 from engine.model import sampling
 from engine.model.architecture import has_fast_rollout
-from engine.model.sampling import Rows, Sampling, _scoring_error, generate, require_same_scores
+from engine.model.loading import add_lora
+from engine.model.sampling import (
+    Rows,
+    Sampling,
+    _decode,
+    _decode_recorded,
+    _scoring_error,
+    generate,
+    require_same_scores,
+)
 from engine.model.scoring import Models, compute_log_probs, pad
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
@@ -82,6 +93,94 @@ def test_the_rollout_knows_the_log_probs_of_the_training_pass(policy, temperatur
     assert list(map(len, log_probs)) == list(map(len, ids))
     got = torch.tensor([value for row in log_probs for value in row])
     torch.testing.assert_close(got, want[mask.bool()], atol=1e-4, rtol=0)
+
+
+def with_adapter(model):
+    torch.manual_seed(0)
+    lora = add_lora(copy.deepcopy(model)).eval()
+    for name, weight in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return lora
+
+
+@torch.no_grad()
+def assert_same_rollouts(model, tokenizer, prompts, batches):
+    """Today's loop and the step that a GPU repeats: same tokens, log-probabilities within 1e-5.
+
+    Args:
+        batches: (`Sampling`, number of prompts), sampled one after the other.
+    """
+    for settings, count in batches:
+        asked = model, tokenizer, prompts[:count], settings, Rows(2, 20)
+        torch.manual_seed(3)  # for a seed of None
+        want_ids, want = _decode(*asked)
+        torch.manual_seed(3)
+        ids, log_probs = _decode_recorded(*asked)
+        assert ids[:, : want_ids.shape[1]].equal(want_ids)
+        assert (ids[:, want_ids.shape[1] :] == tokenizer.pad_token_id).all()
+        torch.testing.assert_close(log_probs[:, : want.shape[1]], want, atol=1e-5, rtol=0)
+
+
+BATCHES = (  # one shape after the other, and back
+    (Sampling(12), 3),
+    (Sampling(12, seed=5), 3),
+    (Sampling(12, 0.7, seed=5), 3),
+    (Sampling(1), 3),
+    (Sampling(9, seed=None), 2),
+    (Sampling(12, prompt_width=9), 3),
+    (Sampling(12), 3),
+)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_step_that_a_gpu_repeats_samples_the_same(small_gpt2, token_ids, lora, monkeypatch):
+    monkeypatch.setattr(sampling, "_rollout", None)
+    model = with_adapter(small_gpt2) if lora else small_gpt2
+    assert_same_rollouts(model, token_ids, PROMPTS, BATCHES)
+
+
+def test_it_samples_the_same_from_a_model_that_writes(policy, monkeypatch):
+    model, tokenizer = policy
+    monkeypatch.setattr(sampling, "_rollout", None)
+    prompts = tokenizer(["It was", "My friends and I", "The"])["input_ids"]
+    assert_same_rollouts(model, tokenizer, prompts, [(Sampling(16, 1.2), 3)])
+
+
+@torch.no_grad()
+def test_a_rollout_stays_while_shape_and_weights_do(small_gpt2, token_ids, monkeypatch):
+    """A prompt that is longer than the run's longest, or a model that has moved, has another."""
+    monkeypatch.setattr(sampling, "_rollout", None)
+    other = copy.deepcopy(small_gpt2)
+    rollouts = []
+    for model, prompts, settings in (
+        (small_gpt2, PROMPTS, Sampling(6)),
+        (small_gpt2, [[3], [1], [4]], Sampling(6, seed=1)),  # 8 tokens wide, too
+        (small_gpt2, PROMPTS, Sampling(6, prompt_width=9)),
+        (small_gpt2, PROMPTS[:2], Sampling(6, prompt_width=9)),
+        (other, PROMPTS[:2], Sampling(6, prompt_width=9)),
+    ):
+        _decode_recorded(model, token_ids, prompts, settings, Rows(0, 3))
+        rollouts.append(sampling._rollout)
+    assert [rollout.shape.width for rollout in rollouts] == [8, 8, 16, 16, 16]
+    assert rollouts[0] is rollouts[1] and len(set(map(id, rollouts))) == 4
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(0.5)  # as a training step does: in place
+    got, _ = _decode_recorded(
+        other, token_ids, PROMPTS[:2], Sampling(6, prompt_width=9), Rows(0, 3)
+    )
+    want, _ = _decode(other, token_ids, PROMPTS[:2], Sampling(6), Rows(0, 3))
+    assert sampling._rollout is rollouts[-1] and got[:, : want.shape[1]].equal(want)
+
+
+@torch.no_grad()
+def test_whether_all_texts_have_ended_is_asked_seldom(small_gpt2, token_ids, monkeypatch):
+    monkeypatch.setattr(sampling, "_rollout", None)
+    monkeypatch.setattr(sampling, "end_ids", lambda *_: list(range(11)))  # every text has one token
+    ids, log_probs = _decode_recorded(small_gpt2, token_ids, PROMPTS, Sampling(20), Rows(0, 3))
+    assert ids.shape == log_probs.shape == (3, sampling.ASK_EVERY)
+    assert (ids[:, 1:] == token_ids.pad_token_id).all()
 
 
 def test_seed_repeats_and_differs(policy):
