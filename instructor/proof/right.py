@@ -21,6 +21,7 @@ VALID_PENALTIES = {
     "bent": penalty("torch.tanh(q - p)"),
     "steeper": penalty("torch.sinh((q - p).clamp(-5, 5))"),
     "difference clamped at 2": penalty("(q - p).clamp(-2, 2)"),
+    "0.85 below zero": penalty("torch.where(q > p, q - p, 0.85 * (q - p))"),
     "elu": penalty("torch.nn.functional.elu(q - p)"),
     "ratio clamped at 2": penalty("1 - (p - q).exp().clamp(max=2.0)"),
     "signed square": penalty("(q - p) * (q - p).abs()"),

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 from cases import CASES, example_report
 from engine.common import ROOT, UserError
@@ -89,3 +90,33 @@ def test_the_verdicts_of_the_page_follow_its_rule():
             and float(perplexity) <= 1.25 * exact_perplexity
         )
         assert verdict == ("holds" if holds else "does not hold")
+
+
+ON_TOYS = dict(re.findall(r"^\| .+? \| `(.+?)` \| (\S+) \| \S+ \| (?:right|wrong): ", PAGE, re.M))
+VERDICTS = dict(re.findall(r"^\| .+? \| `(.+?)` \| \S+ \| \S+ \| (right|wrong): ", PAGE, re.M))
+SPOILT = {"(q - p) / 2": "half", "(q - p) / math.log(2)": "in bits", "(q - p) * 2": "twice"}
+SPOILT["torch.where((q - p).abs() < 2, q - p, 0.0)"] = "outliers dropped"
+
+
+@pytest.mark.parametrize("cost", sorted(VERDICTS))
+def test_what_was_decided_without_training_stands_in_its_list(cost):
+    table = (VALID if VERDICTS[cost] == "right" else WRONG)["kl_penalty_forward"]
+    assert penalty(cost) in table.values() or SPOILT[cost] in table
+
+
+@pytest.mark.parametrize("title", ["elu", "cut at -0.1"])
+def test_what_a_penalty_does_on_exact_toys(title):
+    (cost,) = re.findall(rf"^\| {title} \| `(.+?)`", PAGE, re.M)
+    generator = torch.Generator().manual_seed(0)
+    p = (2 * torch.randn(4, 8, generator=generator, dtype=torch.float64)).log_softmax(-1)
+    reward = 0.1 * torch.rand(4, 8, generator=generator, dtype=torch.float64)
+    code = compile(cost, "the page", "eval")
+    logits = p
+    for _ in range(2500):
+        q = logits.log_softmax(-1)
+        net = reward - 0.1 * eval(code, {"torch": torch, "q": q, "p": p})
+        logits = logits + 2 * q.exp() * (net - (q.exp() * net).sum(-1, keepdim=True))
+    q = logits.log_softmax(-1)
+    optimum = (p + reward / 0.1).log_softmax(-1)
+    kl, best = ((x.exp() * (x - p)).sum(-1) for x in (q, optimum))
+    assert (kl / best).mean().item() == pytest.approx(float(ON_TOYS[cost]), abs=0.01)
