@@ -67,9 +67,12 @@ def folder_of(name):
 
 
 def my_runs():
-    """All finished runs of this notebook, the oldest first. (An earlier one of a name is NAME.1.)"""
-    finals = [path for path in Path("outputs/notebook").glob("*/final") if not path.parent.suffix]
-    found = [read_run(path) for path in sorted(finals, key=lambda path: path.stat().st_mtime)]
+    """All finished runs of this notebook, the oldest first; none that was trained again (NAME.1)."""
+    finals = sorted(
+        Path("outputs/notebook").glob("*/final"), key=lambda final: final.stat().st_mtime
+    )
+    folders = [final.parent for final in finals]
+    found = [read_run(f) for f in folders if not f.suffix or f.with_suffix("") not in folders]
     found = [one for one in found if one["manifest"]["options"]["preset"] == PRESET]
     if not found:
         raise UserError("there is no finished run; the cells under Training say why.")

@@ -208,7 +208,7 @@ def test_no_hint_holds_a_piece_of_the_solution():
 SMALL = {  # what the notebook says -> what is enough to try each cell
     "STEPS = 24": "STEPS = 1",
     "TRAIN_PROMPTS * 4": "TRAIN_PROMPTS",
-    "steps=60": "steps=1",
+    "reward=True, steps=60": "reward=True, steps=1",
     "num_samples=4": "num_samples=2",
     "VALIDATION_PROMPTS, base_model, 4,": "VALIDATION_PROMPTS, base_model, 2,",
 }
