@@ -200,7 +200,7 @@ def shown(value: Any) -> str:
 
 def check_rewards(
     values: Any,
-    completions: Sequence[str],
+    completions: Sequence[str] | range,
     name: str,
     device: str | torch.device = "cpu",
     what: str = "completion",
@@ -209,10 +209,11 @@ def check_rewards(
 
     Args:
         values: what came back: N finite numbers in a form that `plain_values` knows.
-        completions: the N texts it was about, to name the one that caused trouble.
+        completions: the N texts it was about, to name the one that caused trouble; range(1, N + 1)
+            where there are none.
         name: the function's name.
         device: where a tensor may lie besides the CPU.
-        what: it was asked about, if not about completions; then those are names of the N things.
+        what: each of the N numbers belongs to, if not to a completion.
 
     Raises:
         UserError: naming the function, the index and the completion.
@@ -244,8 +245,8 @@ def check_rewards(
         )
     for i, value in enumerate(values):
         if type(value) is not float or not math.isfinite(value):
-            about = f"It belongs to {completions[i]}."
-            if what == "completion":
+            about = f"It belongs to {what} {i + 1} of {len(values)}."
+            if isinstance(completions[i], str):
                 about = f"The completion was {completions[i]!r:.80}."
             raise UserError(
                 f"{name} returned {shown(value)} at index {i}; expected a finite number. {about}"
