@@ -122,9 +122,9 @@ def step_functions(rewards, options: Options) -> Functions:
     called = Called(rewards)
 
     def advantages(values, group_size):
-        names = [f"reward {i + 1} of {len(values)}" for i in range(len(values))]
         answer = called.group_advantages(values, group_size)
-        return check_rewards(answer, names, "group_advantages", what="reward")
+        rewards = range(1, len(values) + 1)
+        return check_rewards(answer, rewards, "group_advantages", what="reward")
 
     def loss(log_probs, *others):
         return check_loss(called.policy_loss(log_probs, *others), log_probs)

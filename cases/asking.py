@@ -126,21 +126,17 @@ def is_trained(given):
 
 
 def labels_of(given):
-    """A name for each number that comes back."""
+    """The texts that the numbers which come back belong to; where there are none, their numbers."""
     if is_trained(given):
-        return ["the loss", *(f"gradient {i}" for i in range(given.numel()))]
-    if (kind := kind_of(given)) == "completion":
-        return given
-    return [f"{kind} {i + 1} of {len(given)}" for i in range(len(given))]
+        return range(1, 2 + given.numel())  # the loss and its gradient
+    return given if isinstance(given[0], str) else range(1, 1 + len(given))
 
 
 def kind_of(given):
     """What a number that comes back belongs to."""
     if is_trained(given):
         return "number"
-    if isinstance(given[0], str):
-        return "completion"
-    return "row" if isinstance(given, torch.Tensor) and given.ndim == 2 else "reward"
+    return "reward" if isinstance(given, torch.Tensor) and given.ndim == 1 else "completion"
 
 
 def show(value):

@@ -7,7 +7,7 @@ import itertools
 import math
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -232,7 +232,8 @@ def plain_values(answer: Any) -> Any:
     if hasattr(answer, "tolist"):
         answer = answer.tolist()
     if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping, Set)):
-        values = [plain_values(value) for value in itertools.islice(answer, LONGEST)]
+        endless = not isinstance(answer, Sized)
+        values = list(map(plain_values, itertools.islice(answer, LONGEST if endless else None)))
         return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     if type(answer) in NUMBERS:
         try:
@@ -253,7 +254,7 @@ def shown(value: Any) -> str:
 
 def check_rewards(
     values: Any,
-    completions: Sequence[str],
+    completions: Sequence[str] | range,
     name: str,
     device: str | torch.device = "cpu",
     what: str = "completion",
@@ -263,10 +264,11 @@ def check_rewards(
     Args:
         values: what came back: N numbers in a form that `plain_values` knows, finite in float32,
             in which training reckons.
-        completions: the N texts it was about, to name the one that caused trouble.
+        completions: the N texts it was about, to name the one that caused trouble; range(1, N + 1)
+            where there are none.
         name: the function's name.
         device: where a tensor may lie besides the CPU.
-        what: it was asked about, if not about completions; then those are names of the N things.
+        what: each of the N numbers belongs to, if not to a completion.
 
     Raises:
         UserError: naming the function, the index and the completion.
@@ -300,8 +302,8 @@ def check_rewards(
         if type(value) is not float or not abs(value) <= LARGEST:
             large = type(value) is float and math.isfinite(value)
             expected = f"at most {LARGEST:.2g}, as float32 holds" if large else "a finite number"
-            about = f"It belongs to {completions[i]}."
-            if what == "completion":
+            about = f"It belongs to {what} {i + 1} of {len(values)}."
+            if isinstance(completions[i], str):
                 about = f"The completion was {completions[i]!r:.80}."
             raise UserError(
                 f"{name} returned {shown(value)} at index {i}; expected {expected}. {about}"

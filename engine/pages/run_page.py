@@ -119,8 +119,9 @@ def run_data(run: Run, judge: NgramJudge) -> dict:
         sample["judge"] = score
     figures = ("step", *CHARTS)
     validations = [{key: row.get(key) for key in figures} for row in run["validations"]]
-    for row in (validations[0], validations[-1]):
-        row |= {k: v for k, v in (sentiment_at(run, row["step"]) or {}).items() if k != "mean"}
+    for i in (0, -1):
+        noise = sentiment_at(run, run["validations"][i]["step"]) or {}
+        validations[i] |= {end: noise.get(end) for end in ("low", "high")}
     return {
         "name": run["name"],
         "label": label(run),

@@ -135,13 +135,12 @@ def test_a_penalty_of_each_token_is_told_what_to_do():
 
 
 def test_what_is_no_completion_is_called_by_its_name():
-    names = ["reward 1 of 2", "reward 2 of 2"]
     for values, said in (
         ([0.5, math.nan], "f returned nan at index 1; expected a finite number. It belongs to "),
         ([0.5], "f returned 1 values for 2 rewards; return exactly one for each."),
     ):
         with pytest.raises(UserError) as error:
-            check_rewards(values, names, "f", what="reward")
+            check_rewards(values, range(1, 3), "f", what="reward")
         assert str(error.value) == said + ("reward 2 of 2." if "nan" in said else "")
 
 
