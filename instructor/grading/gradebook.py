@@ -86,7 +86,12 @@ def read_csv(path, what):
         def read(mark):
             return csv.reader(io.StringIO(text, newline=""), delimiter=mark)
 
-        mark = max(",;\t", key=lambda mark: len(next(read(mark), [])))
+        def fits(mark):
+            """How many titles there are, none of which a mark has cut within its quotes."""
+            titles = next(read(mark), [])
+            return not any('"' in title for title in titles), len(titles)
+
+        mark = max(",;\t", key=fits)
         rows = [row for row in read(mark) if row]
     except UnicodeDecodeError as error:
         raise GraderError(f"{what} '{path}' is not UTF-8: save it as 'CSV UTF-8'.") from error

@@ -2,11 +2,13 @@
 
 import csv
 
+import pytest
 from grading_help import result_of
 
-from instructor.grading.gradebook import csv_text, write_grades
+from instructor.grading.feedback import file_names
+from instructor.grading.gradebook import cell, csv_text, read_csv, write_grades
 from instructor.grading.roster import match, people_of, read_roster, write_roster
-from instructor.grading.submission import Member
+from instructor.grading.submission import GraderError, Member
 
 
 def test_a_canvas_gradebook_is_filled_in(tmp_path):
@@ -51,3 +53,30 @@ def test_grades_open_in_a_real_reader(tmp_path):
     want = ["Núñez, José", '\'=HYPERLINK("x")', "+1", 'O"Neil', "'@sum", "line\nbreak"]
     assert table["student"].tolist() == want and table["score"].tolist() == [87.5] * 6
     assert [c for c in ("status", "max", "flags", "seconds", "sandbox") if c not in table] == []
+
+
+def test_no_formula_of_any_width_reaches_a_spreadsheet():
+    for text in ("=1+1", "＝cmd|' calc'!A0", "＠SUM(1+1)", "＋1+1", "－1+1", " =1", "\t=1", "−1+1"):
+        assert cell(text) == f"'{text}"
+    assert [cell(text) for text in ("-", "-5", "+0.5", "87,5", "a=1")] == [
+        *("-", "-5", "+0.5", "87,5", "a=1")
+    ]
+
+
+def test_no_page_of_feedback_is_written_over():
+    """`bob-2` wrote over the page that `bob` had got beside `BOB`."""
+    names = ["BOB", "bob", "bob-2", "Bob", "bob-2-2"]
+    files = file_names(names)
+    assert len({name.casefold() for name in files.values()}) == len(names) == len(files)
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_is_read_as_a_spreadsheet_has_saved_it(tmp_path, mark):
+    (tmp_path / "a.csv").write_text(
+        f'\ufeffname{mark}"a, b; c"\r\nZoë{mark}1,5\r\n'.replace("1,5", '"1,5"'), encoding="utf-8"
+    )
+    table = read_csv(tmp_path / "a.csv", "the table")
+    assert table == (["name", "a, b; c"], [["Zoë", "1,5"]], mark)
+    (tmp_path / "b.csv").write_bytes("näme;x\n".encode("latin-1"))
+    with pytest.raises(GraderError, match="is not UTF-8: save it as 'CSV UTF-8'"):
+        read_csv(tmp_path / "b.csv", "the table")

@@ -61,7 +61,8 @@ def test_file_names_are_safe_and_different():
 
 @pytest.mark.parametrize(
     "name",
-    ["class_view", "collect", "gradebook", "points", "submission", "text", "written"],
+    ["class_view", "collect", "feedback", "gradebook", "identity", "points", "submission", "text"]
+    + ["written"],
 )
 def test_examples_in_docstrings(name):
     found = doctest.testmod(importlib.import_module(f"instructor.grading.{name}"))
