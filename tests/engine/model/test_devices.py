@@ -83,3 +83,18 @@ def test_a_cpu_that_would_round_is_left_alone(monkeypatch, rounds, kept):
         assert setting.fp32_precision == kept
     finally:
         setting.fp32_precision = "none"
+
+
+@pytest.mark.gpu
+def test_a_gpu_with_tf32_multiplies_in_it():
+    """Ten bits of mantissa: relative errors of 1e-4 to 1e-3, where float32 has 1e-6."""
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    a, b = torch.randn(2, 512, 512, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    exact = a.double() @ b.double()
+    try:
+        devices.tune_device()
+        error = ((a @ b - exact).abs().mean() / exact.abs().mean()).item()
+    finally:
+        products.allow_tf32 = before
+    assert (1e-5 if devices._has_tf32() else 0) <= error < 2e-3
