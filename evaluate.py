@@ -53,7 +53,7 @@ from engine.measuring.runs import (
     run_settings,
 )
 from engine.measuring.tables import print_metrics, print_prefixes
-from engine.model.devices import tune_cpu
+from engine.model.devices import tune_device
 from engine.model.loading import load_model, load_pretrained
 from engine.options import OneLineParser, at_least, read_manifest
 from engine.pages.report import (
@@ -606,7 +606,7 @@ def _add_settings(parser, num_samples=16, prompts=True, seed=True):
 def main(argv=None):
     args = parse(argv)
     quiet_libraries()
-    tune_cpu()
+    tune_device()
     try:
         args.run(args)
     except KeyboardInterrupt:

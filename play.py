@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from engine.common import UserError, first_line, quiet_libraries, short_path
 from engine.measuring.metrics import Sample
 from engine.measuring.runs import base_name, model_of, run_settings
-from engine.model.devices import tune_cpu
+from engine.model.devices import tune_device
 from engine.options import OneLineParser
 
 
@@ -173,7 +173,7 @@ def main(argv=None):
     if importlib.util.find_spec("gradio") is None:
         sys.exit("play.py needs Gradio: pip install -r requirements-play.txt")
     quiet_libraries()
-    tune_cpu()
+    tune_device()
     try:
         page = build(args.runs, run_settings(*map(model_of, args.runs)))
         launch(page, args.port, args.no_browser)

@@ -34,14 +34,14 @@ def train(**given):
     from transformers import set_seed
 
     from engine.measuring.tables import describe_prompts, describe_run, summarise_run
-    from engine.model.devices import best_device, tune_cpu
+    from engine.model.devices import best_device, tune_device
     from engine.model.processes import join
     from engine.training.checkpoints import Safeguard
     from engine.training.preflight import require_possible
     from engine.training.run_folder import Manifest, guarded, prepare, save_final
     from reward_utils import describe_reward
 
-    tune_cpu()
+    tune_device()
     device = best_device()
     process = join(device, options.process_timeout)
     console.quiet = not process.is_first  # all processes train and validate; one shows and writes

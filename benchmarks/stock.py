@@ -59,7 +59,7 @@ def train(options: Options) -> list[dict]:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     from data import get_train_dataset
-    from engine.model.devices import best_device
+    from engine.model.devices import best_device, mixed_precision
     from engine.training.trainer import make_config
     from sentiment import load_sentiment_model
 
@@ -72,7 +72,8 @@ def train(options: Options) -> list[dict]:
     model = model.to(device)
     trainer = GRPOTrainer(
         model=model,
-        args=make_config(options, device),  # the settings of train.py
+        # The settings of train.py, in the precision that TRL would choose.
+        args=make_config(options, device, bf16=mixed_precision(device).loss == torch.bfloat16),
         reward_funcs=make_reward(options, model, tokenizer),
         train_dataset=get_train_dataset(options.prompts),
         processing_class=tokenizer,

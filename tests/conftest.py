@@ -1,4 +1,7 @@
-"""Shared fixtures. The suite needs no network, no GPU and nothing outside this repository."""
+"""Shared fixtures. The suite needs no network, no GPU and nothing outside this repository.
+
+It hides a GPU, so that its figures are a CPU's everywhere; only `pytest -m gpu` sees one.
+"""
 
 import ast
 import gc
@@ -8,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 import torch
@@ -33,6 +35,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing has asked CUDA so far
     common.hide_warnings = lambda: None  # here they are to be seen: TRL and transformers move on
     common.quiet_libraries()
     gc.freeze()  # accelerate looks for garbage after each run, in all that is imported too
@@ -70,6 +74,11 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(marker.name[:-1])
     if config.getoption("--student"):
         items[:] = [item for item in items if "rewards" in getattr(item, "fixturenames", ())]
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("for a GPU: python -m pytest -m gpu")
 
 
 @pytest.hookimpl(wrapper=True)

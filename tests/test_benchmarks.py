@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from engine.measuring.judge import NgramJudge
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import NATS
 from engine.measuring.runs import read_run
+from engine.options import PRESETS, parse_arguments, resolve_options
 
 
 @pytest.fixture
@@ -192,6 +194,87 @@ def test_a_few_steps_are_timed(program, capsys):
     pair, _, names, seconds, *_ = capsys.readouterr().out.splitlines()
     assert pair.startswith("pair 1: KL off ") and names.count("KL on") == 2
     assert len(seconds.split()) == 4 and all(float(value) > 0 for value in seconds.split())
+
+
+def test_without_a_gpu_one_line_says_so():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "gpu.py: there is no GPU here that torch could use (CUDA).\n"
+
+
+def test_the_table_of_a_gpu_and_what_failed(program):
+    gpu = program("gpu")
+
+    def broken():
+        raise UserError("train.py: no such model")
+
+    planned = {
+        "good": lambda: gpu.Found("0.5 → 0.8", (3.21, 3.6)),
+        "slow": lambda: gpu.Found("late", wrong=("70 s, at most 60", "far off")),
+        "broken": broken,
+    }
+    assert list(gpu.measure(planned)) == [
+        "| check | seconds | GiB, allocated / reserved | result |",
+        "|---|---|---|---|",
+        "| good | 0 | 3.2 / 3.6 | 0.5 → 0.8 |",
+        "| slow | 0 |  | late |",
+        "| broken | 0 |  | failed |",
+        "",
+        "- FAILED slow: 70 s, at most 60",
+        "- FAILED slow: far off",
+        "- FAILED broken: train.py: no such model",
+    ]
+    assert list(gpu.measure({"good": planned["good"]}))[-1] == "All checks passed."
+    late = list(gpu.measure({"good": planned["good"]}, minutes=-1))
+    assert late[2:] == ["| good | 0 |  | left out |", "", "- FAILED good: -1 minutes were over"]
+
+
+def test_every_training_of_a_gpu_is_one_that_can_be_asked_for(program):
+    gpu = program("gpu")
+    planned = gpu.checks("tiny/gpt2").values()
+    trainings = [check.args[0] for check in planned if getattr(check, "func", None) is gpu.train]
+    assert len(trainings) == 7
+    for training in trainings:
+        options = resolve_options(parse_arguments("", list(map(str, training.flags))))
+        assert options.sentiment_model == PRESETS["tiny"]["sentiment_model"]
+
+
+def test_a_rollout_is_compared_with_the_loop(program):
+    """Uncaptured, on a CPU; the peak is that of a GPU, so it is 0."""
+    found = program("gpu").rollout(PRESETS["tiny"]["model_name"], 8, 6)
+    assert found.wrong == () and found.peak == (0, 0)
+    assert found.result.startswith("8 of 8 rows the same, log-probabilities within ")
+
+
+@pytest.mark.slow
+def test_a_training_is_measured_and_held_to_its_limits(program):
+    gpu = program("gpu")
+    flags = ["--preset", "tiny", *gpu.FORWARD, "--max_steps", 2, "--eval_steps", 2]
+    flags += ["--batch_size", 4, "--num_generations", 2, "--max_completion_length", 4]
+    good = gpu.train(gpu.Training(flags))
+    assert good.wrong == () and good.peak == (0, 0)
+    assert good.result.startswith("2 steps, median 0.") and good.result.endswith(" nats")
+    bad = gpu.train(gpu.Training(flags, seconds=0, reserved=-1, old=True))
+    assert [line.split(", at most ")[1] for line in bad.wrong] == ["0", "-1"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_compared_with_a_whole_one(program):
+    flags = ["--preset", "tiny", "--batch_size", 4, "--num_generations", 2]
+    found = program("gpu").resume([*flags, "--max_completion_length", 4], steps=60, stop=3)
+    assert found == ("weights equal to the last bit", None, ())
+
+
+@pytest.mark.slow
+def test_the_tests_for_a_gpu_are_skipped_in_one_line(program):
+    found = program("gpu").suite()
+    assert re.fullmatch(r"\d+ skipped, \d+ deselected in .*", found.result) and not found.wrong
 
 
 def test_a_program_that_fails_is_one_line(program):

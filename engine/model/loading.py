@@ -220,7 +220,7 @@ def load_models(model_name: str, device, use_peft=False):
     from engine.model.scoring import Models
 
     policy, tokenizer = load_model(model_name, device)
-    amp_dtype = mixed_precision(policy.device).autocast
+    amp_dtype = mixed_precision(policy.device).scores
     if use_peft:
         return Models(add_lora(policy), None, tokenizer, amp_dtype)
     reference = copy.deepcopy(policy).requires_grad_(False)

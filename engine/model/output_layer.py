@@ -12,7 +12,8 @@ import torch
 from engine.model.architecture import base_of
 from engine.model.gpt2 import read
 
-LOGITS = 2**20  # made at a time: 4 MB in float32
+LOGITS = 2**20  # made at a time: 4 MB in float32, which a processor's cache holds
+LOGITS_OF_GPU = 2**26  # likewise, 256 MB: a GPU is faster with few large products
 
 
 class TokenLogProbs(NamedTuple):
@@ -120,7 +121,8 @@ def _over_vocabulary(hidden, weight, average=False, keep=False):
     sums = hidden.new_zeros(len(hidden), 1)
     means = torch.zeros_like(hidden)
     parts = []
-    for part in weight.split(max(64, LOGITS // max(1, len(hidden)))):
+    most = LOGITS_OF_GPU if hidden.device.type == "cuda" else LOGITS
+    for part in weight.split(max(64, most // max(1, len(hidden)))):
         z = hidden @ part.t()
         before = top
         top = torch.maximum(top, z.amax(1, keepdim=True))

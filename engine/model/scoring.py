@@ -160,7 +160,7 @@ class Models(NamedTuple):
     policy: Any
     ref: Any  # the frozen reference; None: the policy with its LoRA adapter switched off
     tokenizer: Any
-    amp_dtype: torch.dtype | None = None  # autocast type of both passes; None: float32
+    amp_dtype: torch.dtype | None = None  # autocast type of both passes; None: that of the rollout
 
 
 class LogProbs(NamedTuple):
@@ -187,9 +187,9 @@ def policy_and_ref_log_probs(
     """Per-token log-probabilities of sampled completions under the policy and the reference.
 
     Both models read the same ids in the same numeric type, so that equal models give equal
-    numbers. In float32, `sampled_log_probs` save the policy's pass: equal models then give numbers
-    within 1e-4 of each other. Under autocast they would differ by what bfloat16 rounds, 0.14 nats
-    a completion and more, so both models are asked there.
+    numbers. `sampled_log_probs` save the policy's pass: equal models then give numbers within 1e-4
+    of each other, in TF32 within 1e-2. Under autocast they would differ by what bfloat16 rounds,
+    0.14 nats a completion and more, so both models are asked there.
 
     Args:
         models: the policy is the one that sampled.
@@ -197,6 +197,10 @@ def policy_and_ref_log_probs(
         temperature: of the sampling.
         ref_prompt_ids: what the reference reads in place of `prompt_ids`, if it is not the same.
         sampled_log_probs: lists of B lists, the policy's, as `sampling.generate` returns them.
+
+    Returns:
+        `LogProbs` on the CPU, wherever the models are: what is made of them is small, and would
+        have a GPU waited for at every number.
     """
     device = models.policy.device
     autocast = torch.autocast(
@@ -211,11 +215,11 @@ def policy_and_ref_log_probs(
             ref_log_probs, mask = score(reference, ref_prompt_ids or prompt_ids)
         if sampled_log_probs is None or models.amp_dtype is not None:
             policy_log_probs, _ = score(models.policy, prompt_ids)
-        else:
-            policy_log_probs = torch.zeros_like(ref_log_probs)
-            policy_log_probs[mask] = torch.tensor(
-                [value for row in sampled_log_probs for value in row], device=device
-            )
+            policy_log_probs, ref_log_probs = torch.stack([policy_log_probs, ref_log_probs]).cpu()
+            return LogProbs(policy_log_probs, ref_log_probs, mask.cpu())
+    ref_log_probs, mask = ref_log_probs.cpu(), mask.cpu()
+    policy_log_probs = torch.zeros_like(ref_log_probs)
+    policy_log_probs[mask] = torch.tensor([value for row in sampled_log_probs for value in row])
     return LogProbs(policy_log_probs, ref_log_probs, mask)
 
 

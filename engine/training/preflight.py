@@ -23,6 +23,7 @@ from engine.training.trackers import require_tracker
 GOOD, DOUBTFUL, BAD = "[green]✓[/]", "[yellow]?[/]", "[red]✗[/]"
 ADAM = 3  # copies of the weights in a checkpoint: the weights and two moments
 PROGRAM = 0.8e9  # bytes of Python with torch, transformers and TRL before any model
+WORK_SPACE = 0.25e9  # bytes on a GPU: of cuBLAS, the logits made at a time, gaps
 
 
 def require_possible(options):
@@ -93,40 +94,65 @@ def check_device():
 
 def weights_of(config):
     """About how many weights a transformer has: embeddings, and 12 h² a layer."""
-    hidden, layers = config.hidden_size, config.num_hidden_layers
     places = getattr(config, "max_position_embeddings", 512)
+    return (config.vocab_size + places) * config.hidden_size + weights_of_layers(config)
+
+
+def weights_of_layers(config):
+    hidden = config.hidden_size
     inner = getattr(config, "n_inner", None) or getattr(config, "intermediate_size", 4 * hidden)
-    return (config.vocab_size + places) * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
+    return config.num_hidden_layers * (4 * hidden**2 + 2 * hidden * inner)
 
 
-def memory_of_a_step(options, config, classifier, prompt_tokens=12):
-    """Bytes that a run needs at most: an estimate.
+def memory_of_a_step(options, config, classifier, gpu, prompt_tokens=12):
+    """Bytes that a run needs at most: an estimate, of the memory of a GPU or of the machine.
 
-    Within a third of what we measured where TRL makes the log-probabilities. A GPT-2 on a CPU,
-    where `engine.model.output_layer` does, takes about half.
-
-    The program; float32 weights, gradients and two Adam moments of the policy; weights of the
-    reference and of the sentiment model; what backward keeps: about 40 values per token, layer and
-    hidden unit, and four copies of the completion's logits.
+    float32 weights, gradients and two Adam moments of the policy; weights of the reference, of
+    TRL's own one with --beta, and of the sentiment model; and what `on_gpu` or `on_cpu` adds.
     """
     weights = weights_of(config)
-    own = 0.03 if options.use_peft else 1.0
+    trained = 0.03 if options.use_peft else 1.0
+    references = (not options.use_peft) * (1 + (options.beta > 0))
+    models = (1 + 3 * trained + references) * weights + weights_of(classifier)
     tokens = options.batch_size * (options.max_completion_length + prompt_tokens)
+    return 4 * models + (on_gpu if gpu else on_cpu)(options, config, tokens)
+
+
+def on_gpu(options, config, tokens):
+    """What a step keeps beside the models, for batches of so many tokens: bytes.
+
+    Within a sixth of what PyTorch had reserved on an H200 (`docs/gpu.md`). Autocast's copy of the
+    weights; what backward keeps, 34 bytes per token, layer and hidden unit in 16 bits (Korthikanti
+    et al. 2022, arXiv 2205.05198); keys and values of the rollout, and with LoRA the weights that
+    it has merged; work space.
+    """
+    units = tokens * config.num_hidden_layers * config.hidden_size
+    merged = 4 * weights_of_layers(config) if options.use_peft else 0
+    return 2 * weights_of(config) + 34 * units + 2 * 4 * units + merged + WORK_SPACE
+
+
+def on_cpu(options, config, tokens):
+    """The same, in the memory of the machine.
+
+    Within a third of what we measured where TRL makes the log-probabilities. A GPT-2, where
+    `engine.model.output_layer` does, takes about half.
+
+    The program; what backward keeps: about 40 values per token, layer and hidden unit, and four
+    copies of the completion's logits.
+    """
     kept = 40 * tokens * config.num_hidden_layers * config.hidden_size
     logits = 4 * options.batch_size * options.max_completion_length * config.vocab_size
-    reference = 0 if options.use_peft else weights
-    models = weights + 3 * own * weights + reference + weights_of(classifier)
-    return PROGRAM + 4 * (models + kept + logits)
+    return PROGRAM + 4 * (kept + logits)
 
 
 def free_memory():
-    """Bytes that a run could take: of the GPU where there is one, else of the machine."""
+    """(bytes that a run could take, whether they are a GPU's): else they are the machine's."""
     import psutil
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+        return torch.cuda.mem_get_info()[0], True
+    return psutil.virtual_memory().available, False
 
 
 def gigabytes(size):
@@ -134,8 +160,8 @@ def gigabytes(size):
 
 
 def check_memory(options, config, classifier):
-    need = memory_of_a_step(options, config, classifier)
-    free = free_memory()
+    free, gpu = free_memory()
+    need = memory_of_a_step(options, config, classifier, gpu)
     text = f"about {gigabytes(need)} needed, {gigabytes(free)} free"
     if need > free:
         return BAD, f"{text}; --use_peft, a smaller --batch_size or --max_completion_length"

@@ -48,6 +48,7 @@ class BatchTrainer(GRPOTrainer):
         self.models = models
         self.prompt_ids = prompt_ids
         self.functions = functions
+        self.loss_dtype = mixed_precision(models.policy.device).loss
         self.sharded = is_sharded()
         self.kl_control = None
         if options.kl_target is not None:
@@ -76,7 +77,12 @@ class BatchTrainer(GRPOTrainer):
             self.models.policy,
             self.models.tokenizer,
             prompt_ids,
-            sampling=Sampling(self.options.max_completion_length, self.options.temperature, seed),
+            sampling=Sampling(
+                self.options.max_completion_length,
+                self.options.temperature,
+                seed,
+                prompt_width=max(map(len, self.prompt_ids.values())),
+            ),
             rows=Rows(process.index * len(prompts), process.count * len(prompts)),
         )
         return {
@@ -192,11 +198,13 @@ class BatchTrainer(GRPOTrainer):
         times. Dropout does not act here.
         """
         policy = self.accelerator.unwrap_model(model)
-        on_cpu = base_of(policy).device.type == "cpu" and self.models.amp_dtype is None
-        if model is self.ref_model or not on_cpu or not is_plain_gpt2(policy):
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
+        device = base_of(policy).device.type
+        mixed = self.loss_dtype is not None
+        if model is self.ref_model or mixed or device != "cpu" or not is_plain_gpt2(policy):
+            with torch.autocast(device, dtype=self.loss_dtype, enabled=mixed):
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+                )
 
         def read():
             asked = attention_mask[:, -logits_to_keep:] != 0
@@ -250,9 +258,15 @@ def loadable_reference(models: Models, needed):
         config.name_or_path = named
 
 
-def make_config(options: Options, device) -> GRPOConfig:
-    """TRL's configuration of a run."""
-    precision = mixed_precision(device)
+def make_config(options: Options, device, bf16=False) -> GRPOConfig:
+    """TRL's configuration of a run.
+
+    Args:
+        bf16: have accelerate run every pass of the policy in bfloat16, as TRL does by default. Here
+            only its loss is, and `BatchTrainer` sees to that: a model that accelerate has wrapped
+            would be read otherwise than its reference. float16 needs accelerate, which scales the
+            gradient.
+    """
     return GRPOConfig(
         output_dir=options.output_dir,
         max_steps=options.max_steps,
@@ -280,6 +294,6 @@ def make_config(options: Options, device) -> GRPOConfig:
         report_to=options.report_to,
         project=PROJECT,
         run_name=Path(options.output_dir).name,
-        bf16=precision.bf16,  # TRL's default, on a CPU too
-        fp16=precision.fp16,
+        bf16=bf16,  # or TRL would choose it, on a CPU too
+        fp16=mixed_precision(device).loss == torch.float16,
     )

@@ -12,8 +12,8 @@ def test_tuned_cpu_multiplies_in_float32():
     """Every kind of product of a training step: forward, both of backward, batched, one row."""
     code = """
 import torch
-from engine.model.devices import tune_cpu
-tune_cpu()
+from engine.model.devices import tune_device
+tune_device()
 for rows, inner, columns in [(64, 256, 768), (2368, 1024, 256), (256, 2368, 1024), (1, 768, 99)]:
     a, b = torch.randn(rows, inner), torch.randn(inner, columns)
     exact = a.double() @ b.double()
@@ -38,8 +38,32 @@ def test_onednn_multiplies_where_mkl_has_no_code_for_avx512(
     monkeypatch.setattr(devices, "_made_by_intel", lambda: intel)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(devices, "_multiply_with_onednn", lambda: called.append(True))
-    devices.tune_cpu()
+    devices.tune_device()
     assert bool(called) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "tf32", "loss", "scores"),
+    [
+        ("cuda", True, torch.bfloat16, None),
+        ("cuda", False, torch.float16, torch.float16),
+        ("cpu", False, None, None),
+        ("mps", False, None, None),
+    ],
+)
+def test_what_runs_in_which_type(monkeypatch, device, tf32, loss, scores):
+    monkeypatch.setattr(devices, "_has_tf32", lambda: tf32)
+    assert devices.mixed_precision(torch.device(device)) == (loss, scores)
+    monkeypatch.setattr(devices, "best_device", lambda: torch.device(device))
+    monkeypatch.setattr(devices, "_keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    products = torch.backends.cuda.matmul
+    assert not products.allow_tf32
+    try:
+        devices.tune_device()
+        assert products.allow_tf32 == tf32
+    finally:
+        products.allow_tf32 = False
 
 
 @pytest.mark.parametrize(("rounds", "kept"), [(False, "bf16"), (True, "none")])
@@ -59,3 +83,18 @@ def test_a_cpu_that_would_round_is_left_alone(monkeypatch, rounds, kept):
         assert setting.fp32_precision == kept
     finally:
         setting.fp32_precision = "none"
+
+
+@pytest.mark.gpu
+def test_a_gpu_with_tf32_multiplies_in_it():
+    """Ten bits of mantissa: relative errors of 1e-4 to 1e-3, where float32 has 1e-6."""
+    products = torch.backends.cuda.matmul
+    before = products.allow_tf32
+    a, b = torch.randn(2, 512, 512, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    exact = a.double() @ b.double()
+    try:
+        devices.tune_device()
+        error = ((a @ b - exact).abs().mean() / exact.abs().mean()).item()
+    finally:
+        products.allow_tf32 = before
+    assert (1e-5 if devices._has_tf32() else 0) <= error < 2e-3

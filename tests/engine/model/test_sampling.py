@@ -147,6 +147,39 @@ def test_it_samples_the_same_from_a_model_that_writes(policy, monkeypatch):
     assert_same_rollouts(model, tokenizer, prompts, [(Sampling(16, 1.2), 3)])
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_recorded_step_samples_the_same(small_gpt2, token_ids, lora, monkeypatch):
+    """The same on a GPU, where the step is a graph; after a change of the weights too."""
+    monkeypatch.setattr(sampling, "_rollout", None)
+    model = (with_adapter(small_gpt2) if lora else small_gpt2).cuda()
+    assert_same_rollouts(model, token_ids, PROMPTS, BATCHES)
+    graph = sampling._rollout.advance.__self__
+    assert isinstance(graph, torch.cuda.CUDAGraph)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(0.9)
+    assert_same_rollouts(model, token_ids, PROMPTS, BATCHES[-1:])
+    assert sampling._rollout.advance.__self__ is graph
+
+
+@pytest.mark.gpu
+def test_a_gpu_samples_by_the_recorded_step_and_keeps_one_shape(policy, monkeypatch):
+    """What `generate` takes; and memory does not grow with the shapes that were asked for."""
+    monkeypatch.setattr(sampling, "_rollout", None)
+    model, tokenizer = copy.deepcopy(policy[0]).cuda(), policy[1]
+    prompts = tokenizer(["It was", "My friends and I", "The"] * 8)["input_ids"]
+    assert_same_rollouts(model, tokenizer, prompts, [(Sampling(32), 24)])
+    monkeypatch.setattr(sampling, "_decode", None)  # not by the loop
+    taken = []
+    for count in (24, 20, 16, 12, 24):
+        ids, log_probs = generate(model, tokenizer, prompts[:count], Sampling(32))
+        assert list(map(len, ids)) == list(map(len, log_probs))
+        torch.cuda.empty_cache()
+        taken.append(torch.cuda.memory_reserved())
+    assert taken[-1] <= 1.1 * taken[0]
+
+
 @torch.no_grad()
 def test_a_rollout_stays_while_shape_and_weights_do(small_gpt2, token_ids, monkeypatch):
     """A prompt that is longer than the run's longest, or a model that has moved, has another."""

@@ -179,3 +179,18 @@ def test_under_autocast_both_models_are_asked_in_the_same_way(policy):
     models = Models(model, copy.deepcopy(model), tokenizer, torch.bfloat16)
     q, p, _ = policy_and_ref_log_probs(models, prompt_ids, ids, sampled_log_probs=sampled)
     assert q.equal(p) and q.abs().sum() > 0
+
+
+@pytest.mark.gpu
+def test_log_probs_of_a_gpu_reach_the_cpu(policy):
+    model, tokenizer = copy.deepcopy(policy[0]).cuda(), policy[1]
+    prompt_ids = tokenizer(STARTS * 4)["input_ids"]
+    ids, sampled = generate(model, tokenizer, prompt_ids, Sampling(16, seed=3))
+    models = Models(model, copy.deepcopy(model), tokenizer)
+    for known in (sampled, None):
+        found = policy_and_ref_log_probs(models, prompt_ids, ids, sampled_log_probs=known)
+        assert {values.device.type for values in found} == {"cpu"}
+        torch.testing.assert_close(found.policy, found.ref, atol=1e-4, rtol=0)
+        on_cpu = Models(policy[0], policy[0], tokenizer)
+        want = policy_and_ref_log_probs(on_cpu, prompt_ids, ids).ref
+        torch.testing.assert_close(found.ref, want, atol=1e-3, rtol=0)

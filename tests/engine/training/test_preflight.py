@@ -61,15 +61,41 @@ def test_memory_is_near_what_was_measured(policy, classifier):
     lora = resolve_options({"preset": "medium", "use_peft": True})
     measured = ((tiny, policy[0].config, 2.1e9), (quick, gpt2_config(), 8.3e9))
     for options, config, peak in (*measured, (lora, gpt2_config(), 9.0e9)):
-        need = preflight.memory_of_a_step(options, config, scorer)
+        need = preflight.memory_of_a_step(options, config, scorer, gpu=False)
         assert need == pytest.approx(peak, rel=1 / 3)
+
+
+def nlptown():
+    from transformers import BertConfig
+
+    return BertConfig(vocab_size=105879)
+
+
+QUICK, MEDIUM = {"preset": "quick"}, {"preset": "medium"}
+RESERVED = {  # GiB at most on an H200 (docs/gpu.md): options, size of the sentiment model
+    "tiny": ({"preset": "tiny"}, False, 0.5),
+    "quick": (QUICK, False, 3.6),
+    "medium": (MEDIUM, False, 3.7),
+    "nlptown": (MEDIUM, True, 4.9),
+    "LoRA": (MEDIUM | {"use_peft": True}, False, 2.8),
+    "beta": (MEDIUM | {"beta": 0.1}, False, 4.8),
+}
+
+
+@pytest.mark.parametrize("case", RESERVED)
+def test_memory_of_a_gpu_is_near_what_was_measured(policy, classifier, case):
+    given, large, peak = RESERVED[case]
+    config = policy[0].config if case == "tiny" else gpt2_config()
+    scorer = nlptown() if large else classifier[0].config
+    need = preflight.memory_of_a_step(resolve_options(given), config, scorer, gpu=True)
+    assert need == pytest.approx(peak * 2**30, rel=0.3)
 
 
 def test_too_little_memory_or_disk_is_a_cross(policy, classifier, monkeypatch, tmp_path):
     options = resolve_options({"preset": "tiny", "output_dir": str(tmp_path / "a" / "b")})
     configs = policy[0].config, classifier[0].config
     for free, mark in ((1e8, preflight.BAD), (1.7e9, preflight.DOUBTFUL), (9e9, preflight.GOOD)):
-        monkeypatch.setattr(preflight, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(preflight, "free_memory", lambda free=free: (free, False))
         assert preflight.check_memory(options, *configs)[0] == mark
     assert preflight.check_disk(options, configs[0])[0] == preflight.GOOD
     usage = preflight.shutil.disk_usage(tmp_path)

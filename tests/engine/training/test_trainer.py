@@ -52,6 +52,7 @@ def test_no_attribute_of_the_trainer_collides_with_one_of_the_library():
         "functions",
         "sharded",
         "kl_control",
+        "loss_dtype",
         "batch",
     ):
         assert f"self.{name} " not in source and f"self.{name}." not in source
@@ -63,6 +64,7 @@ def bare_trainer(model, **options):
     trainer.options = resolve_options(options)
     trainer.models = Models(model, None, None)
     trainer.ref_model = None
+    trainer.loss_dtype = None
     trainer.args = SimpleNamespace(report_to=[])
     trainer.state = SimpleNamespace(global_step=0)
     trainer.accelerator = SimpleNamespace(
@@ -123,15 +125,16 @@ def test_where_it_cannot_compute_the_same_trl_does(small_gpt2, small_bloom, monk
     model = small_bloom if case == "another architecture" else small_gpt2
     trainer = bare_trainer(model)
     if case == "autocast":
-        trainer.models = trainer.models._replace(amp_dtype=torch.bfloat16)
+        trainer.loss_dtype = torch.bfloat16
     if case == "the reference of --beta":
         trainer.ref_model = model
     by_trl = []
-    monkeypatch.setattr(
-        GRPOTrainer,
-        "_get_per_token_logps_and_entropies",
-        lambda self, model, *args, **kwargs: by_trl.append(model),
-    )
+
+    def trls(self, model, *args, **kwargs):
+        by_trl.append(model)
+        assert torch.is_autocast_enabled("cpu") == (case == "autocast")
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", trls)
     ids = torch.tensor([[3, 1, 4]])
     trainer._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 1)
     assert by_trl == [model]
