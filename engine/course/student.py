@@ -216,9 +216,6 @@ def plain_values(answer: Any) -> Any:
         answer = answer.detach().cpu().to_dense()
     if hasattr(answer, "tolist"):
         answer = answer.tolist()
-    if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping, Set)):
-        values = [plain_values(value) for value in itertools.islice(answer, LONGEST)]
-        return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     if type(answer) in NUMBERS:
         try:
             return float(answer)
@@ -226,6 +223,9 @@ def plain_values(answer: Any) -> Any:
             return math.inf if answer > 0 else -math.inf
         except ValueError:  # a Decimal that signals
             return math.nan
+    if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping, Set)):
+        values = [plain_values(value) for value in itertools.islice(answer, LONGEST)]
+        return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     return answer
 
 
