@@ -475,9 +475,9 @@ def _settings(args, *models):
     from transformers import AutoConfig
 
     named = [model for model in models if model]
+    settings = run_settings(*named)
     for model in named:
         load_pretrained(AutoConfig, model)
-    settings = run_settings(*named)
     given = {name: getattr(args, name, None) for name in (*settings, "seed")}
     return settings | {name: value for name, value in given.items() if value is not None}
 

@@ -129,7 +129,7 @@ PER_TOKEN = """
 def sentiment_reward(completions, **kwargs):
     return [0.0, 1.0]
 def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
-    return kl_coef * (policy_log_probs - ref_log_probs) * mask
+    return kl_coef * 0.5 * mask
 def group_advantages(rewards, group_size):
     return (rewards - rewards.mean()) / 0
 def policy_loss(log_probs, old_log_probs, advantages, mask, epsilon=0.2):

@@ -119,7 +119,10 @@ def test_an_output_folder_that_cannot_be_written(capsys, tmp_path):
         ("return [float('nan')] * len(completions)", "returned nan at index 0"),
         ("return [float('inf')] * len(completions)", "returned inf at index 0"),
         ("return ['good'] * len(completions)", "returned 'good' at index 0"),
-        ("return [[1.0]] * len(completions)", r"returned \[1.0\] at index 0"),
+        (
+            "return [[1.0, 0.5]] * len(completions)",
+            "returned a list of numbers for each completion",
+        ),
         ("return completions[99]", r"IndexError.*rewards.py, line 2"),
         (
             "raise SystemExit",
@@ -457,8 +460,8 @@ def test_prompts_file_is_what_the_policy_sees(tmp_path, capsys):
     (tmp_path / "p.txt").write_text("Nobody\nEverybody\nNobody\n", encoding="utf-8")
     trainer, _ = run(tmp_path, prompts=str(tmp_path / "p.txt"), max_steps=3)
     assert set(trainer.train_dataset["prompt"]) == {"Nobody", "Everybody"}
-    text = f"prompts 3 of {tmp_path / 'p.txt'}, 1 of them repeated; validation stays"
-    assert capsys.readouterr().out.count(text) == 1
+    text = f"prompts 3 of {tmp_path / 'p.txt'}, 1 of them repeated; validation and its samples stay"
+    assert " ".join(capsys.readouterr().out.split()).count(text) == 1
 
 
 def test_check_refuses_a_folder_of_other_files(tmp_path, capsys):

@@ -43,7 +43,7 @@ class Fence:
             return ""
         path = Path(os.path.realpath(os.fsdecode(args[0])))
         if self.writes(*args[1:]) and path.parts[:2] != ("/", "dev"):
-            if self.folder in path.parents or "__pycache__" in path.parts:
+            if self.folder in (path, *path.parents) or "__pycache__" in path.parts:
                 return ""
             return f"The grader lets a submission write into the temporary folder only, not {path}"
         beside = self.path.parent in path.parents and Path(sys.prefix) not in path.parents

@@ -231,10 +231,6 @@ def plain_values(answer: Any) -> Any:
         answer = answer.detach().cpu().to_dense()
     if hasattr(answer, "tolist"):
         answer = answer.tolist()
-    if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping, Set)):
-        endless = not isinstance(answer, Sized)
-        values = list(map(plain_values, itertools.islice(answer, LONGEST if endless else None)))
-        return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     if type(answer) in NUMBERS:
         try:
             return float(answer)
@@ -242,6 +238,10 @@ def plain_values(answer: Any) -> Any:
             return math.inf if answer > 0 else -math.inf
         except ValueError:  # a Decimal that signals
             return math.nan
+    if isinstance(answer, Iterable) and not isinstance(answer, (str, bytes, Mapping, Set)):
+        endless = not isinstance(answer, Sized)
+        values = list(map(plain_values, itertools.islice(answer, LONGEST if endless else None)))
+        return [v[0] if isinstance(v, list) and len(v) == 1 else v for v in values]
     return answer
 
 

@@ -98,6 +98,10 @@ EXPLAIN = {
     "equals_the_score",
     "pulls_the_policy_back",
     "sums_the_completion",
+    "takes_the_groups_as_they_stand",
+    "pulls_by_the_advantage",
+    "ignores_padding_in_the_loss",
+    "compares_each_token_with_its_own_past",
 }
 
 

@@ -387,7 +387,7 @@ def test_a_case_that_fails_on_odd_numbers_is_the_submissions_failure(tmp_path, p
     monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (breaks,))})
     play = saying(
         *(
-            b'{"number": %d, "answer": {"kind": "list", "value": [1e308, 1.0, 2.0]}}\n' % number
+            b'{"number": %d, "answer": {"kind": "list", "value": [3e38, 1.0, 2.0]}}\n' % number
             for number in range(1, 9)
         )
     )
