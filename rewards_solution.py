@@ -46,7 +46,7 @@ def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
 
     >>> (score,) = sentiment_reward([" a fine film."])
     >>> (reward,) = shaped_reward_exponential([" a fine film."], temperature=0.5)
-    >>> bool(abs(reward - (math.exp(2 * score) - 1)) < 1e-5)
+    >>> bool(abs(float(reward) - (math.exp(2 * score) - 1)) < 1e-5)
     True
 
     Source: Shao et al. 2024, arXiv 2402.03300, for the normalisation that decides its effect.

@@ -197,6 +197,7 @@ def teaches_more_than_the_score(ask, rng):
     prompt = "My friends and I"
     texts = [
         *ordinary_texts(),
+        PLAIN,
         *write_texts(rng, 3),
         " great" * 15,
         " good.",

@@ -21,7 +21,6 @@ VALID_PENALTIES = {
     "bent": penalty("torch.tanh(q - p)"),
     "steeper": penalty("torch.sinh((q - p).clamp(-5, 5))"),
     "difference clamped at 2": penalty("(q - p).clamp(-2, 2)"),
-    "0.85 below zero": penalty("torch.where(q > p, q - p, 0.85 * (q - p))"),
     "elu": penalty("torch.nn.functional.elu(q - p)"),
     "ratio clamped at 2": penalty("1 - (p - q).exp().clamp(max=2.0)"),
     "signed square": penalty("(q - p) * (q - p).abs()"),
@@ -160,17 +159,7 @@ VALID = {
             return (table.gather(-1, ids[:, 1:, None])[..., 0] * real[:, 1:]).sum(-1)
         """,
         "column": log_probs(answer="torch.tensor(sums)[:, None]"),
-        "distribution": """
-            sums = []
-            for prompt, completion in zip(prompts, completions):
-                start = tokenizer(prompt)["input_ids"]
-                rest = tokenizer(completion)["input_ids"] if completion else []
-                with torch.no_grad():
-                    logits = ref_model(torch.tensor([start + rest])).logits[0, len(start) - 1 : -1]
-                tokens = torch.distributions.Categorical(logits=logits.double())
-                sums.append(tokens.log_prob(torch.tensor(rest, dtype=torch.long)).sum()[None])
-            return sums
-        """,
+        "one-element tensors": log_probs(answer="[torch.tensor([value]) for value in sums]"),
         "token by token": """
             sums = []
             for prompt, completion in zip(prompts, completions):
@@ -194,6 +183,7 @@ VALID = {
                 return kl_coef * (q - p)
             return kl_coef * torch.sparse.sum(torch.where(mask, q - p, 0.0).to_sparse(), 1)
         """,
+        "0.85 below zero": penalty("torch.where(q > p, q - p, 0.85 * (q - p))"),
         "column": penalty("q - p", "kl_coef * (cost.sum(-1, True) if cost.ndim == 2 else cost)"),
         # Odd, but they hold the policy: trained_penalties.md.
         "difference clamped at 1": penalty("(q - p).clamp(-1, 1)"),
