@@ -259,7 +259,8 @@ def test_a_training_is_measured_and_held_to_its_limits(program):
     flags += ["--batch_size", 4, "--num_generations", 2, "--max_completion_length", 4]
     good = gpu.train(gpu.Training(flags))
     assert good.wrong == () and good.peak == (0, 0)
-    assert good.result.startswith("2 steps, median 0.") and good.result.endswith(" nats")
+    figures = r"2 steps, median \d+\.\d{3} s: sentiment 0\.\d\d → 0\.\d\d, -?\d\.\d\d nats"
+    assert re.fullmatch(figures, good.result)
     bad = gpu.train(gpu.Training(flags, seconds=0, reserved=-1, old=True))
     assert [line.split(", at most ")[1] for line in bad.wrong] == ["0", "-1"]
 
@@ -267,7 +268,7 @@ def test_a_training_is_measured_and_held_to_its_limits(program):
 @pytest.mark.slow
 def test_a_killed_run_is_compared_with_a_whole_one(program):
     flags = ["--preset", "tiny", "--batch_size", 4, "--num_generations", 2]
-    found = program("gpu").resume([*flags, "--max_completion_length", 4], steps=60, stop=3)
+    found = program("gpu").resume([*flags, "--max_completion_length", 4], steps=12, stop=3)
     assert found == ("weights equal to the last bit", None, ())
 
 
