@@ -241,7 +241,7 @@ def describe(error):
 
 def call(rewards, function, arguments, length):
     """One call; its arguments and its answer, of at most `length` numbers, as JSON."""
-    from engine.course.student import loss_and_gradient, student_code
+    from engine.course.student import as_in_training, loss_and_gradient, made, student_code
 
     target = getattr(rewards, function, None)
     if target is None:
@@ -253,7 +253,7 @@ def call(rewards, function, arguments, length):
     if trained is not None:
         trained.requires_grad_()
     with student_code(rewards.__file__, None):
-        answer = target(**arguments)
+        answer = made(as_in_training(target, function)(**arguments))
         if trained is not None:
             answer = loss_and_gradient(answer, trained)
     return encode(answer, length)
@@ -280,9 +280,10 @@ def encode(answer, length):
     from engine.course.student import plain_values
 
     # Looked at first: nothing is built of an answer that is too long.
-    if isinstance(answer, (torch.Tensor, numpy.ndarray)) and answer.ndim > 1:
+    dense = isinstance(answer, (torch.Tensor, numpy.ndarray))
+    if dense and answer.ndim > 1 and answer.shape[1:] != (1,):  # a column is a list too
         return {"kind": "shape", "shape": list(answer.shape)}
-    flat = hasattr(answer, "__len__") and getattr(answer, "ndim", 1) == 1
+    flat = hasattr(answer, "__len__") and getattr(answer, "ndim", 1) > 0
     if flat and not isinstance(answer, str) and len(answer) > length:
         return {"kind": "length", "length": len(answer)}
     values = plain_values(answer)
