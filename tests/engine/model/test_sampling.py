@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -302,3 +303,15 @@ def test_the_difference_is_that_of_sampling_and_scoring(small_gpt2, token_ids, m
     assert _scoring_error(*models[::2], PROMPTS, Sampling(8)) == pytest.approx(0.5, abs=1e-4)
     with pytest.raises(UserError, match="0.5 nats a token off"):
         require_same_scores(models, PROMPTS, Sampling(8))
+
+
+def test_a_gpu_that_records_no_step_samples_step_by_step(capsys):
+    def fails():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    rollout = SimpleNamespace(_record=fails, _advance="the step itself")
+    assert sampling._Rollout._recorded(rollout) == "the step itself"
+    assert capsys.readouterr().err == (
+        "sampling step by step: this GPU does not record a step (operation not permitted when "
+        "stream is capturing)\n"
+    )
