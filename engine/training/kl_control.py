@@ -6,7 +6,7 @@ the reference, weaker when too near. That is an integral controller, for very ma
 is faster, and two terms keep it from swinging:
 
     error = (KL + change of KL over the last 3 steps) / target − 1
-    level ← level · exp(30 / steps · clip(error, −0.2, 0.2))
+    level ← level · exp(15 / steps · clip(error, −0.2, 0.2))
     coef  = level · exp(3 · clip(error, −1, 1)), at most cap
 
 A coefficient cannot help against noise. A learning rate that is too high throws the policy about;
@@ -17,10 +17,11 @@ policy forgets what it has learned, and moves away all the same. So the coeffici
 
 At the optimum for KL(policy‖ref), reward minus penalty is equal for all texts of a prompt: the two
 differ alike. A penalty that differs more is noise. What is left is the learning rate. A policy that
-comes too fast cannot be stopped, because Adam's momentum carries it on, so it must come slower the
-nearer it is. With d = √(KL / target), which grows evenly while a policy moves evenly:
+comes too fast cannot be stopped, because Adam's momentum carries it on: it goes beyond its target,
+and has to come back with less sentiment than it had. So it may come no faster than it must, which
+is in half of the run. With d = √(KL / target), which grows evenly while a policy moves evenly:
 
-    allowed = max((1 − d) / 6, 0.03), growth of d a step
+    allowed = 2 / steps, growth of d a step, and at least 0.03
     rate ← (mean rate of the last 3 steps) · allowed / (mean growth in them)
 
 as a factor of the run's own learning rate. It is never above 1, and rises only while d is below 1,
@@ -35,15 +36,16 @@ from transformers.trainer_callback import ExportableState
 
 # Why not Ziegler's rule alone: Adam's momentum lets the policy follow a new coefficient only after
 # about ten steps. A gain that gets anywhere in 60 steps then swings between half and twice the
-# target. The immediate term brakes at once; the change of KL says where the momentum leads.
-INTEGRAL, MAX_ERROR = 30.0, 0.2
+# target. The immediate term brakes at once; the change of KL says where the momentum leads. Twice
+# this integral lets the level fall so far, on the way to the target, that the policy overshoots.
+INTEGRAL, MAX_ERROR = 15.0, 0.2
 IMMEDIATE = 3.0
 LOOK_BACK = 3  # steps
 # The presets set the learning rate and the number of steps together, so the gain of the integral
 # goes with the number of steps. Below 60 it would be too large for the ten steps of delay.
 FEWEST_STEPS = 60
 MAX_CHANGE = 100.0  # of the level, either way: a target out of reach drives it no further
-ARRIVE_IN, NOISE = 6, 0.03  # steps, and the growth a step that may be noise of the estimate
+NOISE = 0.03  # of the estimate: a growth of d a step that may be nothing else
 STRONGEST_BRAKE, RELEASE, SLOWEST = 0.4, 1.1, 0.05  # factors of the learning rate
 
 
@@ -109,19 +111,22 @@ class KLControl(TrainerCallback, ExportableState):
         # A level above the cap would only have to come down again.
         self.level = min(max(min(level, cap), lowest), self.first_coef * MAX_CHANGE)
         self.coef = max(min(wanted, cap), lowest * math.exp(-IMMEDIATE))
-        self.rate = self._next_rate()
+        self.rate = self._next_rate(2 / steps)
         self.rates = [*self.rates, self.rate][-LOOK_BACK:]
 
-    def _next_rate(self):
-        """The learning rate of the next step, as a factor of the run's own."""
+    def _next_rate(self, allowed):
+        """The learning rate of the next step, as a factor of the run's own.
+
+        Args:
+            allowed: growth of d a step.
+        """
         steps = len(self.recent) - 1
         if steps == 0:
             return self.rate
         before, now = (math.sqrt(max(self.recent[i], 0) / self.target) for i in (0, -1))
-        allowed = max((1 - now) / ARRIVE_IN, NOISE)
         growth = (now - before) / steps
         moved_at = sum(self.rates[-steps:]) / steps
-        wanted = moved_at * allowed / growth if growth > 0 else math.inf
+        wanted = moved_at * max(allowed, NOISE) / growth if growth > 0 else math.inf
         if wanted < self.rate:
             return max(wanted, STRONGEST_BRAKE * self.rate, SLOWEST)
         return min(wanted, RELEASE * self.rate, 1.0) if now < 1 else self.rate

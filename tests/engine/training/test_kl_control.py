@@ -15,20 +15,20 @@ NO_CAP = {"score_sd": 0.3, "penalty_sd": 0.0}  # a penalty that is the same for 
 @pytest.mark.parametrize(
     "kl, steps, level, coef",
     [
-        # too far by a tenth: level · exp(30/60 · 0.1), and at once exp(3 · 0.1) more
-        ([2.2], 60, 0.1 * math.exp(0.05), 0.1 * math.exp(0.35)),
-        ([2.2], 300, 0.1 * math.exp(0.01), 0.1 * math.exp(0.31)),
-        ([2.2], 6, 0.1 * math.exp(0.05), 0.1 * math.exp(0.35)),  # no faster than in 60 steps
-        ([1.8], 60, 0.1 * math.exp(-0.05), 0.1 * math.exp(-0.35)),
+        # too far by a tenth: level · exp(15/60 · 0.1), and at once exp(3 · 0.1) more
+        ([2.2], 60, 0.1 * math.exp(0.025), 0.1 * math.exp(0.325)),
+        ([2.2], 300, 0.1 * math.exp(0.005), 0.1 * math.exp(0.305)),
+        ([2.2], 6, 0.1 * math.exp(0.025), 0.1 * math.exp(0.325)),  # no faster than in 60 steps
+        ([1.8], 60, 0.1 * math.exp(-0.025), 0.1 * math.exp(-0.325)),
         ([2.0], 60, 0.1, 0.1),
         # errors of 4 and −1, clipped to ±0.2 for the level and to ±1 beside it
-        ([10.0], 60, 0.1 * math.exp(0.1), 0.1 * math.exp(3.1)),
-        ([0.0], 60, 0.1 * math.exp(-0.1), 0.1 * math.exp(-3.1)),
-        ([-50.0], 60, 0.1 * math.exp(-0.1), 0.1 * math.exp(-3.1)),
+        ([10.0], 60, 0.1 * math.exp(0.05), 0.1 * math.exp(3.05)),
+        ([0.0], 60, 0.1 * math.exp(-0.05), 0.1 * math.exp(-3.05)),
+        ([-50.0], 60, 0.1 * math.exp(-0.05), 0.1 * math.exp(-3.05)),
         # errors −0.5, (1.2 + 0.2)/2 − 1 = −0.3, (1.4 + 0.4)/2 − 1 = −0.1, (1.6 + 0.6)/2 − 1 = 0.1,
         # (1.7 + 0.5)/2 − 1 = 0.1: what lies more than three steps back is forgotten
-        ([1.0, 1.2, 1.4, 1.6], 60, 0.1 * math.exp(-0.2), 0.1 * math.exp(0.1)),
-        ([1.0, 1.2, 1.4, 1.6, 1.7], 60, 0.1 * math.exp(-0.15), 0.1 * math.exp(0.15)),
+        ([1.0, 1.2, 1.4, 1.6], 60, 0.1 * math.exp(-0.1), 0.1 * math.exp(0.2)),
+        ([1.0, 1.2, 1.4, 1.6, 1.7], 60, 0.1 * math.exp(-0.075), 0.1 * math.exp(0.225)),
     ],
 )
 def test_updates_by_hand(kl, steps, level, coef):
@@ -63,8 +63,8 @@ def test_the_penalty_never_differs_more_than_the_reward():
     level, which would otherwise have to come down again."""
     control = KLControl(2.0, 0.1)
     control.update(8.0, 60, score_sd=0.2, penalty_sd=0.1)
-    assert control.coef == pytest.approx(0.2)  # it wanted 0.1 · exp(0.1 + 3)
-    assert control.level == pytest.approx(0.1 * math.exp(0.1))
+    assert control.coef == pytest.approx(0.2)  # it wanted 0.1 · exp(0.05 + 3)
+    assert control.level == pytest.approx(0.1 * math.exp(0.05))
     control.update(8.0, 60, score_sd=0.1, penalty_sd=0.4)  # of a coefficient of 0.2
     assert control.coef == control.level == pytest.approx(0.05)
     control.update(8.0, 60, score_sd=0.0, penalty_sd=0.4)  # all rewards equal: next to nothing
@@ -72,36 +72,37 @@ def test_the_penalty_never_differs_more_than_the_reward():
 
 
 @pytest.mark.parametrize(
-    "kl, rate",
+    "kl, steps, rate",
     [
-        ([0.0], 1.0),  # nothing is known of its growth
-        # d = 0, 0.5: 0.5 a step where 0.5/6 are allowed; not below 0.4 at once
-        ([0.0, 0.5], 0.4),
-        # d = 0.8, 0.9, 1: 0.1 a step where 0.03 are noise; 0.4, and then half of it would be less
-        # than it moved at: (1 + 0.4) / 2 · 0.3
-        ([1.28, 1.62, 2.0], 0.21),
-        # d = 0.5, 0.6: 0.1 a step, where 0.4/6 are allowed
-        ([0.5, 0.72], 0.4 / 6 / 0.1),
+        ([0.0], 60, 1.0),  # nothing is known of its growth
+        # d = 0, 0.5: 0.5 a step where 2/60 are allowed; not below 0.4 at once
+        ([0.0, 0.5], 60, 0.4),
+        # d = 0.5, 0.55: 0.05 a step
+        ([0.5, 0.605], 60, 2 / 60 / 0.05),
+        ([0.5, 0.605], 600, 0.03 / 0.05),  # 2/600 would be noise
+        ([0.5, 0.605], 10, 1.0),  # too short a run to come slower
         # and then no growth: up by a tenth
-        ([0.5, 0.72, 0.5], 1.1 * 0.4 / 6 / 0.1),
-        ([3.0, 2.5, 2.5], 1.0),  # above the target and coming back
-        ([0.02, 0.03], 1.0),  # far away, and slow
+        ([0.5, 0.605, 0.5], 60, 1.1 * 2 / 60 / 0.05),
+        # d = 0.8, 0.9, 1: 0.4 as above, and then by what it moved at: (1 + 0.4) / 2 · 1/3
+        ([1.28, 1.62, 2.0], 60, 0.7 / 3),
+        ([3.0, 2.5, 2.5], 60, 1.0),  # above the target and coming back
+        ([0.02, 0.03], 60, 1.0),  # slow
     ],
 )
-def test_a_policy_comes_slower_the_nearer_it_is(kl, rate):
+def test_a_policy_takes_half_of_the_run_to_arrive(kl, steps, rate):
     control = KLControl(2.0, 0.1)
     for value in kl:
-        control.update(value, 60, **NO_CAP)
+        control.update(value, steps, **NO_CAP)
     assert control.rate == pytest.approx(rate, rel=1e-9)
 
 
 def test_the_rate_is_that_of_the_steps_that_are_judged():
     """What was slowed down already is not slowed down again for the same growth."""
     control = KLControl(2.0, 0.1)
-    for value in (0.0, 0.5, 0.5):
+    for value in (0.0, 0.005, 0.02):
         control.update(value, 60, **NO_CAP)
-    # grew 0.5 in two steps, at rates of 1 and 0.4; 0.5/6 are allowed
-    assert control.rate == pytest.approx((1 + 0.4) / 2 * (0.5 / 6) / 0.25)
+    # d grew 0.05 in the first step and 0.1 in both, at rates of 1 and 2/3; 2/60 are allowed
+    assert control.rate == pytest.approx((1 + 2 / 3) / 2 * (2 / 60) / 0.05)
 
 
 class Schedule:
@@ -123,7 +124,7 @@ def test_only_the_log_of_a_step_counts():
     control.on_log(None, state, None, {"train_runtime": 3.0, "train_loss": 0.1})
     assert control.coef == 0.1
     logged(control, state, 2.2)
-    assert control.coef == pytest.approx(0.1 * math.exp(0.35))
+    assert control.coef == pytest.approx(0.1 * math.exp(0.325))
 
 
 def test_the_rate_reaches_the_next_step_and_the_plan():
@@ -155,16 +156,20 @@ def test_it_goes_on_from_trainer_state_json(tmp_path):
     assert other.coef == one.coef and other.rate == one.rate
 
 
-def train_toy(solution, control, steps, decay, kind, seed):
+def learning_rates(steps, decay=False, first=0.03):
+    """After a warm-up, constant, or down to 0."""
+    return [first * min((i + 1) / 5, 1) * (1 - i / steps if decay else 1) for i in range(steps)]
+
+
+def train_toy(solution, control, rates, kind, seed):
     """GRPO with Adam on texts of 32 words, each drawn from six as in grpo_from_scratch; the exact
-    KL of a text before each step and after the last."""
+    KL of a text before each step and after the last. `rates`: the learning rate of each step."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.zeros(6, requires_grad=True)
     reference = logits.detach().log_softmax(0)
-    optimizer, first_rate = torch.optim.Adam([logits], lr=0.0), 0.03
+    optimizer = torch.optim.Adam([logits], lr=0.0)
     history = []
-    for step in range(steps):
-        rate = first_rate * min((step + 1) / 5, 1) * (1 - step / steps if decay else 1)
+    for rate in rates:
         optimizer.param_groups[0]["lr"] = rate * control.rate
         log_q = logits.detach().log_softmax(0)
         history.append(32 * (log_q.exp() * (log_q - reference)).sum().item())
@@ -180,7 +185,7 @@ def train_toy(solution, control, steps, decay, kind, seed):
         optimizer.step()
         control.update(
             (log_r.expm1() - log_r).sum(1).mean().item(),
-            steps,
+            len(rates),
             score_sd=scores.view(8, 8).std(1).mean().item(),
             penalty_sd=control.coef * penalty.view(8, 8).std(1).mean().item(),
         )
@@ -191,7 +196,7 @@ def train_toy(solution, control, steps, decay, kind, seed):
 @pytest.mark.parametrize(
     "target, steps, decay, kind, within",
     [
-        (1.0, 60, True, "forward", 0.3),  # too far at first, and no time to come back
+        (1.0, 60, True, "forward", 0.35),  # too far at first, and no time to come back
         (2.0, 60, True, "backward", 0.15),
         (4.0, 60, True, "forward", 0.1),
         (1.0, 200, False, "backward", 0.1),
@@ -200,8 +205,17 @@ def train_toy(solution, control, steps, decay, kind, seed):
     ],
 )
 def test_a_toy_ends_near_the_target(solution, target, steps, decay, kind, within):
-    ends = [
-        train_toy(solution, KLControl(target, 0.1), steps, decay, kind, seed)[-1]
-        for seed in range(3)
-    ]
+    rates = learning_rates(steps, decay)
+    ends = [train_toy(solution, KLControl(target, 0.1), rates, kind, seed)[-1] for seed in range(3)]
     assert ends == pytest.approx([target] * 3, rel=within)
+
+
+@pytest.mark.parametrize("first", [0.02, 0.03, 0.09, 0.15])
+def test_a_toy_does_not_overshoot_whatever_its_learning_rate(solution, first):
+    """A quarter of the way it is no further than it ends, so that it unlearns nothing."""
+    for seed in range(3):
+        kls = train_toy(
+            solution, KLControl(2.0, 0.1), learning_rates(60, first=first), "forward", seed
+        )
+        assert kls[15] < 0.8 * kls[-1] and max(kls) < 1.3 * 2.0
+        assert kls[-1] == pytest.approx(2.0, rel=0.15)
