@@ -104,8 +104,8 @@ def target_remarks(options, kl, rate) -> list[str]:
     target = f"The target of {options.kl_target:g} nats was not"
     if rate < 0.5:
         remarks.append(
-            f"The learning rate was lowered to {rate:.0%} of {options.learning_rate:g}: a policy that"
-            " comes too fast goes beyond its target, and unlearns on the way back."
+            f"The learning rate was lowered to {rate:.0%} of {options.learning_rate:g}: a policy"
+            " that comes too fast goes beyond its target, and unlearns on the way back."
         )
     if kl > (1 + TARGET_MARGIN) * options.kl_target:
         remarks.append(f"{target} held: {kl:.1f}. Lower --learning_rate.")
