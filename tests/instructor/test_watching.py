@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from instructor.grading.sandbox import drop_capabilities
-from instructor.grading.watching import Bounds, overrun, remove, used
+from instructor.grading.watching import Bounds, mapped, overrun, remove, used
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 PLENTY = Bounds(threads=10**6, files=10**6, bytes=1 << 50, written=1 << 50, mapped=10**6)
@@ -95,15 +95,15 @@ def test_what_is_beyond_a_bound_is_named(tmp_path):
     assert "wrote more than 2 MB" in overrun(own, tmp_path, PLENTY._replace(written=2 << 20))
     (tmp_path / "big").write_bytes(b"x" * (3 << 20))
     assert "held more than 2 MB" in overrun(own, tmp_path, PLENTY._replace(bytes=2 << 20))
-    kept = []
+    kept, others = [], mapped(own)  # of earlier tests
     for i in range(4):
         (tmp_path / "gone").write_bytes(bytes(10 + i))
         with open(tmp_path / "gone", "rb") as file:
             kept.append(mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ))
         (tmp_path / "gone").unlink()
-    assert overrun(own, tmp_path, PLENTY._replace(mapped=4)) == ""
-    few = PLENTY._replace(mapped=3)
-    assert "more than 3 deleted files" in overrun(own, tmp_path, few, untouched=1.0)
+    assert overrun(own, tmp_path, PLENTY._replace(mapped=others + 4)) == ""
+    few = PLENTY._replace(mapped=others + 3)
+    assert f"more than {others + 3} deleted files" in overrun(own, tmp_path, few, untouched=1.0)
     now = tmp_path.stat().st_mtime
     assert overrun(own, tmp_path, few, untouched=now) == ""  # looked at after a change alone
     assert "held more than 0 files" in overrun(own, tmp_path, PLENTY._replace(files=0))
