@@ -6,7 +6,7 @@ the reference, weaker when too near. That is an integral controller, for very ma
 is faster, and two terms keep it from swinging:
 
     error = (KL + change of KL over the last 3 steps) / target − 1
-    level ← level · exp(15 / steps · clip(error, −0.2, 0.2))
+    level ← level · exp(gain / steps · clip(error, −0.2, 0.2)), gain 15 below the target, 30 above
     coef  = level · exp(3 · clip(error, −1, 1)), at most cap
 
 A coefficient cannot help against noise. A learning rate that is too high throws the policy about;
@@ -36,9 +36,9 @@ from transformers.trainer_callback import ExportableState
 
 # Why not Ziegler's rule alone: Adam's momentum lets the policy follow a new coefficient only after
 # about ten steps. A gain that gets anywhere in 60 steps then swings between half and twice the
-# target. The immediate term brakes at once; the change of KL says where the momentum leads. Twice
-# this integral lets the level fall so far, on the way to the target, that the policy overshoots.
-INTEGRAL, MAX_ERROR = 15.0, 0.2
+# target. The immediate term brakes at once; the change of KL says where the momentum leads. A
+# level that fell as fast as it rises would be so low when the policy arrives that it overshoots.
+FALL, RISE, MAX_ERROR = 15.0, 30.0, 0.2
 IMMEDIATE = 3.0
 LOOK_BACK = 3  # steps
 # The presets set the learning rate and the number of steps together, so the gain of the integral
@@ -103,7 +103,7 @@ class KLControl(TrainerCallback, ExportableState):
             return
         self.recent = [*self.recent, kl][-LOOK_BACK - 1 :]
         error = (kl + (kl - self.recent[0])) / self.target - 1
-        gain = INTEGRAL / max(steps, FEWEST_STEPS)
+        gain = (RISE if error > 0 else FALL) / max(steps, FEWEST_STEPS)
         level = self.level * math.exp(gain * clip(error, MAX_ERROR))
         lowest = self.first_coef / MAX_CHANGE
         wanted = level * math.exp(IMMEDIATE * clip(error, 1.0))

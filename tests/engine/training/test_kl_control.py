@@ -15,20 +15,20 @@ NO_CAP = {"score_sd": 0.3, "penalty_sd": 0.0}  # a penalty that is the same for 
 @pytest.mark.parametrize(
     "kl, steps, level, coef",
     [
-        # too far by a tenth: level · exp(15/60 · 0.1), and at once exp(3 · 0.1) more
-        ([2.2], 60, 0.1 * math.exp(0.025), 0.1 * math.exp(0.325)),
-        ([2.2], 300, 0.1 * math.exp(0.005), 0.1 * math.exp(0.305)),
-        ([2.2], 6, 0.1 * math.exp(0.025), 0.1 * math.exp(0.325)),  # no faster than in 60 steps
+        # too far by a tenth: level · exp(30/60 · 0.1), and at once exp(3 · 0.1) more
+        ([2.2], 60, 0.1 * math.exp(0.05), 0.1 * math.exp(0.35)),
+        ([2.2], 300, 0.1 * math.exp(0.01), 0.1 * math.exp(0.31)),
+        ([2.2], 6, 0.1 * math.exp(0.05), 0.1 * math.exp(0.35)),  # no faster than in 60 steps
         ([1.8], 60, 0.1 * math.exp(-0.025), 0.1 * math.exp(-0.325)),
         ([2.0], 60, 0.1, 0.1),
         # errors of 4 and −1, clipped to ±0.2 for the level and to ±1 beside it
-        ([10.0], 60, 0.1 * math.exp(0.05), 0.1 * math.exp(3.05)),
+        ([10.0], 60, 0.1 * math.exp(0.1), 0.1 * math.exp(3.1)),
         ([0.0], 60, 0.1 * math.exp(-0.05), 0.1 * math.exp(-3.05)),
         ([-50.0], 60, 0.1 * math.exp(-0.05), 0.1 * math.exp(-3.05)),
         # errors −0.5, (1.2 + 0.2)/2 − 1 = −0.3, (1.4 + 0.4)/2 − 1 = −0.1, (1.6 + 0.6)/2 − 1 = 0.1,
         # (1.7 + 0.5)/2 − 1 = 0.1: what lies more than three steps back is forgotten
-        ([1.0, 1.2, 1.4, 1.6], 60, 0.1 * math.exp(-0.1), 0.1 * math.exp(0.2)),
-        ([1.0, 1.2, 1.4, 1.6, 1.7], 60, 0.1 * math.exp(-0.075), 0.1 * math.exp(0.225)),
+        ([1.0, 1.2, 1.4, 1.6], 60, 0.1 * math.exp(-0.075), 0.1 * math.exp(0.225)),
+        ([1.0, 1.2, 1.4, 1.6, 1.7], 60, 0.1 * math.exp(-0.025), 0.1 * math.exp(0.275)),
     ],
 )
 def test_updates_by_hand(kl, steps, level, coef):
@@ -63,8 +63,8 @@ def test_the_penalty_never_differs_more_than_the_reward():
     level, which would otherwise have to come down again."""
     control = KLControl(2.0, 0.1)
     control.update(8.0, 60, score_sd=0.2, penalty_sd=0.1)
-    assert control.coef == pytest.approx(0.2)  # it wanted 0.1 · exp(0.05 + 3)
-    assert control.level == pytest.approx(0.1 * math.exp(0.05))
+    assert control.coef == pytest.approx(0.2)  # it wanted 0.1 · exp(0.1 + 3)
+    assert control.level == pytest.approx(0.1 * math.exp(0.1))
     control.update(8.0, 60, score_sd=0.1, penalty_sd=0.4)  # of a coefficient of 0.2
     assert control.coef == control.level == pytest.approx(0.05)
     control.update(8.0, 60, score_sd=0.0, penalty_sd=0.4)  # all rewards equal: next to nothing
@@ -124,7 +124,7 @@ def test_only_the_log_of_a_step_counts():
     control.on_log(None, state, None, {"train_runtime": 3.0, "train_loss": 0.1})
     assert control.coef == 0.1
     logged(control, state, 2.2)
-    assert control.coef == pytest.approx(0.1 * math.exp(0.325))
+    assert control.coef == pytest.approx(0.1 * math.exp(0.35))
 
 
 def test_the_rate_reaches_the_next_step_and_the_plan():
