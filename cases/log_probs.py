@@ -165,6 +165,7 @@ def takes_every_pair_as_it_is(ask, rng):
 def hides_no_error(ask, rng):
     """a text that the model cannot score gets no number that says it is certain."""
     endless = "".join(f" {word}" for word in rng.choices(WORDS, k=200))  # beyond the context
+    ask(completions=[" good."], prompts=["It is"])  # no error of another kind
     try:
         got = ask(completions=[" good.", endless], prompts=["It is", "It is"])
     except Wrong:

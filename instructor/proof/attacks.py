@@ -176,6 +176,8 @@ def swells_and_misleads():
         compute_ref_log_probs=swelling.DIMENSIONS,
         kl_penalty_forward=swelling.SURROGATE,
         kl_penalty_backward=swelling.NEVER_READS,
+        group_advantages=swelling.NESTED,
+        policy_loss=swelling.DIMENSIONS,
     )
 
 
@@ -187,6 +189,8 @@ def fills_and_floods():
         compute_ref_log_probs=swelling.HELD_OPEN,
         kl_penalty_forward=swelling.DIGITS,
         kl_penalty_backward=swelling.NESTED,
+        group_advantages=swelling.DIMENSIONS,
+        policy_loss=swelling.DIGITS,
     )
 
 
