@@ -16,9 +16,9 @@ HYPERLINK = '=HYPERLINK("x"), 1'
 MUTATING = """
 
 def mutating(function):
-    def wrapped(**arguments):
-        answer = function(**arguments)
-        for value in arguments.values():
+    def wrapped(*places, **arguments):
+        answer = function(*places, **arguments)
+        for value in [*places, *arguments.values()]:
             if isinstance(value, torch.Tensor):
                 value.zero_()
             elif isinstance(value, list):

@@ -207,7 +207,7 @@ def test_a_submission_has_a_bounded_size_and_time(batch):
     loud = batch.results["45 loud"]
     assert "all its answers together took longer than 18 seconds" in said(slow)
     assert slow["seconds"] <= 40 and slow["score"] < 50
-    assert loud["status"] == "graded" and loud["points"]["compute_ref_log_probs"] == 25
+    assert loud["status"] == "graded" and loud["points"]["compute_ref_log_probs"] == 20
     longest = max(map(len, lines_of(batch.out / "results.jsonl")))
     assert longest < 50_000  # 7 MB were seen
 

@@ -151,7 +151,7 @@ def test_the_workflow_of_the_copy_shows_what_is_solved(tmp_path):
     _, tests = steps_of_the_workflow(tmp_path)
     assert run_step(tests[0], tmp_path) == 1
     shutil.copyfile(ROOT / "rewards_solution.py", tmp_path / "rewards.py")
-    assert [run_step(test, tmp_path) for test in tests] == [0] * 5
+    assert [run_step(test, tmp_path) for test in tests] == [0] * 7
 
 
 def run_step(command, folder):
@@ -164,10 +164,10 @@ def run_step(command, folder):
 def test_a_released_copy_is_red_at_the_exercises_and_green_when_they_are_solved(tmp_path, capsys):
     folder = tmp_path / "copy"
     main([str(folder)])
-    assert "Red at 5 exercises, green elsewhere." in capsys.readouterr().out
+    assert "Red at 7 exercises, green elsewhere." in capsys.readouterr().out
     assert (tmp_path / "copy.zip").stat().st_size < 25e6
     exercises, others = run_tests(folder)  # the whole suite
-    assert len(exercises) == 5 and others == []
+    assert len(exercises) == 7 and others == []
     shutil.copyfile(ROOT / "rewards_solution.py", folder / "rewards.py")
     assert run_tests(folder, "--student") == (set(), [])
 
