@@ -84,6 +84,7 @@ CASES = {  # function -> its exercise
 # What must hold before the other cases of a function mean much. While one fails, the others are not
 # explained, and the exercise earns few of its points.
 CORE = {
+    "shaped_reward_exponential": (is_exponential_in_the_score,),
     "shaped_reward": (pays_for_sentiment, teaches_more_than_the_score),
     "compute_ref_log_probs": (sums_the_completion,),
     "kl_penalty_forward": PENALTY_CORE,
