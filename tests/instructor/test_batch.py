@@ -29,7 +29,7 @@ HOSTILE = (
 HONEST = {
     "solution": (attacks.SOLUTION, "100"),
     "template": (attacks.TEMPLATE, "0"),
-    "unfinished": (attacks.without("kl_penalty_backward"), "80"),
+    "unfinished": (attacks.without("kl_penalty_backward"), "85"),
 }
 
 
