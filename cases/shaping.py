@@ -72,7 +72,7 @@ CALLS = 64  # about as many as a run of the smallest preset makes
 
 def scores_the_completion_alone(ask, rng):
     """training passes the prompts too: only the completion counts, whole, at every call alike."""
-    texts = [LONG_TEXT, *write_texts(rng, 2)]
+    texts = [LONG_TEXT, " a slow and boring film.", " great actors, and the music too."]
     prompts = ["I loved this wonderful film and", "It was terrible and boring, and", "It is"]
     alone = ask(completions=texts, temperature=0.5)
     got = ask(completions=texts, temperature=0.5, prompts=prompts)

@@ -68,8 +68,8 @@ def import_file(path: str | Path) -> ModuleType:
     for name in _helpers:  # another file may have others of these names
         sys.modules.pop(name, None)
     _helpers.clear()
-    before = {**sys.modules}
     sys.modules[spec.name] = module
+    beside = [file for file in path.parent.glob("*.py") if file.stem not in sys.modules]
     try:
         # Not exec_module(): that takes the bytecode of an earlier file of this size and second.
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), module.__dict__)
@@ -77,7 +77,8 @@ def import_file(path: str | Path) -> ModuleType:
         sys.modules.pop(spec.name)
         raise
     finally:
-        _helpers.extend(_beside(path, sys.modules.keys() - before.keys() - {spec.name}))
+        if path.parent != ROOT:
+            _helpers.extend(file.stem for file in beside if _is_imported(file))
     return module
 
 
@@ -95,11 +96,8 @@ def _module_name(path):
     return str(path).replace(".", "_") if dotted else ".".join(parts)
 
 
-def _beside(path, names):
-    """Those of some modules that lie beside a file, outside the project."""
-    folder = path.parent
-    files = {name: getattr(sys.modules[name], "__file__", None) for name in names}
-    return [name for name, file in files.items() if file and Path(file).parent == folder != ROOT]
+def _is_imported(file):
+    return getattr(sys.modules.get(file.stem), "__file__", None) == str(file)
 
 
 @contextlib.contextmanager

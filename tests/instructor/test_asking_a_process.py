@@ -339,6 +339,43 @@ def test_nothing_is_told_in_words_after_the_first_hidden_input(tmp_path, policy,
 
 
 @pytest.mark.parametrize("how", ["raises", "ends"])
+def test_what_one_function_leaves_behind_costs_no_other_one(tmp_path, policy, monkeypatch, how):
+    """They share a process, so what fails there is asked again in one of its own."""
+    names = ("shaped_reward", "kl_penalty_forward")
+    monkeypatch.setattr(examining, "CASES", {name: ("2b", (asks_at_random,)) for name in names})
+    right = b'"answer": {"kind": "list", "value": [1.0, 2.0, 3.0]}'
+    wrong = {"raises": b'"raised": "MemoryError"', "ends": b"spoilt"}[how]
+
+    def play(questions, answers, shown):
+        spoilt = False
+        with open(questions, "rb") as incoming:
+            for number, line in enumerate(incoming, 1):
+                function = json.loads(line).get("function")
+                given = wrong if spoilt and function == names[1] else right
+                os.write(answers, b'{"number": %d, %s}\n' % (number, given))
+                spoilt = spoilt or function == names[0]
+
+    worker = FakeWorker(tmp_path, play)
+    found = examine(worker.control, b"", [0, 1], policy, 5.0)
+    assert [outcome.passed for outcome in found.outcomes] == [True, True] and not found.flags
+
+
+def asks_the_same(ask, rng):
+    """Its inputs are the same with every seed."""
+    ask(completions=THREE)
+
+
+def test_what_no_seed_changes_is_asked_twice(tmp_path, policy, monkeypatch):
+    cases = (asks_the_same, asks_at_random)
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", cases)})
+    noted = []
+    worker = FakeWorker(tmp_path, answering(noted=noted))
+    examine(worker.control, b"", [0, 1, 2], policy, 5.0)
+    asked = ["scores" in each["arguments"] for each in noted if each["operation"] == "call"]
+    assert asked.count(False) == 2 and asked.count(True) == 4
+
+
+@pytest.mark.parametrize("how", ["raises", "ends"])
 def test_how_a_hidden_question_failed_is_not_told(tmp_path, policy, monkeypatch, how):
     """The status of exit has eight bits, and an error as many as it likes."""
     monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks_at_random,))})
