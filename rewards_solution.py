@@ -156,10 +156,9 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     with the gradient of the divergence of whole texts.
 
     Args:
-        policy_log_probs: (B, T) float32 tensor, log q of each sampled token; or a list of B
-            floats, one per completion, with `mask` None.
+        policy_log_probs: (B, T) float32 tensor, log q of each sampled token.
         ref_log_probs: the same shape, log p of the same tokens.
-        mask: (B, T) boolean, True for real completion tokens; None: every entry counts.
+        mask: (B, T) boolean, True for real completion tokens.
         kl_coef: the strength; reward units per nat. Reward and penalty are added before GRPO
             divides by the group's standard deviation, so it is not comparable with `--beta`.
 
@@ -167,7 +166,9 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
         (B,) tensor, SUBTRACTED from the reward: kl_coef times the sum over a completion's real
         tokens. 0 where policy and reference agree.
 
-    >>> too_likely, agreed = kl_penalty_forward([-1.0, -2.0], [-3.0, -2.0], None, kl_coef=0.5)
+    >>> q, p = torch.tensor([[-1.0, 0.0], [-2.0, -4.0]]), torch.tensor([[-3.0, -9.0], [-2.0, -4.0]])
+    >>> mask = torch.tensor([[True, False], [True, True]])
+    >>> too_likely, agreed = kl_penalty_forward(q, p, mask, kl_coef=0.5)
     >>> float(too_likely) > 0, float(agreed) == 0
     (True, True)
 
@@ -177,10 +178,7 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     off at zero?
     """
     # BEGIN SOLUTION 3b
-    q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-    per_token = q - p  # k1 = −log r, with r = p/q
-    if mask is None:
-        return kl_coef * per_token
+    per_token = policy_log_probs - ref_log_probs  # k1 = −log r, with r = p/q
     return kl_coef * torch.where(mask, per_token, 0.0).sum(-1)
     # END SOLUTION
 
@@ -204,7 +202,8 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     above, at log 1000 say. A low limit is felt: where the reward differs by much, the penalty then
     lets go of the low-scoring texts altogether.
 
-    >>> agreed, too_likely = kl_penalty_backward([-1.0, -2.0], [-1.0, -2.6931], None, kl_coef=0.5)
+    >>> q, p = torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-1.0], [-2.7]])
+    >>> agreed, too_likely = kl_penalty_backward(q, p, torch.tensor([[True], [True]]), kl_coef=0.5)
     >>> float(agreed) == 0, float(too_likely) > 0
     (True, True)
 
@@ -214,11 +213,8 @@ def kl_penalty_backward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     then keeps a policy from giving all its probability to one text?
     """
     # BEGIN SOLUTION 3c
-    q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-    ratio = (p - q).clamp(max=math.log(1000)).exp()
+    ratio = (ref_log_probs - policy_log_probs).clamp(max=math.log(1000)).exp()
     per_token = 1 - ratio  # f(r) − r · f′(r) = r · log r − r · (log r + 1), up to a constant
-    if mask is None:
-        return kl_coef * per_token
     return kl_coef * torch.where(mask, per_token, 0.0).sum(-1)
     # END SOLUTION
 

@@ -343,21 +343,6 @@ def stays_finite(ask, rng):
         return Finding("finite numbers", cause)
 
 
-def works_on_paper(ask, rng):
-    """two plain lists, one log-probability per completion, give the same as tensors."""
-    q, p = random_log_probs(rng, 3, 1), random_log_probs(rng, 3, 1)
-    want = ask(policy_log_probs=q, ref_log_probs=p, mask=torch.ones(3, 1).bool(), kl_coef=0.5)
-    got = ask(
-        policy_log_probs=q[:, 0].tolist(),
-        ref_log_probs=p[:, 0].tolist(),
-        mask=None,
-        kl_coef=0.5,
-    )
-    if close(got, want, 1e-5):
-        return None
-    return Finding(show(want), "mask=None: lists of one number per completion, nothing to sum")
-
-
 PENALTY_CORE = (
     pulls_the_policy_back,
     belongs_to_its_divergence,
@@ -375,5 +360,4 @@ PENALTY_CASES = (
     ignores_padding,
     grows_with_kl_coef,
     stays_finite,
-    works_on_paper,
 )

@@ -57,8 +57,7 @@ HINTS = {
         "One number for each token out of its two log-probabilities, without any exp, square or "
         "absolute value. Entries outside the mask must not count, even if they are infinite: "
         "`torch.where` is safe there, a product with the mask is not. Sum over the last "
-        "dimension, times kl_coef. For lists without a mask, make tensors first; there is then "
-        "nothing to sum.",
+        "dimension, times kl_coef.",
     ),
     "3c": (
         "With r = p/q: what is r where the policy likes a token far more than the reference does, "

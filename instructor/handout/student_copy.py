@@ -74,7 +74,6 @@ HARMLESS = {  # lines of solutions that stand elsewhere too and say nothing abou
     "scores = get_sentiment_scores(completions)",
     "for completion, prompt in zip(completions, prompts):",
     'prompt_ids = tokenizer(prompt)["input_ids"]',
-    "if mask is None:",
     "rewards = []",
     "return rewards",
 }

@@ -1,14 +1,12 @@
 """Bodies of functions that differ in one place: of a penalty, and of the log-probabilities."""
 
-TOTAL = "kl_coef * (cost.sum(-1) if cost.ndim == 2 else cost)"
+TOTAL = "kl_coef * cost.sum(-1)"
 NUMPY_PENALTY = """
     import numpy as np
 
     q, p = np.asarray(policy_log_probs, dtype=float), np.asarray(ref_log_probs, dtype=float)
     cost = {per_token}
-    if mask is not None:
-        return kl_coef * np.where(np.asarray(mask), cost, 0.0).sum(axis=1)
-    return kl_coef * cost
+    return kl_coef * np.where(np.asarray(mask), cost, 0.0).sum(axis=1)
 """
 
 
@@ -16,8 +14,7 @@ def penalty(per_token, total=TOTAL, mask=True):
     """The body of a penalty from its cost per token and the way the total is made."""
     masked = "torch.where(mask, cost, 0.0)" if mask else "cost"
     return f"""
-        q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-        mask = torch.ones_like(q, dtype=torch.bool) if mask is None else mask
+        q, p = policy_log_probs, ref_log_probs
         log_r = (p - q).clamp(max=math.log(10))
         r = log_r.exp()
         cost = {per_token}

@@ -10,11 +10,8 @@ from instructor.proof.bodies import NUMPY_PENALTY, log_probs, penalty
 from instructor.proof.grpo import VALID_ADVANTAGES, VALID_LOSSES
 
 LOOP_PENALTY = """
-    if mask is None:
-        pairs = [[(q, p)] for q, p in zip(policy_log_probs, ref_log_probs)]
-    else:
-        rows = zip(policy_log_probs.tolist(), ref_log_probs.tolist(), mask.tolist())
-        pairs = [[(q, p) for q, p, m in zip(*row) if m] for row in rows]
+    rows = zip(policy_log_probs.tolist(), ref_log_probs.tolist(), mask.tolist())
+    pairs = [[(q, p) for q, p, m in zip(*row) if m] for row in rows]
     return [kl_coef * sum({per_token} for q, p in row) for row in pairs]
 """
 VALID_PENALTIES = {
@@ -25,18 +22,16 @@ VALID_PENALTIES = {
     "ratio clamped at 2": penalty("1 - (p - q).exp().clamp(max=2.0)"),
     "signed square": penalty("(q - p) * (q - p).abs()"),
     "padding overwritten": """
-        q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-        if mask is None:
-            return kl_coef * torch.tanh(q - p)
+        q, p = policy_log_probs, ref_log_probs
         q[~mask] = p[~mask] = -1.0
         return kl_coef * torch.tanh(q - p).sum(-1)
     """,
     "both pulls": penalty("(q - p) + (1 - r)"),
     "signed log1p": penalty("torch.log1p((q - p).abs()) * (q - p).sign()"),
     "float mask": """
-        q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-        cost = torch.log1p((q - p).abs()) * (q - p).sign()
-        return kl_coef * (cost if mask is None else (cost * mask.float()).sum(dim=1))
+        difference = policy_log_probs - ref_log_probs
+        cost = torch.log1p(difference.abs()) * difference.sign()
+        return kl_coef * (cost * mask.float()).sum(dim=1)
     """,
 }
 VALID = {
@@ -178,13 +173,11 @@ VALID = {
         "k1 clamped": penalty("(q - p).clamp(-5, 5)"),
         "double precision": penalty("q.double() - p.double()"),
         "sparse": """
-            q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-            if mask is None:
-                return kl_coef * (q - p)
+            q, p = policy_log_probs, ref_log_probs
             return kl_coef * torch.sparse.sum(torch.where(mask, q - p, 0.0).to_sparse(), 1)
         """,
         "0.85 below zero": penalty("torch.where(q > p, q - p, 0.85 * (q - p))"),
-        "column": penalty("q - p", "kl_coef * (cost.sum(-1, True) if cost.ndim == 2 else cost)"),
+        "column": penalty("q - p", "kl_coef * cost.sum(-1, True)"),
         # Odd, but they hold the policy: trained_penalties.md.
         "difference clamped at 1": penalty("(q - p).clamp(-1, 1)"),
         "signed root": penalty("(q - p).abs().sqrt() * (q - p).sign()"),

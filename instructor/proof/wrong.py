@@ -18,9 +18,7 @@ def spoilt(cost):
         "base ten": penalty(f"({cost}) / math.log(10)"),
         "divided by the batch's rows": penalty(cost, f"{TOTAL} / len(q)"),
         "divided by the longest text": penalty(cost, f"{TOTAL} / q.shape[-1] * 4"),
-        "divided by the root of the length": penalty(
-            cost, f"{TOTAL} / (mask.sum(-1) ** 0.5 if mask.ndim == 2 else 1)"
-        ),
+        "divided by the root of the length": penalty(cost, f"{TOTAL} / mask.sum(-1) ** 0.5"),
         "less the batch's mean": penalty(f"({cost}) - ({cost}).mean()"),
         "only the first four tokens": penalty(cost, TOTAL.replace("cost.sum", "cost[:, :4].sum")),
         "nothing beyond the fourth token": penalty(cost, f"{TOTAL} * (q.shape[-1] <= 4)"),
@@ -43,7 +41,6 @@ def spoilt(cost):
         "rounded": penalty(f"({cost}).round()"),
         "a dead zone": penalty(f"torch.where((q - p).abs() > 0.3, {cost}, 0.0)"),
         "a constant more": penalty(f"({cost}) + 0.01"),
-        "no lists": penalty(cost).replace("torch.as_tensor", ""),
         "another default": penalty(
             cost, TOTAL.replace("kl_coef", "(0.2 if kl_coef == 0.1 else kl_coef)")
         ),
@@ -70,24 +67,16 @@ WRONG_PENALTIES = {
     "constant": penalty("torch.ones_like(q)"),
     "ratio without its 1": penalty("-r"),
     "kl_coef inside exp": penalty("1 - (kl_coef * log_r).exp()", "cost.sum(-1)"),
-    "mean over real tokens": penalty(
-        "1 - r", "kl_coef * (cost.sum(-1) / mask.sum(-1) if cost.ndim == 2 else cost)"
-    ),
-    "mean over positions": penalty(
-        "1 - r", "kl_coef * (cost.mean(-1) if cost.ndim == 2 else cost)"
-    ),
+    "mean over real tokens": penalty("1 - r", "kl_coef * cost.sum(-1) / mask.sum(-1)"),
+    "mean over positions": penalty("1 - r", "kl_coef * cost.mean(-1)"),
     "mean over the batch": penalty("1 - r", "kl_coef * cost.mean()"),
     "one number per token": penalty("1 - r", "kl_coef * cost"),
     "sum over the batch": penalty("1 - r", "kl_coef * cost.sum(0)"),
-    "missing kl_coef": penalty("1 - r", "cost.sum(-1) if cost.ndim == 2 else cost"),
-    "kl_coef twice": penalty(
-        "1 - r", "kl_coef * kl_coef * (cost.sum(-1) if cost.ndim == 2 else cost)"
-    ),
+    "missing kl_coef": penalty("1 - r", "cost.sum(-1)"),
+    "kl_coef twice": penalty("1 - r", "kl_coef * kl_coef * cost.sum(-1)"),
     "ignored mask": penalty("1 - r", mask=False),
     "mask upside down": penalty("1 - r").replace("(mask, cost, 0.0)", "(~mask, cost, 0.0)"),
-    "product of ratios": penalty(
-        "log_r", "kl_coef * (1 - (cost.sum(-1) if cost.ndim == 2 else cost).exp())"
-    ),
+    "product of ratios": penalty("log_r", "kl_coef * (1 - cost.sum(-1).exp())"),
     "no return": "policy_log_probs",
     "NaN from 0 / 0": penalty("(1 - r) / (1 - r) * (1 - r)"),
     "outliers cost one": penalty("torch.where((q - p).abs() < 2, q - p, (q - p).sign())"),
@@ -115,9 +104,6 @@ WRONG_PENALTIES = {
     "in double, no clamp": penalty("1 - (p.double() - q.double()).exp()"),
     "in numpy, no clamp": NUMPY_PENALTY.format(per_token="1 - np.exp(p - q)"),
     "in lists, no clamp": """
-        if mask is None:
-            pairs = zip(policy_log_probs, ref_log_probs)
-            return [kl_coef * (1 - math.exp(b - a)) for a, b in pairs]
         rows = zip(policy_log_probs.tolist(), ref_log_probs.tolist(), mask.tolist())
         return [kl_coef * sum(1 - math.exp(b - a) for a, b, m in zip(*row) if m) for row in rows]
     """,

@@ -4,6 +4,7 @@ import random
 import sys
 
 import pytest
+import torch
 
 from cases import CASES, Ask, report
 from engine.course.student import check_rewards, load_rewards
@@ -43,7 +44,7 @@ BODY = """
         __hash__ = float.__hash__
 
     q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
-    cost = q - p if mask is None else ((q - p) * mask).sum(-1)
+    cost = ((q - p) * mask).sum(-1)
     values = (kl_coef * cost).tolist()
     return {}
 """
@@ -71,7 +72,8 @@ def test_the_grader_takes_what_the_students_tests_and_training_take(
         report(case, Ask(function, policy), random.Random(0)) for case in CASES[FUNCTION][1]
     )
     try:
-        check_rewards(function([-1.0, -2.0], [-3.0, -2.5], None), ["a", "b"], "f")
+        q, p = torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-3.0], [-2.5]])
+        check_rewards(function(q, p, torch.ones(2, 1).bool()), ["a", "b"], "f")
         training = True
     except Exception:
         training = False
@@ -81,15 +83,16 @@ def test_the_grader_takes_what_the_students_tests_and_training_take(
 
 
 @pytest.mark.slow
-def test_a_branch_that_is_still_to_do_costs_its_own_case(control, policy, classifier):
+def test_a_branch_that_is_still_to_do_costs_its_own_cases(control, policy, classifier):
     body = """
-        if mask is None:
-            raise NotImplementedError("lists on paper")
+        if not mask.all():
+            raise NotImplementedError("padding")
         return kl_coef * ((policy_log_probs - ref_log_probs) * mask).sum(-1)
     """
     found = examined(control, with_body(SOLUTION, FUNCTION, body), policy)
     failed = {outcome.case: outcome.message for outcome in found.outcomes if not outcome.passed}
-    assert failed == {"works_on_paper": "Not implemented: lists on paper"}
+    assert set(failed.values()) == {"Not implemented: padding"}
+    assert "ignores_padding" in failed and "sums_over_tokens" not in failed
 
 
 AS_EDITORS_AND_STUDENTS_MAKE_THEM = """
@@ -105,7 +108,7 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
     torch.set_grad_enabled(False)
     q, p = torch.as_tensor(policy_log_probs), torch.as_tensor(ref_log_probs)
     assert q.dtype == torch.float32 and ord(Settings().unit) == 252
-    return kl_coef * (q - p if mask is None else ((q - p) * mask).sum(-1))
+    return kl_coef * ((q - p) * mask).sum(-1)
 """
 
 

@@ -17,7 +17,9 @@ from instructor.handout.student_copy import find_leaks, main, run_tests
 
 
 def test_a_leak_is_found(tmp_path):
-    (tmp_path / "notes.txt").write_text("I think it is\n    per_token = q - p  # simple\n")
+    (tmp_path / "notes.txt").write_text(
+        "I think it is\n    per_token = policy_log_probs - ref_log_probs  # simple\n"
+    )
     (tmp_path / "book.ipynb").write_text(
         json.dumps({"cells": [{"source": ["per_token = 1 ", "- ratio"], "outputs": []}]})
     )
@@ -27,7 +29,7 @@ def test_a_leak_is_found(tmp_path):
     (tmp_path / "grpo_from_scratch.py").write_text(penalty)  # where it is meant to be found
     assert sorted(find_leaks(tmp_path)) == [
         ("book.ipynb", "per_token = 1 - ratio"),
-        ("notes.txt", "per_token = q - p"),
+        ("notes.txt", "per_token = policy_log_probs - ref_log_probs"),
         ("test_credit.py", "kl_coef * ((q - p"),
     ]
 

@@ -194,6 +194,12 @@ def test_k3_is_the_better_estimate_near_agreement_only():
     assert spreads[2.5][1] > 3 * spreads[2.5][0]
 
 
+def of_one_token(penalty, log_q, log_p, kl_coef):
+    """What a penalty of an exercise makes of texts of one token."""
+    q, p = log_q[:, None], log_p[:, None]
+    return penalty(q, p, torch.ones_like(q).bool(), kl_coef)
+
+
 # Three texts: one bad, two of equal reward. What does the optimum keep of each?
 THREE_P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 THREE_R = torch.tensor([0.1, 0.9, 0.9], dtype=torch.float64)
@@ -204,7 +210,7 @@ def rests(penalty, coefficient, limit=math.inf, steps=3000):
     log_q = THREE_P.log()
     for _ in range(steps):
         log_ratio = (THREE_P.log() - log_q).clamp(max=limit)
-        gain = THREE_R - penalty(log_q, log_q + log_ratio, None, kl_coef=coefficient)
+        gain = THREE_R - of_one_token(penalty, log_q, log_q + log_ratio, coefficient)
         log_q = (log_q + 0.5 * gain).log_softmax(0)
     return log_q.exp()
 
@@ -281,7 +287,7 @@ def test_with_raw_advantages_beta_is_kl_coef_times_g_minus_1_over_g(size):
     """A penalty in the reward shrinks with the group's mean, a term beside it does not."""
     kl_coef = 0.2
     log_q, log_p = FOUR_Q.log(), FOUR_P.log()
-    penalised = FOUR_R - rewards_solution.kl_penalty_forward(log_q, log_p, None, kl_coef)
+    penalised = FOUR_R - of_one_token(rewards_solution.kl_penalty_forward, log_q, log_p, kl_coef)
     inside = mean_over_groups(size, lambda drawn: update(penalised, drawn, centred))
     plain = mean_over_groups(size, lambda drawn: update(FOUR_R, drawn, centred))
     held = toys.penalty_gradient(toys.pull("in the loss × ratio", K3, log_q, log_p), log_q)
@@ -297,7 +303,7 @@ def normalised(rewards):
 def test_scale_and_shift_are_invisible_without_a_penalty_only():
     rewards = FOUR_R
     torch.testing.assert_close(normalised(2 * rewards + 3), normalised(rewards), atol=5e-4, rtol=0)
-    penalty = rewards_solution.kl_penalty_forward(FOUR_Q.log(), FOUR_P.log(), None, kl_coef=0.2)
+    penalty = of_one_token(rewards_solution.kl_penalty_forward, FOUR_Q.log(), FOUR_P.log(), 0.2)
     seen = normalised(2 * rewards + 3 - penalty)
     assert (seen - normalised(rewards - penalty)).abs().max() > 0.1
     # it is the reward with half the coefficient
