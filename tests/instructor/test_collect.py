@@ -28,8 +28,8 @@ def test_names_of_a_plain_folder(tmp_path, zipped):
     put(course, "Zoë O'Neil", "a = 1")
     (course / "bob.py").write_text("b = 1")
     with zipfile.ZipFile(course / "eve.zip", "w") as file:
-        file.writestr("work/rewards.py", "c = 1")
-        file.writestr("__MACOSX/work/._rewards.py", "junk")
+        file.writestr("hand-in/rewards.py", "c = 1")
+        file.writestr("__MACOSX/hand-in/._rewards.py", "junk")
     (course / "mallory").mkdir()
     (course / "mallory" / "essay.txt").write_text("my dog …")
     (course / ".DS_Store").write_text("junk")
