@@ -12,8 +12,8 @@ HARDEST = 5  # cases
 NEED = ("grader error", "unclear", "rejected", "graded", "import error")  # what to look at first
 # Flags that need no look, or may wait.
 USUAL = re.compile(
-    r"late|.*the newest is graded|imports .*|also in the hand-in.*|further files.*|found by name.*"
-    r"|written answers without points.*"
+    r"late.*|.*the newest is graded|imports .*|also in the hand-in.*|further files.*"
+    r"|found by name.*|written answers without points.*"
 )
 
 

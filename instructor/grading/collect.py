@@ -193,7 +193,7 @@ def submissions_of(source, entries):
             rows = [hand_in(source, owner.student, owner.members, e.names) for e in entries]
             return [one_of(rows, flags)]
         names = {path: name for entry in entries for path, name in entry.names.items()}
-        return [hand_in(source, owner.student, owner.members, names, flags)]
+        return [hand_in(source, owner.student, owner.members, names, flags, owner.handed_in)]
     return newest(source, sorted(entries, key=lambda entry: entry.owner.order))
 
 
@@ -209,7 +209,7 @@ def newest(source, entries):
         side = [readable(name) for entry in aside for name in entry.names.values()]
         entries = [entry for entry in entries if rank(entry.names) == best]
     rows = [
-        hand_in(source, owner.student, owner.members, names, owner.flags)
+        hand_in(source, owner.student, owner.members, names, owner.flags, owner.handed_in)
         for owner, names, _ in entries
     ]
     last = entries[-1].owner.order
@@ -255,15 +255,15 @@ def unclear(row, question):
     return row
 
 
-def hand_in(source, student, members, names, flags=()):
+def hand_in(source, student, members, names, flags=(), handed_in=""):
     """The row of one hand-in.
 
     Args:
         source: a `Folder` or `Zip`.
-        student, members, flags: of the `Submission`.
+        student, members, flags, handed_in: of the `Submission`.
         names: {path: the name that the student gave to the file}.
     """
-    row = Submission(student, "", members=tuple(members), flags=list(flags))
+    row = Submission(student, "", members=tuple(members), flags=list(flags), handed_in=handed_in)
     if not names:
         row.path = readable(student)
         return unclear(row, "Nothing is in it.")

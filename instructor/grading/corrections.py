@@ -73,7 +73,8 @@ def corrected(results, corrections):
         if own and result["status"] != "duplicate":
             total = (result["score"] or 0.0) + sum(each.points for each in own)
             result["score"] = max(0.0, round(total, 2))
-            result["corrections"] = [f"{each.reason} ({each.points:+g})" for each in own]
+            given = [f"{each.reason} ({each.points:+g})" for each in own]
+            result["corrections"] = [*result.get("corrections", []), *given]
     return results
 
 

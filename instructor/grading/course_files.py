@@ -10,6 +10,7 @@ from instructor.grading.corrections import corrected, persons_of, read_correctio
 from instructor.grading.feedback import feedback, file_names, gradescope
 from instructor.grading.gradebook import write_grades
 from instructor.grading.journal import journal_line
+from instructor.grading.late import with_late
 from instructor.grading.roster import fill_roster
 from instructor.grading.written import answers_by_heading, read_points, with_written, write_sheets
 
@@ -28,6 +29,7 @@ def write_all(args, results, submissions, rubric):
     corrections = []
     if not args.gradescope:
         results = grade_written(args, results, submissions, rubric)
+        results = with_late(results, submissions, rubric["late"])
         corrections = read_corrections(out, [s.student for s in submissions])
         results = corrected(results, corrections)
     files = file_names([result["student"] for result in filter(not_duplicate, results)])

@@ -103,12 +103,12 @@ def written_lines(result, rubric):
 
 
 def correction_lines(result):
-    """What a person has given or taken, and why."""
+    """What was given or taken besides, and why: for a late day, or by a person."""
     if not result.get("corrections"):
         return []
     points = f"That makes {number(result['score'])} of {number(result['max'])} points."
     given = [f"- {escape(text)}" for text in result["corrections"]]
-    return ["", "## Corrected by hand", "", *given, "", points, ""]
+    return ["", "## Corrections", "", *given, "", points, ""]
 
 
 def escape(text):

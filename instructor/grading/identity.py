@@ -42,6 +42,11 @@ class Owner:
     def student(self):
         return ", ".join(member.name for member in self.members)
 
+    @property
+    def handed_in(self):
+        """When, where the platform orders by time; else an empty text."""
+        return self.order if isinstance(self.order, str) else ""
+
 
 class Export(NamedTuple):
     """What is known of a whole export."""

@@ -6,6 +6,7 @@ import yaml
 
 from cases import CASES
 from engine.common import first_line
+from instructor.grading.late import check_late
 from instructor.grading.submission import GraderError
 
 
@@ -22,6 +23,7 @@ def read_rubric(path):
     """
     try:
         rubric = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        rubric["late"] = check_late(rubric.get("late"))
         for name, entry in rubric["exercises"].items():
             check_exercise(name, entry)
         for heading, entry in rubric.setdefault("written", {}).items():

@@ -33,6 +33,7 @@ class Submission:
     answers: bytes = b""  # of the answers.md beside it
     members: tuple = ()  # of `Member`: who has handed it in
     duplicate: bool = False  # a newer one of the same student is graded
+    handed_in: str = ""  # when, where a platform tells
     returned: str = ""  # the name by which a platform takes a file of feedback back
 
     def __post_init__(self):

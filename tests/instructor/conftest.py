@@ -36,3 +36,34 @@ def gradescopes_grader(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gradescope") / "source"
     unpack_grader(folder)
     return folder
+
+
+@pytest.fixture
+def sevens(monkeypatch):
+    """Everybody whose file can be graded gets 7 points, without a sandbox."""
+    from instructor.grading import course
+    from instructor.grading.journal import blank_result
+
+    class Nothing:
+        def __init__(self, *arguments):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+    def grade_all(workshop, submissions, settings, file, console):
+        found = []
+        for one in submissions:
+            result = blank_result(one, settings, "x")
+            status = "unclear" if one.question else "duplicate" if one.duplicate else "graded"
+            points = 7.0 if status == "graded" else None
+            found.append({**result, "status": status, "score": points, "reason": one.question})
+        return found
+
+    monkeypatch.setattr(course, "Workshop", Nothing)
+    monkeypatch.setattr(course, "prepare", lambda workshop, settings, *more: settings)
+    monkeypatch.setattr(course, "grade_with_progress", grade_all)
+    monkeypatch.setattr(course.journal, "rescored", lambda result, rubric: result)

@@ -1,9 +1,12 @@
 """What several tests of the grader need."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+
+from rich.console import Console
 
 from engine.common import ROOT
 
@@ -29,6 +32,17 @@ def put(folder, student, source):
     (folder / student).mkdir(parents=True)
     data = source if isinstance(source, bytes) else source.encode()
     (folder / student / "rewards.py").write_bytes(data)
+
+
+def graded(tmp_path, *more):
+    """Grade tmp_path/export.zip with the roster tmp_path/book.csv into tmp_path/out, as the command
+    line would; what `course.grade` returns."""
+    from instructor.grading import course
+    from instructor.grading.command import parse_arguments
+
+    arguments = [str(tmp_path / "export.zip"), f"--out={tmp_path / 'out'}", *more]
+    args = parse_arguments([*arguments, f"--roster={tmp_path / 'book.csv'}"])
+    return course.grade(args, Console(file=io.StringIO()))
 
 
 def result_of(student, score=87.5, **more):

@@ -6,14 +6,10 @@ import zipfile
 from typing import NamedTuple
 
 import pytest
-from grading_help import grader
-from rich.console import Console
+from grading_help import graded, grader
 
-from instructor.grading import course
 from instructor.grading.collect import collect
-from instructor.grading.command import parse_arguments
 from instructor.grading.corrections import read_corrections
-from instructor.grading.journal import blank_result
 from instructor.grading.submission import GraderError
 from instructor.proof.attacks import TEMPLATE
 
@@ -146,41 +142,6 @@ def make(tmp_path, name):
     encoding = "utf-16" if name == "blackboard" else "utf-8"
     (tmp_path / "book.csv").write_bytes(platform.roster.encode(encoding))
     return tmp_path / "export.zip", tmp_path / "book.csv"
-
-
-@pytest.fixture
-def sevens(monkeypatch):
-    """Everybody whose file can be graded gets 7 points, without a sandbox."""
-
-    class Nothing:
-        def __init__(self, *arguments):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-    def grade_all(workshop, submissions, settings, file, console):
-        found = []
-        for one in submissions:
-            result = blank_result(one, settings, "x")
-            status = "unclear" if one.question else "duplicate" if one.duplicate else "graded"
-            points = 7.0 if status == "graded" else None
-            found.append({**result, "status": status, "score": points, "reason": one.question})
-        return found
-
-    monkeypatch.setattr(course, "Workshop", Nothing)
-    monkeypatch.setattr(course, "prepare", lambda workshop, settings, *more: settings)
-    monkeypatch.setattr(course, "grade_with_progress", grade_all)
-    monkeypatch.setattr(course.journal, "rescored", lambda result, rubric: result)
-
-
-def graded(tmp_path, *more):
-    arguments = [str(tmp_path / "export.zip"), f"--out={tmp_path / 'out'}", *more]
-    args = parse_arguments([*arguments, f"--roster={tmp_path / 'book.csv'}"])
-    return course.grade(args, Console(file=io.StringIO()))
 
 
 def assert_gradebook(tmp_path, platform, out):
