@@ -1,4 +1,4 @@
-"""Reference results: every kind of run on the bundled models, three seeds each, in two tables.
+"""Reference results: every kind of run on the bundled models, five seeds each, in two tables.
 
     python benchmarks/ladder.py                                   # all; continues where it stopped
     python benchmarks/ladder.py --jobs 4                          # four at a time, a core each
@@ -97,10 +97,13 @@ def figure(value: float) -> str:
 
 
 def cell(values: list[float], percent: bool = False) -> str:
-    """The mean, and below it in brackets the lowest and the highest value; shares in percent."""
+    """Mean ± standard deviation, with the decimals that the mean needs; shares in percent."""
     scale, unit = (100, "%") if percent else (1, "")
-    low, mean, high = (figure(scale * f(values)) for f in (min, statistics.fmean, max))
-    return f"{mean}{unit}" + (f"<br>({low}–{high}{unit})" if len(values) > 1 else "")
+    mean = figure(scale * statistics.fmean(values))
+    if len(values) == 1:
+        return mean + unit
+    decimals = len(mean.partition(".")[2])
+    return f"{mean} ± {scale * statistics.stdev(values):,.{decimals}f}{unit}"
 
 
 def nats(name: str) -> Callable[[str, list[int]], str]:
@@ -206,9 +209,9 @@ def tables_section(seeds: list[int], threads: int) -> str:
 
 `python benchmarks/ladder.py`, seeds {", ".join(map(str, seeds))}, {machine}. Every run is
 `python {training}` with the flags of its row. Every figure is one of
-`python evaluate.py compare`, 16 completions to each of 64 held-out prompts: the mean over training
-seeds, and in brackets the lowest and highest. The seed of the evaluation is always the same: its
-own noise, about ±0.015 in sentiment, is not in the brackets.
+`python evaluate.py compare`, 16 completions to each of 64 held-out prompts: mean ± standard
+deviation over the training seeds. The seed of the evaluation is always the same: its own noise,
+about ±0.015 in sentiment, is not in the deviation.
 
 ### How high, and how far
 
@@ -251,26 +254,26 @@ def draw(seeds: list[int], path: Path) -> None:
         if rungs:
             kl, sentiment = (Spread.of(name, rungs, seeds) for name in ("kl", "sentiment"))
             style = {**report.style_of(i), "alpha": 0.8, "label": title}
-            axes.errorbar(kl.means, sentiment.means, sentiment.errors, kl.errors, **style)
+            axes.errorbar(kl.means, sentiment.means, sentiment.deviations, kl.deviations, **style)
     axes.set_xlim(-0.06, 260)
     picture.legend(loc="outside lower left", ncols=2)
-    axes.set_title(f"What is reached, and what it costs:\nmeans and ranges of {len(seeds)} seeds")
+    axes.set_title(
+        f"What is reached, and what it costs:\nmean ± standard deviation, {len(seeds)} seeds"
+    )
     report.save_figure(picture, path)
 
 
 class Spread(NamedTuple):
-    """A metric of several rungs: the means over seeds, and how far the seeds reach from them."""
+    """A metric of several rungs: means and standard deviations over the seeds."""
 
     means: list[float]
-    errors: tuple[list[float], list[float]]  # down to the lowest, up to the highest
+    deviations: list[float]  # 0 where there is one seed
 
     @classmethod
     def of(cls, name: str, rungs: list[str], seeds: list[int]) -> "Spread":
         values = [[e["trained"][name]["mean"] for e in estimates(rung, seeds)] for rung in rungs]
-        means = [statistics.fmean(row) for row in values]
-        below = [mean - min(row) for mean, row in zip(means, values)]
-        above = [max(row) - mean for mean, row in zip(means, values)]
-        return cls(means, (below, above))
+        deviations = [statistics.stdev(row) if len(row) > 1 else 0.0 for row in values]
+        return cls([statistics.fmean(row) for row in values], deviations)
 
 
 def write(seeds: list[int], threads: int, out: Path) -> None:
@@ -293,7 +296,7 @@ def write(seeds: list[int], threads: int, out: Path) -> None:
 def main(argv=None):
     parser = make_parser(__doc__)
     add = parser.add_argument
-    add("--seeds", type=at_least(0, int), nargs="+", default=[0, 1, 2], help="default 0 1 2")
+    add("--seeds", type=at_least(0, int), nargs="+", default=[*range(5)], help="default 0 1 2 3 4")
     add("--only", nargs="+", choices=LADDER, metavar="RUNG", help="train these kinds of run only")
     add("--jobs", type=at_least(1, int), default=1, help="runs at a time; default 1")
     add("--out", default=ROOT / "docs", type=Path, help="folder of the pages; default docs")

@@ -62,12 +62,12 @@ def test_the_tables_of_the_ladder(ladder):
     finish(ladder, "linear", 1, 0.8)
     finish(ladder, "lora", 0, 0.7)
     columns = ladder.Table(("sentiment", "perplexity", "win_rate"), {"seconds": ladder.seconds})
-    middle = "1,050<br>(1,050–1,050) | 50.0%<br>(50.0–50.0%)"
-    assert ladder.table_of(columns, [0, 1]).splitlines() == [
+    middle = "1,050 ± 0 | 50.0 ± 0.0%"
+    assert ladder.table_of(columns, [0, 1]).splitlines() == [  # √((0.05² + 0.05²) / 1) = 0.0707
         "| run | sentiment | ref. perplexity | win rate | seconds |",
         "|---|---|---|---|---|",
         "| base model | 0.500 | 0.500 | 50.0% | |",
-        f"| no flags | 0.850<br>(0.800–0.900) | {middle} | 60.5<br>(60.0–61.0) |",
+        f"| no flags | 0.850 ± 0.071 | {middle} | 60.5 ± 0.7 |",
         "| `--use_peft --learning_rate 1e-3`, 1 of 2 seeds | 0.700 | 1,050 | 50.0% | 60.0 |",
     ]
 
@@ -82,10 +82,10 @@ def test_the_nats_in_the_tables_of_the_ladder(ladder):
         for title, of_rung in ladder.REACHED.more.items()
     }
     assert cells == {
-        "needed": ["0.500<br>(0.500–0.500)", "beyond"],
-        "sideways": ["0.500<br>(0.250–0.750)", ""],
+        "needed": ["0.500 ± 0.000", "beyond"],
+        "sideways": ["0.500 ± 0.354", ""],
         "from asked": ["", ""],
-        "overpaid ×": ["2.00<br>(1.50–2.50)", ""],
+        "overpaid ×": ["2.00 ± 0.71", ""],
     }
 
 
@@ -131,8 +131,7 @@ def test_the_figures_in_the_picture_of_the_ladder(ladder):
     finish(ladder, "lora", 0, 0.7)
     spread = ladder.Spread.of("sentiment", ["linear", "lora"], [0, 1])
     assert spread.means == pytest.approx([0.85, 0.7], abs=1e-12)
-    assert spread.errors[0] == pytest.approx([0.05, 0], abs=1e-12)
-    assert spread.errors[1] == pytest.approx([0.05, 0], abs=1e-12)
+    assert spread.deviations == pytest.approx([math.sqrt(0.005), 0], abs=1e-12)
 
 
 def test_padding_matters_only_where_there_is_any(program, policy):
