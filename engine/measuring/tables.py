@@ -28,7 +28,7 @@ VALIDATION = {
 
 # What is better higher; in a run with --negate_reward, lower.
 ASKED_FOR = ("sentiment", "judge", "positive_share", "win_rate")
-TARGET_MARGIN = 0.3  # of a --kl_target; 128 texts tell 2 nats to within about 0.3
+TARGET_MARGIN = 0.15  # of a --kl_target; 128 texts tell 2 nats to within about 0.3 nats
 TOO_LITTLE = "One prompt is too little for a verdict. Give at least two."
 
 

@@ -258,13 +258,13 @@ kl_lab.places(own)
 # %% [markdown]
 # ### Where the two divergences part
 #
-# $KL(q‖p)$ is called *mode-seeking*, $KL(p‖q)$ *mass-covering*: fitting a small family of
-# distributions to $p$, the one picks a mode and the other covers all. A reward with a penalty is
-# another task. Both optima keep the reference's odds between texts of equal reward, so neither settles
-# on one kind of text. They differ in the *tail*. A text whose reward is $\Delta$ below the best keeps
-# $\exp(-\Delta/c)$ of its odds with the first, $c$ being the coefficient; with the second its share is
-# about $c \cdot p/\Delta$. On three texts with $p$ = 0.5, 0.3, 0.2 and rewards 0.1, 0.9, 0.9, the bad
-# one keeps
+# $KL(q‖p)$ is called *mode-seeking*, $KL(p‖q)$ *mass-covering*: fitting a family of distributions to
+# a $p$ that is not in it, the one picks a mode and the other covers all. A reward with a penalty is
+# another task. Take texts of one token. Both optima keep the reference's odds between those of equal
+# reward, so neither settles on one of them. They differ in the *tail*. A token whose reward is
+# $\Delta$ below the best keeps $\exp(-\Delta/c)$ of its odds with the first, $c$ being the
+# coefficient; with the second its share is about $c \cdot p/\Delta$. Of three tokens with
+# $p$ = 0.5, 0.3, 0.2 and rewards 0.1, 0.9, 0.9, the bad one keeps
 #
 # | $c$ | `forward` | `backward` | `backward` with $\log r$ clamped at $\log 10$ |
 # |---|---|---|---|
@@ -272,8 +272,9 @@ kl_lab.places(own)
 # | 0.05 | 0.0000001 | 0.030 | 0 |
 # | 0.01 | 0 | 0.006 | 0 |
 #
-# The last column shows what a clamp does. These are statements about optima; runs of sixty steps do
-# not show them.
+# The last column shows what a clamp does. In a long text the shares of its tokens multiply, and of a
+# bad text far less is left: [docs/kl.md](docs/kl.md#what-the-optimum-keeps) has figures. These are
+# statements about optima; runs of sixty steps do not show them.
 #
 # ### Why do your functions get log-probabilities and not texts?
 #

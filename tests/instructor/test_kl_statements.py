@@ -250,6 +250,24 @@ def test_a_low_limit_of_the_ratio_lets_go_of_the_tail():
     assert rests(penalty, 0.0005)[0] < 1e-12
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cost", [torch.tanh, torch.sinh, lambda gap: gap.clamp(-1, 0.5)])
+def test_whatever_rises_with_the_difference_lowers_the_divergence_of_a_token(cost, seed):
+    """By the natural gradient, log q − step · c, KL(q‖p) falls by step · Cov(c, log q − log p)."""
+    toy = toys.toy_policy(spread=0.7, seed=seed)
+    log_q = toy.logits.log_softmax(0)
+    gap = log_q - toy.log_p
+    q = log_q.exp()
+    covariance = q @ (cost(gap) * gap) - (q @ cost(gap)) * (q @ gap)
+    step = 1e-6
+    after = (log_q - step * cost(gap)).log_softmax(0)
+    fall = toys.divergence("forward", log_q, toy.log_p) - toys.divergence(
+        "forward", after, toy.log_p
+    )
+    assert covariance > 0.01
+    assert (fall / step).item() == pytest.approx(covariance.item(), rel=1e-4)
+
+
 # Groups of G texts, drawn from four: every group that can be drawn, with its probability.
 FOUR_R = torch.tensor([0.1, 0.35, 0.6, 1.0], dtype=torch.float64)
 FOUR_Q = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)

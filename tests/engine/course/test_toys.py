@@ -197,6 +197,48 @@ def every_text(policy):
     return q.prod(1), at, (q / toys.PARTS.p[TEXTS]).log()
 
 
+def at_rest(held_by, coefficient):
+    """(q, good − bad, Σ k1, Σ (1 − r)) of every text, (N,), where a policy so held rests."""
+    q, at, gap = every_text(toys.resting_policy(held_by, coefficient, toys.PARTS))
+    return q, at[:, -1] - 8, gap.sum(1), -(-gap).expm1().sum(1)
+
+
+def test_where_a_penalty_rests_reward_minus_penalty_is_the_same_for_every_text():
+    for coefficient in (0.1, 0.03):
+        for held_by in toys.HELD_BY:
+            q, balance, k1, one_minus_r = at_rest(held_by, coefficient)
+            scores = 1 / (1 + (-0.8 * balance.double()).exp())
+            spread = [(scores - coefficient * cost).std().item() for cost in (k1, one_minus_r)]
+            is_equal = [held_by == toys.OF_TEXTS, held_by == "KL(ref‖policy) per token"]
+            assert [s < 1e-9 for s in spread] == is_equal  # beta's number rests at neither
+            assert all(s > 1e-2 for s, equal in zip(spread, is_equal) if not equal)
+            assert (q @ one_minus_r).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_of_whole_texts_forward_alone_keeps_the_odds_of_equal_texts():
+    """Texts with one good part more than bad ones: equal in reward, in whatever order."""
+    for held_by, low, high in (
+        (toys.OF_TEXTS, 0.61214, 0.61214),
+        ("KL(ref‖policy) per token", 0.39079, 9.81628),
+    ):
+        _, balance, k1, _ = at_rest(held_by, 0.1)
+        share = k1[balance == 1].exp()  # q/p
+        assert share.min().item() == pytest.approx(low, abs=1e-5)
+        assert share.max().item() == pytest.approx(high, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "held_by, kept", [(toys.OF_TEXTS, 1.9015e-4), ("KL(ref‖policy) per token", 2.0118e-3)]
+)
+def test_what_is_left_of_low_texts(held_by, kept):
+    """The share of texts below 0.2: 23 % of the reference's. c · p/Δ, of a token, says 2 %."""
+    low = toys.WORDS.scores < 0.2
+    reference = toys.WORDS.p.expand(32, 65, 3)
+    assert toys.balances(reference)[-1][low].sum().item() == pytest.approx(0.23378, abs=1e-5)
+    at = toys.balances(toys.resting_policy(held_by, 0.1))[-1]
+    assert at[low].sum().item() == pytest.approx(kept, rel=1e-4)
+
+
 def value_of_prefixes(credit, coefficient, policy):
     """The value of each text after each part, (N, 9), by a least-squares line over all texts."""
     q, at, gap = every_text(policy)

@@ -87,6 +87,19 @@ def test_an_estimate_from_samples_holds_the_exact_optimum_in_its_interval():
             assert optimum.sentiment_at(point["kl"]) == pytest.approx(point["sentiment"])
 
 
+def test_the_needed_nats_are_estimated_a_little_too_high():
+    """A bias falls as 1/N: what half of the samples say more is about what all say too much."""
+    bundled = read_optimum(ROOT / "tiny" / "optimum.json")
+    halves = [
+        Optimum(bundled.base, {prompt: row[i::2] for prompt, row in bundled.scores.items()})
+        for i in range(2)
+    ]
+    for sentiment in (0.7, 0.8, 0.88, 0.945):  # 0.28 to 1.99 nats
+        all_say = bundled.needed_kl(sentiment)
+        more = sum(half.needed_kl(sentiment) for half in halves) / 2 - all_say
+        assert 0 < more < 0.01 * all_say
+
+
 def test_the_estimate_saturates_and_knows_it():
     optimum = sampled(*toy(), 16)
     _, kl = optimum.tilted
