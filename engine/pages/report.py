@@ -26,6 +26,8 @@ MARKERS = "os^vPX*"
 LINE = 0.22  # of a legend, in inches
 STEPS = (-1, 1, 0, -2, 2, -3, 3, -4, 4, -5, 5)
 LABELS = [(9 * side, 13 * step) for step in STEPS for side in (1, -1)]  # from an end, in points
+NEEDED = {"linestyle": ":", "linewidth": 1.5}  # the two parts of a run's nats
+SIDEWAYS = {"linestyle": "-", "linewidth": 4, "alpha": 0.35}
 
 
 def label(run: Run) -> str:
@@ -102,6 +104,7 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     figure = Figure(figsize=(6, 5.7 + LINE * len(runs)), layout="constrained")
     axes = figure.subplots()
     ends = []
+    cut = False  # whether the nats of any run
     for i, run in enumerate(runs):
         kl = [max(row["kl"], 0.0) for row in run["validations"]]
         sentiment = [row["sentiment"] for row in run["validations"]]
@@ -112,6 +115,10 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
         nats = paid_by(run, [optimum for _, optimum in optima])
         if needed := nats.get("needed"):
             _draw_nats(axes, needed["mean"], kl[-1], sentiment[-1], color=style["color"])
+            cut = True
+    if cut:
+        axes.plot([], [], color="gray", **NEEDED, label="nats that the last sentiment needs")
+        axes.plot([], [], color="gray", **SIDEWAYS, label="nats that went sideways")
     _draw_intervals(axes, runs)
     for (title, optimum), marker in zip(optima, "d12348" * len(optima)):
         _draw_optimum(axes, title, optimum, marker=marker)
@@ -207,8 +214,8 @@ def plot_comparison(comparison: dict, path: str | Path | None = None):
 
 def _draw_nats(axes, needed, kl, sentiment, color):
     """The nats of a policy as a level line in two parts: needed by the sentiment, and sideways."""
-    axes.plot([0.0, needed], [sentiment, sentiment], ":", linewidth=1.5, color=color)
-    axes.plot([needed, kl], [sentiment, sentiment], "-", linewidth=4, alpha=0.35, color=color)
+    axes.plot([0.0, needed], [sentiment, sentiment], color=color, **NEEDED)
+    axes.plot([needed, kl], [sentiment, sentiment], color=color, **SIDEWAYS)
 
 
 def _draw_optimum(axes, title, optimum, marker):

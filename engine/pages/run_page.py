@@ -103,12 +103,18 @@ def page_data(runs, optima):
             if name in {*CHARTS, *COLUMNS, "judge"}
         },
         "panels": CHARTS,
-        "runs": [run_data(run, judge) for run in runs],
+        "runs": [run_data(run, judge) | {"needed": needed_by(run, optima)} for run in runs],
         "optima": [
             {"title": title, "curve": optimum.curve(), "points": optimum.best_of_n()}
             for title, optimum in optima
         ],
     }
+
+
+def needed_by(run, optima):
+    """The nats that the last sentiment of a run needs; None where that is not known."""
+    needed = paid_by(run, [optimum for _, optimum in optima]).get("needed")
+    return needed and needed["mean"]
 
 
 def run_data(run: Run, judge: NgramJudge) -> dict:

@@ -116,6 +116,13 @@ function frontier() {
           draw(draw(svg, "circle", { class: "many", cx: at.x(row.kl), cy: at.y(row.sentiment), r: 3 }), "title", {}, title);
         }
       }
+      for (const [i, { needed, validations }] of data.runs.entries()) {
+        if (needed === null) continue;
+        const { kl, sentiment } = validations.at(-1);
+        const level = (part, from, to) => draw(svg, "line", { class: part, style: `stroke: ${colour(i)}`, x1: at.x(from), x2: at.x(to), y1: at.y(sentiment), y2: at.y(sentiment) });
+        level("needed", 0, needed);
+        level("sideways", needed, kl);
+      }
     },
   });
   for (const { title, points } of data.optima) {
@@ -124,6 +131,14 @@ function frontier() {
     draw(line, "line", { class: "best", x1: 1, x2: 25, y1: 5, y2: 5 });
     draw(line, "circle", { class: "many", cx: 13, cy: 5, r: 3 });
     item.append(`best possible policy${title}, and best of ${points[0].n} to ${points.at(-1).n} samples`);
+    $("#outcome .legend").append(item);
+  }
+  if (data.runs.every(({ needed }) => needed === null)) return;
+  for (const [part, meaning] of [["needed", "nats that the last sentiment of a run needs"], ["sideways", "its nats that went sideways"]]) {
+    const item = make("li");
+    const line = draw(item, "svg", { width: 26, height: 10, class: "chart", "aria-hidden": true });
+    draw(line, "line", { class: part, style: "stroke: currentColor", x1: 1, x2: 25, y1: 5, y2: 5 });
+    item.append(meaning);
     $("#outcome .legend").append(item);
   }
 }

@@ -113,6 +113,10 @@ def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
     needed, sideways = (axes.lines[i].get_xdata() for i in (2, 3))
     assert list(needed) == [0.0, nats["needed"]["mean"]]
     assert list(sideways) == [nats["needed"]["mean"], 10.0]  # to the KL of its last validation
+    assert "nats that went sideways" in axes.get_legend_handles_labels()[1]
+    (on_the_page,) = run_page.page_data([run], [("", optimum)])["runs"]
+    assert on_the_page["needed"] == nats["needed"]["mean"]
+    assert run_page.page_data([run], [])["runs"][0]["needed"] is None
     table = run_page.before_and_after([run], [("", optimum)])
     cell = f'<td data-name="sideways">{nats["sideways"]["mean"]:.2f} ('
     assert cell in table and "<th>sideways" in table
