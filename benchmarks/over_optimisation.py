@@ -137,7 +137,7 @@ def table(kinds: dict[str, Points]) -> list[str]:
         for name in COLORS:
             for form in FORMS:
                 fit = fit_gain(points.distance, getattr(points, name), form)
-                numbers = f"{fit.alpha:7.3f} {fit.beta:7.3f} {fit.error:7.3f}"
+                numbers = f"{fit.alpha:z7.3f} {fit.beta:z7.3f} {fit.error:z7.3f}"
                 lines.append(f"{kind:28.28} {name:6} {form:15} {numbers}")
     return lines
 
@@ -155,7 +155,7 @@ def draw(kinds: dict[str, Points], judge_name: str):
         for name, color in COLORS.items():
             gains = getattr(points, name)
             fit = fit_gain(points.distance, gains)
-            title = f"{name}: α {fit.alpha:.2f}, β {fit.beta:.2f}, error {fit.error:.2f}"
+            title = f"{name}: α {fit.alpha:z.2f}, β {fit.beta:z.2f}, error {fit.error:z.2f}"
             marker = MARKERS[name]
             axes.plot(points.distance, gains, marker, color=color, alpha=0.5, markersize=4)
             axes.plot(line, fit.alpha * line - fit.beta * FORMS[RL_FORM](line), color=color)

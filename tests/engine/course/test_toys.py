@@ -228,15 +228,24 @@ def test_of_whole_texts_forward_alone_keeps_the_odds_of_equal_texts():
 
 
 @pytest.mark.parametrize(
-    "held_by, kept", [(toys.OF_TEXTS, 1.9015e-4), ("KL(ref‖policy) per token", 2.0118e-3)]
+    "held_by, coefficient, nats, kept",
+    [
+        (toys.OF_TEXTS, 0.1, 1.2135, 1.9015e-4),
+        (toys.OF_TEXTS, 0.2244, 0.6, 1.55e-2),
+        (toys.OF_TEXTS, 0.1018, 1.2, 2.20e-4),
+        ("KL(ref‖policy) per token", 0.1, 1.1190, 2.0118e-3),
+        ("KL(ref‖policy) per token", 0.2006, 0.6, 1.66e-2),
+        ("KL(ref‖policy) per token", 0.0902, 1.2, 1.40e-3),
+    ],
 )
-def test_what_is_left_of_low_texts(held_by, kept):
+def test_what_is_left_of_low_texts(held_by, coefficient, nats, kept):
     """The share of texts below 0.2: 23 % of the reference's. c · p/Δ, of a token, says 2 %."""
     low = toys.WORDS.scores < 0.2
     reference = toys.WORDS.p.expand(32, 65, 3)
     assert toys.balances(reference)[-1][low].sum().item() == pytest.approx(0.23378, abs=1e-5)
-    at = toys.balances(toys.resting_policy(held_by, 0.1))[-1]
-    assert at[low].sum().item() == pytest.approx(kept, rel=1e-4)
+    policy = toys.resting_policy(held_by, coefficient)
+    assert toys.walk(policy).nats.sum().item() == pytest.approx(nats, abs=1e-3)
+    assert toys.balances(policy)[-1][low].sum().item() == pytest.approx(kept, rel=5e-3)
 
 
 def value_of_prefixes(credit, coefficient, policy):
