@@ -74,7 +74,9 @@ def test_the_readme_is_short():
 
 def test_the_option_table_is_that_of_the_program():
     rows = re.findall(r"^\| `--.*", read("docs/options.md"), re.MULTILINE)
-    assert rows == [option_row(name, field) for name, field in FIELDS.items()]
+    hidden = set() if (ROOT / "rewards_solution.py").exists() else {"use_solution"}
+    told = {name: field for name, field in FIELDS.items() if name not in hidden}
+    assert rows == [option_row(name, field) for name, field in told.items()]
 
 
 def test_every_preset_is_described():
@@ -171,6 +173,8 @@ def commands(text):
     """(file, its words) of every `python …` and `accelerate launch …` in the code of a page."""
     code = code_of(text).replace("\\\n", " ")
     for module, program, rest in COMMAND.findall(code):
+        if program == "venv":  # of Python itself
+            continue
         path = ROOT / program
         if module:
             path = ROOT / program.replace(".", "/")

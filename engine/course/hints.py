@@ -55,9 +55,8 @@ HINTS = {
         "the result in the form E_q[c · ∇ log q]. What stands in the place of c? A constant "
         "beside it does not count: E_q[∇ log q] = 0.",
         "One number for each token out of its two log-probabilities, without any exp, square or "
-        "absolute value. Entries outside the mask must not count, even if they are infinite: "
-        "`torch.where` is safe there, a product with the mask is not. Sum over the last "
-        "dimension, times kl_coef.",
+        "absolute value. Entries outside the mask must not count. Sum over the last dimension, "
+        "times kl_coef.",
     ),
     "3c": (
         "With r = p/q: what is r where the policy likes a token far more than the reference does, "

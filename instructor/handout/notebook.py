@@ -20,18 +20,18 @@
 # Colab the first two cells fetch the rest.
 #
 # **Your code** goes into `rewards.py`, nowhere else. Save it and run a cell again: the cells load the
-# file anew. On Colab it is in the folder that the first cell names, a double-click in the list of
+# file anew. On Colab it is in the folder that the second cell names, a double-click in the list of
 # files at the left opens it; download it before you leave, for Colab forgets it.
 #
 # **Hand in** `rewards.py` and `answers.md`, with your answers to the questions of `rewards.py` and of
 # the analysis below.
 #
-# **Core, about three hours of yours:** exercises 1, 3b and 4, the runs `none`, `forward` and
-# `hacked`, and questions 2 and 3 of the analysis. **Optional, one to two hours more:** exercises 2,
-# 3a and 3c, the other runs and questions, a closer look at KL, and the bonus. The headings say
-# *core* or *optional*. (Estimates. If you take this as a course, ask what counts there.)
+# **Core, about three hours of yours:** exercises 1, 3b and 4, the runs `none`, `forward`, `weak`,
+# `strong` and `hacked`, and questions 2 and 3 of the analysis. **Optional, one to two hours more:**
+# exercises 2, 3a and 3c, the other runs and questions, a closer look at KL, and the bonus. The
+# headings say *core* or *optional*. (Estimates. If you take this as a course, ask what counts there.)
 #
-# All cells together keep the computer busy for {time}; the headings say which of them. (Bundled
+# All cells together take {time} of computing; each heading says how much of it is its own. (Bundled
 # models, no GPU, no network; measured on {hardware}.) Cells whose exercise is still to do say
 # *Not yet* and go on.
 #
@@ -370,7 +370,7 @@ with exercise():
 # ### Exercise 4b: the loss (core)
 #
 # `policy_loss`: the clipped loss of a batch. The cell draws yours for a single token against its
-# ratio $\rho$. A flat piece has no gradient: there the token is let go. On which side, and for which
+# ratio $\rho$. A flat piece has no gradient: there the token is no longer pushed. On which side, and for which
 # advantage?
 #
 # {hints 4b}

@@ -88,6 +88,10 @@ run("none")
 run("forward", kl_type="forward")
 
 # %% [markdown]
+# Two more are for question 2 of the analysis; write them into a new cell:
+# `run("weak", kl_type="forward", kl_coef=0.01)` and `run("strong", kl_type="forward", kl_coef=0.3)`.
+
+# %% [markdown]
 # ### With exercises 2a and 3c (optional)
 # %%
 run("exponential", reward_shaping="exponential", shaping_temperature=0.1)
@@ -138,9 +142,7 @@ with exercise():
 # %% [markdown]
 # **Nearly all texts are cut.** In the bundled setting 94.5 % of the base model's completions reach 32 tokens without an end (the column `finished` in the table of a run); 5.5 % end by themselves. TRL's `mask_truncated_completions=True` takes cut texts out of the loss, which helps where a cut answer is a wrong one. Here it would leave three or four of 64 completions to learn from in each step, and those are the unusually short ones. So this exercise leaves it off.
 #
-# For question 2 of the analysis, one line each: `run("weak", kl_type="forward", kl_coef=0.01)` and
-# `run("strong", kl_type="forward", kl_coef=0.3)`. More to try:
-# `run("longer", steps=60)`, `run("own", own_grpo=True)`, `run("beta", beta=0.1)`,
+# More to try: `run("longer", steps=60)`, `run("own", own_grpo=True)`, `run("beta", beta=0.1)`,
 # `run("shaped", reward_shaping="shaped")`,
 # `run("negative", negate_reward=True)`, `run("stars", reward_shaping="five_stars")`. `beta=0.1` and
 # `kl_coef=0.1` are not equally strong: docs/options.md has the exchange rate.

@@ -8,6 +8,7 @@ from instructor.handout.notebook_file import colab_link
 
 OPENING = Path(__file__).with_name("opening.md")
 FOR_INSTRUCTORS = re.compile(r"^## For instructors\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
+NO_SOLUTION = re.compile(r"^\| `--use_solution` .*\n", re.MULTILINE)  # its file stays here
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 NAMED_FILE = re.compile(r"(?<![\w./-])[\w./-]+\.(?:py|md|ipynb|ya?ml|toml|txt)(?![\w/])")
 
@@ -21,7 +22,7 @@ def student_page(text, opening=False, repo=""):
             the results that students are to find among it.
         repo: the address of the copy; the opening then has a link to Colab, if it is of GitHub.
     """
-    text = FOR_INSTRUCTORS.sub("", text)
+    text = NO_SOLUTION.sub("", FOR_INSTRUCTORS.sub("", text))
     if not opening:
         return text
     _, heading, rest = text.partition("## The exercises")

@@ -62,7 +62,6 @@ MEANT = {  # what students may find, and where: the report says so; no other fil
     "cases/penalties.py": "3b and 3c: what people write instead, some with only the sign turned",
     "cases/log_probs.py": "3a: the same sum, token by token, to compare with",
     "engine/course/experiments.py": "3b: five estimates; the KL lab shows which of them pulls",
-    "grpo_from_scratch.py": "3b: what its toy subtracts from the reward",
     "benchmarks/stock.py": "3b: TRL as it is, for the speed",
 }
 MOVED = {

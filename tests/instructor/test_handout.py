@@ -26,9 +26,12 @@ def test_a_leak_is_found(tmp_path):
     (tmp_path / "fine.py").write_text("scores = get_sentiment_scores(completions)\n")
     penalty = "f = lambda q, p, mask, kl_coef: kl_coef * ((q - p) * mask).sum(1)\n"
     (tmp_path / "test_credit.py").write_text(penalty)
-    (tmp_path / "grpo_from_scratch.py").write_text(penalty)  # where it is meant to be found
+    (tmp_path / "grpo_from_scratch.py").write_text(penalty)  # it calls the student's own
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "stock.py").write_text(penalty)  # where it is meant to be found
     assert sorted(find_leaks(tmp_path)) == [
         ("book.ipynb", "per_token = 1 - ratio"),
+        ("grpo_from_scratch.py", "kl_coef * ((q - p"),
         ("notes.txt", "per_token = policy_log_probs - ref_log_probs"),
         ("test_credit.py", "kl_coef * ((q - p"),
     ]
@@ -60,6 +63,16 @@ def test_student_readme_has_its_own_opening_and_nothing_for_instructors(student_
     assert text.count("\n# ") == 0 and "## The exercises" in text
     for name in ("For instructors", "instructor/", "rewards_solution", "exercise_solved"):
         assert name not in text
+    opening = text.partition("\n## ")[0]
+    assert "**KL**" in opening and "*nats*" in opening and "(docs/words.md)" in opening
+
+
+def test_no_page_of_the_copy_tells_of_a_solution(student_copy):
+    """There is none in it for the option to take."""
+    pages = [*student_copy.rglob("*.md"), student_copy / "exercise.ipynb"]
+    assert len(pages) > 10
+    named = [path for path in pages if "--use_solution" in path.read_text(encoding="utf-8")]
+    assert named == []
 
 
 def test_pages_of_the_copy_name_only_what_is_there(student_copy):
@@ -100,7 +113,6 @@ def test_what_is_withheld_is_not_in_the_copy(student_copy):
     assert not {*of_the_developers, "exercise_solved.ipynb"} & names
     assert not {"docs/results.md", "docs/samples.md", "docs/optimum.png"} & names
     assert not [name for name in names if name.endswith(".pyc")]
-    assert "--use_solution" not in (student_copy / "README.md").read_text(encoding="utf-8")
 
 
 def test_coding_assistants_are_asked_to_tutor(student_copy):

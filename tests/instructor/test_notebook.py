@@ -137,7 +137,7 @@ def test_times_stand_in_headings_that_are_there(monkeypatch):
     monkeypatch.setattr(notebook_file, "TIMES", {"Training": 100, "Bonus (optional)": 2})
     text = whole_text()
     assert "\n## Training · 2 minutes\n" in text and "\n## Bonus (optional) · 2 s\n" in text
-    assert "busy for 2 minutes" in text and "{" not in text.split("## The sentiment")[0][:2500]
+    assert "take 2 minutes of" in text and "{" not in text.split("## The sentiment")[0][:2500]
     monkeypatch.undo()
     titles = re.findall(r"^# ## (.*)$", notebook_file.source_text(), re.MULTILINE)
     assert set(notebook_file.TIMES) <= set(titles)
@@ -171,7 +171,7 @@ def test_headings_say_what_is_core_and_what_is_optional():
     assert set(marks) - core == {"2", "3a", "3c"}
     for title in ("Collapse (core)", "Comparing (core)", "Bonus (optional)"):
         assert any(heading.startswith(title) for heading in headings)
-    for run in ("none", "forward", "hacked"):
+    for run in ("none", "forward", "weak", "strong", "hacked"):
         mark = re.findall(r"^##.*\((core|optional)\)", text.partition(f'run("{run}"')[0], re.M)[-1]
         assert f"`{run}`" in opening and mark == "core"
 

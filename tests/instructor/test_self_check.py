@@ -9,7 +9,7 @@ import pytest
 from instructor.grading import course
 from instructor.grading.command import RUBRIC
 from instructor.grading.examining import Examination, Outcome
-from instructor.grading.points import every_case, read_rubric
+from instructor.grading.points import every_case, maximum, read_rubric
 from instructor.grading.process import Child, Dead, probe
 from instructor.grading.submission import GraderError
 from instructor.proof import attacks, swelling
@@ -29,14 +29,14 @@ def earning(wanted):
     return Examination(outcomes)
 
 
-def checked(monkeypatch, believed):
+def checked(monkeypatch, believed, grader=GRADER):
     """Run the self-check with a grader that takes each known file for what `believed` says."""
 
     def examine(control, source, seeds, models, seconds):
         return earning(believed[source])
 
     monkeypatch.setattr(course, "examine", examine)
-    course.self_check(None, GRADER)
+    course.self_check(None, grader)
 
 
 def truth():
@@ -54,6 +54,20 @@ def test_one_file_that_is_judged_wrongly_stops_the_run(monkeypatch, title, sourc
 
 def test_a_grader_that_judges_rightly_goes_on(monkeypatch):
     checked(monkeypatch, truth())
+
+
+def test_a_rubric_may_give_an_exercise_no_points(monkeypatch):
+    """As instructor/README.md says of the core alone: 40 points, and the check holds for these."""
+    core = {"kl_penalty_forward", "group_advantages", "policy_loss"}
+    rubric = read_rubric(RUBRIC)
+    for name in rubric["exercises"].keys() - core:
+        rubric["exercises"][name]["points"] = 0
+    assert maximum(rubric) == 40
+    grader = course.Grader({"rubric": rubric, "seeds": [0, 1]}, models=())
+    checked(monkeypatch, truth(), grader)
+    believed = truth() | {source: "less" for source, kind in truth().items() if kind == "all"}
+    with pytest.raises(GraderError, match="nothing was graded"):
+        checked(monkeypatch, believed, grader)
 
 
 def test_the_check_runs_before_anything_is_graded(monkeypatch):
