@@ -33,10 +33,14 @@ class Column(NamedTuple):
 COLUMNS = [Column(kl, side) for kl in FLAGS_OF_KL for side in PROGRAMS]
 
 
-def seconds_per_step(column: Column, flags: list[str], steps: int) -> float:
-    """The median `step_time` of a run with that many steps after the warm-up."""
+def seconds_per_step(column: Column, flags: list[str], steps: int, run=run_program) -> float:
+    """The median `step_time` of a run with that many steps after the warm-up.
+
+    Args:
+        run: as `run_program`; what starts the run.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        run_program(
+        run(
             PROGRAMS[column.side],
             *flags,
             *FLAGS_OF_KL[column.kl],

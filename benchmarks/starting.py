@@ -36,15 +36,17 @@ def one_line_errors(program: str):
         sys.exit(f"{program}: {error}")
 
 
-def run_program(*words: object, threads: int | None = None) -> str:
+def run_program(*words: object, threads: int | None = None, timeout: float | None = None) -> str:
     """Run a program of this repository in a process of its own; returns what it prints.
 
     Args:
         words: its file and its arguments.
         threads: how many torch may use; by default all.
+        timeout: seconds, after which it is killed.
 
     Raises:
         UserError: it failed; the message is its last line.
+        subprocess.TimeoutExpired: the seconds were over.
     """
     threads_of_torch = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
@@ -53,6 +55,7 @@ def run_program(*words: object, threads: int | None = None) -> str:
         capture_output=True,
         text=True,
         env={**os.environ, **threads_of_torch},
+        timeout=timeout,
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"{words[0]} was ended from outside"]

@@ -1,6 +1,6 @@
 """Shared fixtures. The suite needs no network, no GPU and nothing outside this repository.
 
-It hides a GPU, so that its figures are a CPU's everywhere; only `pytest -m gpu` sees one.
+It hides a GPU, so that its figures are a CPU's everywhere; only `-m gpu` sees one.
 """
 
 import ast
@@ -78,7 +78,7 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("for a GPU: python -m pytest -m gpu")
+        pytest.skip("for a GPU: python -m pytest tests/engine -m gpu")
 
 
 @pytest.hookimpl(wrapper=True)

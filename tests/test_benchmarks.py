@@ -8,12 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import sentiment
 from engine.common import ROOT, UserError, append_jsonl, write_json
 from engine.measuring.judge import NgramJudge
+from engine.measuring.labels import star_order
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import NATS
 from engine.measuring.runs import read_run
@@ -207,16 +211,25 @@ def test_without_a_gpu_one_line_says_so():
     assert done.stderr == "gpu.py: there is no GPU here that torch could use (CUDA).\n"
 
 
+def in_a_while():
+    """A time at which a check of a GPU is over long since."""
+    return time.perf_counter() + 300
+
+
 def test_the_table_of_a_gpu_and_what_failed(program):
     gpu = program("gpu")
 
-    def broken():
+    def broken(until):
         raise UserError("train.py: no such model")
 
+    def unexpected(until):
+        raise ValueError("no steps\nand more")
+
     planned = {
-        "good": lambda: gpu.Found("0.5 → 0.8", (3.21, 3.6)),
-        "slow": lambda: gpu.Found("late", wrong=("70 s, at most 60", "far off")),
+        "good": lambda until: gpu.Found("0.5 → 0.8", (3.21, 3.6)),
+        "slow": lambda until: gpu.Found("late", wrong=("70 s, at most 60", "far off")),
         "broken": broken,
+        "unexpected": unexpected,
     }
     assert list(gpu.measure(planned)) == [
         "| check | seconds | GiB, allocated / reserved | result |",
@@ -224,31 +237,141 @@ def test_the_table_of_a_gpu_and_what_failed(program):
         "| good | 0 | 3.2 / 3.6 | 0.5 → 0.8 |",
         "| slow | 0 |  | late |",
         "| broken | 0 |  | failed |",
+        "| unexpected | 0 |  | failed |",
         "",
         "- FAILED slow: 70 s, at most 60",
         "- FAILED slow: far off",
         "- FAILED broken: train.py: no such model",
+        "- FAILED unexpected: ValueError: no steps",
     ]
     assert list(gpu.measure({"good": planned["good"]}))[-1] == "All checks passed."
-    late = list(gpu.measure({"good": planned["good"]}, minutes=-1))
-    assert late[2:] == ["| good | 0 |  | left out |", "", "- FAILED good: -1 minutes were over"]
+
+
+def test_what_takes_too_long_is_cut_off_and_the_rest_left_out(program):
+    gpu = program("gpu")
+
+    def slow(until):
+        return gpu.run_until(until, "-c", "import time; time.sleep(60)")
+
+    assert list(gpu.measure({"slow": slow, "next": slow}, minutes=0.005))[2:] == [
+        "| slow | 0 |  | cut off |",
+        "| next | 0 |  | left out |",
+        "",
+        "- FAILED slow: 0.005 minutes were over",
+        "- FAILED next: 0.005 minutes were over",
+    ]
+
+
+def test_a_run_to_be_killed_is_cut_off_too(program, tmp_path, monkeypatch):
+    gpu, started = program("gpu"), []
+
+    class Watched(subprocess.Popen):
+        def __init__(self, *args, **settings):
+            started.append(self)
+            super().__init__(*args, **settings)
+
+    monkeypatch.setattr(subprocess, "Popen", Watched)
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu.kill_at(1, tmp_path / "run", ["--preset", "tiny"], until=0)
+    (run,) = started
+    assert run.returncode not in (None, 0)
+
+
+def trainings_of(gpu, device=""):
+    planned = gpu.checks("tiny/gpt2", device).items()
+    return {n: check.args[0] for n, check in planned if getattr(check, "func", None) is gpu.train}
 
 
 def test_every_training_of_a_gpu_is_one_that_can_be_asked_for(program):
-    gpu = program("gpu")
-    planned = gpu.checks("tiny/gpt2").values()
-    trainings = [check.args[0] for check in planned if getattr(check, "func", None) is gpu.train]
-    assert len(trainings) == 7
-    for training in trainings:
+    trainings = trainings_of(program("gpu"))
+    assert len(trainings) == 9
+    for training in trainings.values():
         options = resolve_options(parse_arguments("", list(map(str, training.flags))))
         assert options.sentiment_model == PRESETS["tiny"]["sentiment_model"]
 
 
+@pytest.mark.parametrize(
+    ("device", "seconds"), [("NVIDIA H100 80GB HBM3", 60), ("NVIDIA H200", 60), ("Tesla T4", None)]
+)
+def test_only_a_fast_gpu_has_a_goal_in_seconds(program, device, seconds):
+    limits = {n: t.seconds for n, t in trainings_of(program("gpu"), device).items()}
+    assert limits.pop("medium, forward KL") == (seconds or math.inf)
+    assert set(limits.values()) == {math.inf}
+
+
+def test_a_folder_is_that_of_who_asks(program, monkeypatch, tmp_path):
+    gpu, asked = program("gpu"), []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(gpu, "describe_machine", lambda model: "a machine")
+    monkeypatch.setattr(gpu, "checks", lambda *words: asked.append(words) or {})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for words in (["--model", "mine"], ["--model", "owner/name"]):
+        with pytest.raises(SystemExit, match="False"):
+            gpu.main(words)
+    assert asked == [(str(tmp_path / "mine"), "Tesla T4"), ("owner/name", "Tesla T4")]
+
+
+def test_a_large_reward_model_can_be_used(program, tmp_path):
+    gpu = program("gpu")
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    gpu.save_large_classifier(tmp_path, **small, intermediate_size=8)
+    model, tokenizer, order = sentiment._load_classifier(str(tmp_path), star_order, "cpu")
+    assert order == [0, 1, 2, 3, 4] and model.config.vocab_size == 105_879
+    assert sentiment.class_probs(model, tokenizer, ["A film."]).shape == (1, 5)
+
+
 def test_a_rollout_is_compared_with_the_loop(program):
     """Uncaptured, on a CPU; the peak is that of a GPU, so it is 0."""
-    found = program("gpu").rollout(PRESETS["tiny"]["model_name"], 8, 6)
+    found = program("gpu").rollout(PRESETS["tiny"]["model_name"], in_a_while(), 8, 6)
     assert found.wrong == () and found.peak == (0, 0)
     assert found.result.startswith("8 of 8 rows the same, log-probabilities within ")
+
+
+@pytest.mark.parametrize(("device", "captured"), [("cuda", True), ("cuda", False), ("cpu", False)])
+def test_a_rollout_that_a_gpu_did_not_record_is_a_failure(program, monkeypatch, device, captured):
+    gpu = program("gpu")
+    told = {"rows": 8, "same": 8, "difference": 1e-6, "loop": 0.2, "recorded": 0.1}
+    told |= {"device": device, "captured": captured}
+    monkeypatch.setattr(gpu, "run_program", lambda *_, **__: f"{json.dumps(told)}\n[1.5, 2.5]\n")
+    found = gpu.rollout("gpt2", in_a_while())
+    assert found.peak == (1.5, 2.5)
+    wrong = ("the step was not recorded, and ran kernel by kernel",)
+    assert found.wrong == (wrong if device == "cuda" and not captured else ())
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(0.1, True), (0.2, False)])
+def test_a_step_is_held_against_one_of_stock_trl(program, monkeypatch, seconds, passes):
+    gpu = program("gpu")
+
+    def run(name, *flags, timeout):
+        folder = Path(flags[-1].removeprefix("--output_dir="))
+        folder.mkdir()
+        step = {"train.py": seconds, "benchmarks/stock.py": 0.55}[name]
+        append_jsonl(folder / "metrics.jsonl", [{"step_time": step}] * 13)
+        return ""
+
+    monkeypatch.setattr(gpu, "run_program", run)
+    found = gpu.beside_stock([], in_a_while())
+    ratio = "5.50" if passes else "2.75"
+    assert found.result == f"stock 0.550 s a step, ours {seconds:.3f} s: {ratio}×"
+    assert found.wrong == (() if passes else (f"{ratio} times as fast as stock TRL, at least 5",))
+
+
+@pytest.mark.parametrize(
+    ("said", "result", "wrong"),
+    [
+        ((0, "..\n2 passed in 1.00s\n", ""), "2 passed in 1.00s", ()),
+        ((1, "FAILED a - b\n1 failed\n", ""), "1 failed", ("FAILED a - b",)),
+        ((4, "", "a warning\nExit: no package\n"), "Exit: no package", ("Exit: no package",)),
+        ((-9, "", ""), "pytest said nothing", ("pytest said nothing",)),
+    ],
+)
+def test_what_the_tests_for_a_gpu_said(program, monkeypatch, said, result, wrong):
+    done = subprocess.CompletedProcess([], *said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert program("gpu").suite(in_a_while()) == (result, None, wrong)
 
 
 @pytest.mark.slow
@@ -256,24 +379,25 @@ def test_a_training_is_measured_and_held_to_its_limits(program):
     gpu = program("gpu")
     flags = ["--preset", "tiny", *gpu.FORWARD, "--max_steps", 2, "--eval_steps", 2]
     flags += ["--batch_size", 4, "--num_generations", 2, "--max_completion_length", 4]
-    good = gpu.train(gpu.Training(flags))
+    good = gpu.train(gpu.Training(flags), in_a_while())
     assert good.wrong == () and good.peak == (0, 0)
     figures = r"2 steps, median \d+\.\d{3} s: sentiment 0\.\d\d → 0\.\d\d, -?\d\.\d\d nats"
     assert re.fullmatch(figures, good.result)
-    bad = gpu.train(gpu.Training(flags, seconds=0, reserved=-1, old=True))
+    bad = gpu.train(gpu.Training(flags, seconds=0, reserved=-1, old=True), in_a_while())
     assert [line.split(", at most ")[1] for line in bad.wrong] == ["0", "-1"]
 
 
 @pytest.mark.slow
 def test_a_killed_run_is_compared_with_a_whole_one(program):
     flags = ["--preset", "tiny", "--batch_size", 4, "--num_generations", 2]
-    found = program("gpu").resume([*flags, "--max_completion_length", 4], steps=12, stop=3)
+    flags += ["--max_completion_length", 4]
+    found = program("gpu").resume(flags, in_a_while(), steps=12, stop=3)
     assert found == ("weights equal to the last bit", None, ())
 
 
 @pytest.mark.slow
 def test_the_tests_for_a_gpu_are_skipped_in_one_line(program):
-    found = program("gpu").suite()
+    found = program("gpu").suite(in_a_while())
     assert re.fullmatch(r"\d+ skipped, \d+ deselected in .*", found.result) and not found.wrong
 
 

@@ -356,6 +356,7 @@ def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -
     prompt_ids = dict(
         zip(prompts, tokenize_prompts(prompts, tokenizer, model, max_new_tokens=length))
     )
+    longest = max(map(len, prompt_ids.values()))
     scores = {prompt: [] for prompt in prompts}
     largest = -math.inf
     repeated = [prompt for prompt in prompts for _ in range(samples)]
@@ -364,7 +365,7 @@ def sample_optimum(model, tokenizer, base: Base, prompts, score, samples: int) -
         for start in range(0, len(repeated), BATCH_SIZE):
             batch = repeated[start : start + BATCH_SIZE]
             rows = [prompt_ids[prompt] for prompt in batch]
-            sampling = Sampling(length, base.temperature, seed=start)
+            sampling = Sampling(length, base.temperature, seed=start, prompt_width=longest)
             ids, log_probs = generate(model, tokenizer, rows, sampling=sampling)
             texts = decode_completions(model, tokenizer, rows, ids)
             for prompt, value in zip(batch, score(texts)):

@@ -23,7 +23,7 @@ def best_device():
 class Precision(NamedTuple):
     """In which type a run multiplies; its weights are float32 everywhere, and so is the rollout.
 
-    | device | rollout | policy against reference | TRL's loss |
+    | device | rollout, reward model | policy against reference | TRL's loss |
     |---|---|---|---|
     | NVIDIA from Ampere on (A100, RTX 30, L4, H100 …) | TF32 | TF32 | bfloat16 |
     | older ones (T4, V100) | float32 | float16 | float16, its gradient scaled |
@@ -34,7 +34,8 @@ class Precision(NamedTuple):
     and for a model of GPT-2's size it is about as fast. So policy and reference can be compared in
     it, and the log-probabilities that the rollout knows be used again. A loss only needs the
     direction of its gradient. Where there is no TF32, float32 is slow; then both are asked under
-    autocast, so that equal models give equal numbers.
+    autocast, so that equal models give equal numbers. That holds for train.py and its validations;
+    evaluate.py and play.py know no autocast, and take float32 where the table says float16.
     """
 
     loss: Any = None  # torch type of the autocast, or None

@@ -63,8 +63,8 @@ def token_log_probs(hidden, weight, targets, temperature=1.0) -> TokenLogProbs:
     hidden = hidden if temperature == 1 else hidden / temperature
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
         return TokenLogProbs(*_Differentiable.apply(hidden, weight, targets))
-    top, sums, _, _ = _over_vocabulary(hidden, weight)
-    return TokenLogProbs((_chosen(hidden, weight, targets) - (top + sums.log()))[:, 0], None)
+    chosen, top, sums, _, _ = _over_vocabulary(hidden, weight, targets)
+    return TokenLogProbs((chosen - (top + sums.log()))[:, 0], None)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -75,14 +75,14 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, targets):
-        top, sums, means, ctx.parts = _over_vocabulary(
-            hidden, weight, average=True, keep=ctx.needs_input_grad[1]
+        chosen, top, sums, means, ctx.parts = _over_vocabulary(
+            hidden, weight, targets, average=True, keep=ctx.needs_input_grad[1]
         )
         log_sums = top + sums.log()
         ctx.save_for_backward(hidden, weight, targets, top, sums, means)
         entropy = (top - (hidden * means).sum(1, keepdim=True) + sums.log())[:, 0]
         ctx.mark_non_differentiable(entropy)
-        return (_chosen(hidden, weight, targets) - log_sums)[:, 0], entropy
+        return (chosen - log_sums)[:, 0], entropy
 
     @staticmethod
     def backward(ctx, gradient, _):
@@ -100,30 +100,39 @@ class _Differentiable(torch.autograd.Function):
         return for_hidden, for_weight, None
 
 
-def _chosen(hidden, weight, targets):
-    return (hidden * weight[targets]).sum(1, keepdim=True)
+def _rounds(device):
+    """Whether products are rounded to TF32."""
+    return device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
 
 
-def _over_vocabulary(hidden, weight, average=False, keep=False):
+def _over_vocabulary(hidden, weight, targets, average=False, keep=False):
     """What a softmax of the logits z = h·w needs, from one part of the vocabulary after the other.
 
     Whenever a part has a larger logit than those before, their sums shrink to the new scale.
+    Where products are rounded, the logit of a target is one of those that were summed up: as it
+    was drawn from in the rollout, and no log-probability is above 0.
 
     Args:
         average: also return Σ p w.
         keep: also return what the gradient of the weights needs.
 
     Returns:
-        (max z, Σ exp(z − max z), Σ p w, parts): (N, 1), (N, 1), (N, E), and for each part
-        exp(z − m) and m, the maximum as far as it was known.
+        (z of the targets, max z, Σ exp(z − max z), Σ p w, parts): three (N, 1), (N, E), and for
+        each part exp(z − m) and m, the maximum as far as it was known.
     """
+    chosen = (hidden * weight[targets]).sum(1, keepdim=True)
     top = hidden.new_full((len(hidden), 1), -torch.inf)
     sums = hidden.new_zeros(len(hidden), 1)
     means = torch.zeros_like(hidden)
     parts = []
     most = LOGITS_OF_GPU if hidden.device.type == "cuda" else LOGITS
+    place = targets[:, None]  # in the part
     for part in weight.split(max(64, most // max(1, len(hidden)))):
         z = hidden @ part.t()
+        if _rounds(hidden.device):
+            inside = (place >= 0) & (place < len(part))
+            chosen = torch.where(inside, z.gather(1, place.clamp(0, len(part) - 1)), chosen)
+            place = place - len(part)
         before = top
         top = torch.maximum(top, z.amax(1, keepdim=True))
         exps = z.sub_(top).exp_()
@@ -133,4 +142,4 @@ def _over_vocabulary(hidden, weight, average=False, keep=False):
             means.mul_(shrink).addmm_(exps, part)
         if keep:
             parts.append((exps, top))
-    return top, sums, means.div_(sums), parts
+    return chosen, top, sums, means.div_(sums), parts

@@ -135,6 +135,8 @@ class _Rollout:
     own; random numbers are drawn before. On a CPU the same step runs as it is.
     """
 
+    refused = False  # a GPU that has not recorded one step is not asked for another
+
     def __init__(self, model, shape: _Shape):
         self.shape = shape
         self.decoder = StaticDecoder(model, shape.rows, shape.width, shape.tokens)
@@ -146,24 +148,30 @@ class _Rollout:
         self.ids = empty(shape.rows, shape.tokens, dtype=torch.long)
         self.log_probs = empty(shape.rows, shape.tokens, dtype=torch.float64)
         self.ends = torch.tensor(shape.ends, device=model.device)
-        self.advance = self._advance
+        self.graph = None
         if model.device.type == "cuda" and shape.tokens > 1:
             with torch.cuda.device(model.device):
-                self.advance = self._recorded()
+                self.graph = self._recorded()
 
     def _recorded(self):
-        """The step as a graph; where a GPU or its driver will not record it, the step itself."""
+        """The step as a graph; None where a GPU or its driver will not record it."""
+        if _Rollout.refused:
+            return None
+        before = torch.cuda.current_stream()
         try:
-            return self._record().replay
+            return self._record()
         except RuntimeError as error:
+            torch.cuda.set_stream(before)  # PyTorch leaves it where the end of a recording fails
+            _Rollout.refused = True
             print(
-                f"sampling step by step: this GPU does not record a step ({first_line(error)})",
+                "sampling step by step: this GPU does not record a step "
+                f"({first_line(error.__context__ or error)})",
                 file=sys.stderr,
             )
-            return self._advance
+            return None
 
     def _record(self):
-        stream = torch.cuda.Stream()
+        stream = _side_stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
@@ -173,7 +181,7 @@ class _Rollout:
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as those of NCCL, may go on meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._advance()
         return graph
 
@@ -184,10 +192,11 @@ class _Rollout:
         self.step.zero_()
         self.alive.fill_(True)
         self._sample(logits)
+        advance = self._advance if self.graph is None else self.graph.replay
         for done in range(1, self.shape.tokens):
             if done % ASK_EVERY == 0 and not self.alive.any():
                 break
-            self.advance()
+            advance()
         else:
             done = self.shape.tokens
         return self.ids[:, :done].clone(), self.log_probs[:, :done].clone()
@@ -204,6 +213,16 @@ class _Rollout:
         self.alive.logical_and_((ids != self.ends).all(1))
         self.drawn.copy_(ids)
         self.step.add_(1)
+
+
+@functools.cache
+def _side_stream(device):
+    """The one stream of a GPU on which steps are recorded.
+
+    cuBLAS keeps work space for every stream for ever, up to 32 MiB; and what it takes before the
+    recording is not part of a graph's own memory.
+    """
+    return torch.cuda.Stream(device)
 
 
 _rollout: _Rollout | None = None  # the latest: a run has one shape

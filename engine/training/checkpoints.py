@@ -9,6 +9,7 @@ with its seal.
 import json
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -26,10 +27,11 @@ def seal(folder):
     folder = Path(folder)
     (folder / SEAL).unlink(missing_ok=True)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and SEAL not in path.name)
-    for path in files:
-        sync_to_disk(path)
-    sums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    write_json(folder / SEAL, sums, sync=True)
+    with ThreadPoolExecutor(4) as threads:  # weights and moments at once
+        list(threads.map(sync_to_disk, files))
+        sums = list(threads.map(sha256, files))
+    names = [path.relative_to(folder).as_posix() for path in files]
+    write_json(folder / SEAL, dict(zip(names, sums)), sync=True)
     share_alike(folder, like=folder / SEAL)
 
 

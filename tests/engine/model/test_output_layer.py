@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -22,7 +24,13 @@ def assert_close(got, want):
     torch.testing.assert_close(got, want, atol=5e-6 * max(1.0, want.abs().max().item()), rtol=0)
 
 
+@pytest.fixture(params=["exact products", "as where they are rounded"])
+def products(request, monkeypatch):
+    monkeypatch.setattr(output_layer, "_rounds", lambda device: "exact" not in request.param)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.usefixtures("products")
 def test_values_and_gradients_against_float64(inputs, temperature):
     hidden, weight, targets = inputs
     factors = torch.randn(COUNT)
@@ -41,6 +49,18 @@ def test_values_and_gradients_against_float64(inputs, temperature):
     ):
         assert_close(got.double(), want)
     assert not entropy.requires_grad
+
+
+def test_a_rounded_logit_is_compared_with_rounded_ones(monkeypatch):
+    """Both logits are 1.00 + 0.003, and bfloat16 makes 1 of it: half the probability each."""
+    multiply = torch.Tensor.matmul
+    monkeypatch.setattr(output_layer, "_rounds", lambda device: True)
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: multiply(a.bfloat16(), b.bfloat16()).float()
+    )
+    weight = torch.tensor([[1.003], [1.003]])
+    log_probs, _ = token_log_probs(torch.ones(1, 1), weight, torch.tensor([1]))
+    assert log_probs.item() == pytest.approx(-math.log(2), abs=1e-6)
 
 
 def test_without_gradients_the_same_log_probs_and_no_entropy(inputs):
