@@ -64,6 +64,11 @@ class KLControl(TrainerCallback, ExportableState):
         self.recent = []  # KL of the last steps, the newest last
         self.rates = []  # at which they moved
 
+    @property
+    def held(self):
+        """Mean KL of the completions of the last steps, nats; None before the first."""
+        return sum(self.recent) / len(self.recent) if self.recent else None
+
     def state(self):
         attributes = {
             name: getattr(self, name) for name in ("level", "coef", "rate", "recent", "rates")

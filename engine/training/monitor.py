@@ -170,6 +170,7 @@ class Monitor(Validations):
             "after": self.after,
             "kl_coef": self.train_log.get("kl_coef"),  # at the last step
             "rate": control.rate if control else 1.0,  # factor of the learning rate, likewise
+            "kl_held": control.held if control else None,  # nats, over the last steps
             "validation_seconds": round(self.validation_seconds, 1),
         }
 

@@ -39,6 +39,14 @@ def test_updates_by_hand(kl, steps, level, coef):
     assert control.coef == pytest.approx(coef, rel=1e-12)
 
 
+def test_what_was_held_is_the_mean_of_the_last_four_steps():
+    control = KLControl(target=2.0, coef=0.1)
+    assert control.held is None
+    for value in (9.0, 1.0, 2.0, 2.5, float("nan"), 2.7):
+        control.update(value, 60, **NO_CAP)
+    assert control.held == pytest.approx((1.0 + 2.0 + 2.5 + 2.7) / 4, abs=1e-12)
+
+
 @pytest.mark.parametrize("kl, level", [(0.0, 0.001), (50.0, 10.0)])
 def test_a_target_out_of_reach_drives_it_only_so_far(kl, level):
     control = KLControl(target=2.0, coef=0.1)
