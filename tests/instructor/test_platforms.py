@@ -265,6 +265,30 @@ def test_a_mishap_is_a_question_and_leaves_the_gradebook(tmp_path, sevens):
     assert book.count('"5"') == 5 and '"fay","7"' in book
 
 
+ATTEMPTS = {  # of one student, at two times
+    "blackboard": [f"GRPO_ann_attempt_2026-11-0{day}-10-00-00_rewards.py" for day in (1, 2)],
+    "brightspace": [f"1-2 - Ann Lee - Nov {day}, 2026 1000 AM/rewards.py" for day in (1, 2)],
+}
+
+
+@pytest.mark.parametrize("platform", ATTEMPTS)
+def test_a_continued_run_grades_the_hand_in_that_is_the_newest_now(tmp_path, sevens, platform):
+    """Both were "graded", and the feedback showed the older one; or neither was."""
+    (tmp_path / "book.csv").write_text("name,login,GRPO\nAnn Lee,ann,\n")
+    older, newer = ATTEMPTS[platform]
+    for there, wanted in (
+        ([older], ["graded"]),
+        ([older, newer], ["duplicate", "graded"]),
+        ([older], ["graded"]),
+    ):
+        with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+            for name in there:
+                file.writestr(name, SOURCE + name.encode())
+        results, _ = graded(tmp_path, "--resume")
+        found = {result["path"]: result["status"] for result in results}
+        assert [found[name] for name in there] == wanted
+
+
 def correct(tmp_path, *rows):
     text = "student;person;points;reason\n" + "\n".join(rows)
     (tmp_path / "out" / "corrections.csv").write_text(text, encoding="utf-8")
