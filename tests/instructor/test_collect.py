@@ -102,6 +102,27 @@ def test_names_of_a_canvas_export(tmp_path):
     assert [s.source for s in everything if s.duplicate] == [b"v = 1"]
 
 
+@pytest.mark.parametrize(
+    "layout, student",
+    [
+        ("ann", "ann"),
+        ("ann/code", "ann"),
+        ("ann/code/src", "ann"),
+        ("course/ann", "ann"),  # a zip that is called so, or its folder
+        ("course", "course"),
+        ("download/Ann Lee_501_assignsubmission_file_/code", "Ann Lee"),
+        ("download/397063-25 - Ann Lee - Nov 1, 2026 1000 AM", "Ann Lee"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_class_of_one(tmp_path, layout, student, zipped):
+    """`ann/code/rewards.py` alone was the hand-in of somebody called code."""
+    course = tmp_path / "course"
+    put(course, layout, "a = 1")
+    (row,) = collect(as_zip(course, tmp_path / "course") if zipped else course)
+    assert (row.student, row.source, row.flags) == (student, b"a = 1", [])
+
+
 def test_names_of_a_moodle_export(tmp_path):
     put(tmp_path, "Zoë O'Neil_501_assignsubmission_file_", "v = 1")
     (tmp_path / "Li Wei_502_assignsubmission_file_rewards.py").write_text("v = 2")
