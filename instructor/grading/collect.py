@@ -16,6 +16,7 @@ merged or dropped in silence.
 import io
 import itertools
 import re
+from collections import Counter
 from pathlib import PurePath, PurePosixPath
 from typing import NamedTuple
 
@@ -415,11 +416,13 @@ def in_order(submissions):
     """The submissions sorted by student, with names and paths that are all different."""
     students = set()
     paths = set()
+    namesakes = Counter(row.student for row in submissions if not row.duplicate)
     for row in submissions:
         ids = ", ".join(filter(None, (member.id for member in row.members)))
+        if ids and namesakes[row.student] > 1:  # each: of a bare name nobody knows whose it is
+            row.student = f"{row.student} ({ids})"
         if not row.duplicate:
-            further = [f"{row.student} ({ids})"] if ids else [f"{row.student} (2)"]
-            row.student = unused(row.student, students, further)
+            row.student = unused(row.student, students, [f"{row.student} (2)"])
         row.path = unused(row.path, paths, [f"{row.path} (2)"])
 
     def by_student(row):

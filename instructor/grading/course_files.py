@@ -24,7 +24,10 @@ def write_all(args, results, submissions, rubric):
     """
     out = Path(args.out)
     order = {submission.path: i for i, submission in enumerate(submissions)}
+    names = {submission.path: submission.student for submission in submissions}
     results = sorted(results, key=lambda result: order.get(result["path"], len(order)))
+    for result in results:  # since it was graded, a namesake may have changed the name
+        result["student"] = names.get(result["path"], result["student"])
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
     corrections = []
     if not args.gradescope:

@@ -323,6 +323,27 @@ def test_a_correction_is_kept_by_every_later_run(tmp_path, sevens):
     assert "- =by mail (+50)" in (tmp_path / "out" / "feedback" / "dan.md").read_text()
 
 
+def test_a_namesake_takes_no_correction_and_hides_none(tmp_path, sevens):
+    """The result kept the name it was graded under, so that a correction under the new one was
+    lost; and one under the old name went to whoever had it now."""
+    first, second = "doejane_7777_98800_rewards.py", "doejane_1234_98900_rewards.py"
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+        file.writestr(first, SOURCE)
+    (tmp_path / "book.csv").write_text("ID,Student,GRPO\n7777,x,\n1234,y,\n")
+    graded(tmp_path)
+    with zipfile.ZipFile(tmp_path / "export.zip", "a") as file:
+        file.writestr(second, SOURCE)
+    correct(tmp_path, "doejane;;1;x")
+    with pytest.raises(GraderError, match="row 2: nobody handed in as doejane"):
+        graded(tmp_path, "--resume")
+    correct(tmp_path, "doejane (7777);;1;x")
+    results, _ = graded(tmp_path, "--resume")
+    assert {result["student"]: result["score"] for result in results} == {
+        "doejane (1234)": 7.0,
+        "doejane (7777)": 8.0,
+    }
+
+
 @pytest.mark.parametrize(
     "row, message",
     [
