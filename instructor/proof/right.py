@@ -236,6 +236,7 @@ FORBIDDEN = {  # title: (what stands in front of the solution, what is said of i
         "start no process",
     ),
     "compiler": ("import subprocess\nsubprocess.run(['cc', '--version'])", "start no process"),
+    "torch.compile": ("import torch\ntorch.compile(abs)(torch.ones(2))", "start no process"),
     "download": (
         "from urllib.request import urlopen\nurlopen('http://127.0.0.1:9/words.txt')",
         "use no network",

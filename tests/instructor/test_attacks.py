@@ -23,6 +23,7 @@ from instructor.grading.command import RUBRIC, VISIBILITIES
 from instructor.grading.points import read_rubric
 from instructor.grading.process import Child
 from instructor.proof import attacks, swelling
+from instructor.proof.right import FORBIDDEN
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 
@@ -110,6 +111,15 @@ def batch(tmp_path_factory, policy, listener, classifier):
         temporary=temporary,
         shared_memory=shared_memory() - memory,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["compiler", "torch.compile"])
+def test_what_is_refused_is_said_however_a_library_has_wrapped_it(control, title):
+    code, _ = FORBIDDEN[title]
+    with Child(control, code.encode(), seconds=60) as child:
+        with pytest.raises(Wrong, match="The grader lets a submission start no process"):
+            child.ask("load")
 
 
 TEMPORARY = """
