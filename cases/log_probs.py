@@ -141,7 +141,7 @@ def odd_pairs(rng, tokenizer):
         (this, f" {one}.", again),
         (this, f" {other}.", again),
         (that, f" {one}.", again),
-        (" ".join(rng.choices(WORDS, k=45)), f" {one}.", cut),
+        (" ".join(rng.choices(WORDS, k=60)), f" {one}.", cut),
         (this, "".join(f" {word}" for word in rng.choices(WORDS, k=55)), cut),
         (f" {that} ", f"  {other} ", blanks),
         (that, f" {one}.{end} {other}", inside),

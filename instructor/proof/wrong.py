@@ -267,6 +267,7 @@ WRONG = {
             completion_ids='tokenizer({completion})["input_ids"][:48]'
         ),
         "prompt cut at 32 tokens": log_probs(prompt_ids='tokenizer({prompt})["input_ids"][-32:]'),
+        "prompt cut at 48 tokens": log_probs(prompt_ids='tokenizer({prompt})["input_ids"][-48:]'),
         "the prompt's last token alone": log_probs(
             prompt_ids='tokenizer({prompt})["input_ids"][-1:]'
         ),
