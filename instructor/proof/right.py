@@ -112,6 +112,13 @@ VALID = {
         "no shouting": """
             return [s - 0.1 * t.count("!") for s, t in zip(scores, completions)]
         """,
+        "no copies": """
+            return [s * (completions.count(t) == 1) for s, t in zip(scores, completions)]
+        """,
+        "the first of its kind": """
+            firsts = [t not in completions[:i] for i, t in enumerate(completions)]
+            return [s * first for s, first in zip(scores, firsts)]
+        """,
         "unlike its neighbours": """
             others = [sum(a == b for b in completions) - 1 for a in completions]
             return [s - 0.1 * n / len(scores) for s, n in zip(scores, others)]

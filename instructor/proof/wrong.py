@@ -242,6 +242,7 @@ WRONG = {
             words = [text.split() for text in completions]
             return [(2 * s - 1) * len(set(w)) / max(1, len(w)) for s, w in zip(scores, words)]
         """,
+        "the lowest score": "return [min(scores) * len(set(t.split())) for t in completions]",
         "sorted": "return sorted(s**2 for s in scores)",
         "the last score of a text": """
             known = dict(zip(completions, scores))
