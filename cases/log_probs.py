@@ -42,17 +42,17 @@ def sums_and_mistakes(models, prompts, completions):
 
     The mistakes are worked out where somebody looks at them: for wrong answers only.
     """
+    pairs = [*zip(prompts, completions)]
+    total = torch.stack([whole_log_prob(models, *pair) for pair in pairs])
+    return total, known_mistakes(models, pairs, total)
+
+
+def known_mistakes(models, pairs, total):
+    """The `Mistake`s, one by one."""
     model, tokenizer = models
-    texts = zip(prompts, completions)
-    pairs = [(token_ids(tokenizer, start), token_ids(tokenizer, rest)) for start, rest in texts]
+    pairs = [(token_ids(tokenizer, start), token_ids(tokenizer, rest)) for start, rest in pairs]
     logits = [logits_token_by_token(model, *pair) for pair in pairs]
     tokens = [picked(table.log_softmax(-1), rest) for table, (_, rest) in zip(logits, pairs)]
-    total = torch.stack([row.sum() for row in tokens])
-    return total, known_mistakes(model, pairs, logits, tokens, total)
-
-
-def known_mistakes(model, pairs, logits, tokens, total):
-    """The `Mistake`s, one by one."""
     raw = [picked(table, rest).sum() for table, (_, rest) in zip(logits, pairs)]
     probs = [picked(table.softmax(-1), rest).sum() for table, (_, rest) in zip(logits, pairs)]
     late = []
