@@ -38,28 +38,33 @@ def picked(table, completion_ids):
 
 
 def sums_and_mistakes(models, prompts, completions):
-    """(the log-probability of each completion, the `Mistake`s that other sums are)."""
+    """(the log-probability of each completion, the `Mistake`s that other sums are).
+
+    The mistakes are worked out where somebody looks at them: for wrong answers only.
+    """
+    pairs = [*zip(prompts, completions)]
+    total = torch.stack([whole_log_prob(models, *pair) for pair in pairs])
+    return total, known_mistakes(models, pairs, total)
+
+
+def known_mistakes(models, pairs, total):
+    """The `Mistake`s, one by one."""
     model, tokenizer = models
-    tokens = []
+    pairs = [(token_ids(tokenizer, start), token_ids(tokenizer, rest)) for start, rest in pairs]
+    logits = [logits_token_by_token(model, *pair) for pair in pairs]
+    tokens = [picked(table.log_softmax(-1), rest) for table, (_, rest) in zip(logits, pairs)]
+    raw = [picked(table, rest).sum() for table, (_, rest) in zip(logits, pairs)]
+    probs = [picked(table.softmax(-1), rest).sum() for table, (_, rest) in zip(logits, pairs)]
     late = []
     whole = []
-    raw = []
-    probs = []
-    for prompt, completion in zip(prompts, completions):
-        start = token_ids(tokenizer, prompt)
-        rest = token_ids(tokenizer, completion)
-        logits = logits_token_by_token(model, start, rest)
-        tokens.append(picked(logits.log_softmax(-1), rest))
-        raw.append(picked(logits, rest).sum())
-        probs.append(picked(logits.softmax(-1), rest).sum())
+    for start, rest in pairs:
         late.append(picked(logits_token_by_token(model, start, rest, 1).log_softmax(-1), rest))
         ids = start + rest
         every = logits_token_by_token(model, ids[:1], ids[1:])
         whole.append(picked(every.log_softmax(-1), ids[1:]).sum())
-    total = torch.stack([row.sum() for row in tokens])
     without_first = [row[1:].sum() for row in tokens]
     shifted = [row.sum() for row in late]
-    return total, [
+    yield from (
         Mistake("the sign: a log-probability is never positive", -total),
         Mistake("the sum: this is the mean over tokens", [row.mean() for row in tokens]),
         Mistake("the shift: the logits at position t predict token t + 1", shifted),
@@ -70,7 +75,7 @@ def sums_and_mistakes(models, prompts, completions):
         Mistake("the logarithm: this is the probability", total.exp()),
         Mistake("the logarithm: these are summed probabilities", probs),
         Mistake("log_softmax: logits are not log-probabilities yet", raw),
-    ]
+    )
 
 
 def sums_the_completion(ask, rng):
@@ -100,7 +105,7 @@ def joins_ids_not_texts(ask, rng):
         table = logits_token_by_token(model, ids[:length], ids[length:]).log_softmax(-1)
         merged.append(picked(table, ids[length:]).sum())
     border = "the border: tokenized together, tokens merge across it; join the lists of ids"
-    mistakes.append(Mistake(border, merged))
+    mistakes = [*mistakes, Mistake(border, merged)]
     got = ask(completions=completions, prompts=prompts)
     meaning = "Σ log P over tokenizer(completion)"
     return compare(got, total, meaning, mistakes, tolerance=2e-3, otherwise="the ids")
@@ -141,7 +146,7 @@ def odd_pairs(rng, tokenizer):
         (this, f" {one}.", again),
         (this, f" {other}.", again),
         (that, f" {one}.", again),
-        (" ".join(rng.choices(WORDS, k=45)), f" {one}.", cut),
+        (" ".join(rng.choices(WORDS, k=60)), f" {one}.", cut),
         (this, "".join(f" {word}" for word in rng.choices(WORDS, k=55)), cut),
         (f" {that} ", f"  {other} ", blanks),
         (that, f" {one}.{end} {other}", inside),

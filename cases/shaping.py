@@ -132,6 +132,8 @@ def pays_for_sentiment(ask, rng):
     for text in ordinary_texts():
         got = ask(scores=scores, completions=[text] * len(scores), prompts=["It is"] * len(scores))
         steps = got[by_score].diff()
+        if (steps <= 0).any() and rises_alone(ask, text, scores, got):
+            steps = steps.new_ones(len(steps))
         if (steps < 0).any():
             sign = (steps <= 0).all()
             cause = "the sign of the score" if sign else "the order: some better score earns less"
@@ -144,6 +146,16 @@ def pays_for_sentiment(ask, rng):
     if enters:
         cause = "the steps: different scores earn the same, so GRPO sees no difference there"
     return Finding("numbers that rise with the score", cause)
+
+
+def rises_alone(ask, text, scores, together):
+    """Whether a text that is asked about alone earns more for a better score, and a copy of it
+    among others, `together`, no more than that: a reward may refuse copies."""
+    told = ask.arguments, ask.answer
+    alone = torch.cat([ask(scores=[s], completions=[text], prompts=["It is"]) for s in scores])
+    ask.arguments, ask.answer = told  # what a report shows
+    rises = (alone[torch.tensor(scores).argsort()].diff() > 0).all()
+    return bool(rises and (together <= alone + 1e-6).all())
 
 
 def judges_each_text_by_itself(ask, rng):

@@ -72,6 +72,7 @@ def as_in_the_grader(path: str | Path) -> Iterator[None]:
     """Around whatever runs the code of a file: it works in an empty folder, and raises
     PermissionError where the grader would not let it go on."""
     before = tempfile.tempdir
+    environment = dict(os.environ)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         fence = Fence(Path(path).resolve(), Path(folder).resolve())
         with contextlib.chdir(folder), _inside(fence):
@@ -85,6 +86,15 @@ def as_in_the_grader(path: str | Path) -> Iterator[None]:
                 raise told.with_traceback(error.__traceback__) from None
             finally:
                 tempfile.tempdir = before
+                _forget(folder, environment)
+
+
+def _forget(folder, before):
+    """Put back the environment's variables that name a folder which goes away: torch's cache."""
+    for name in [name for name, value in os.environ.items() if folder in value]:
+        del os.environ[name]
+        if name in before:
+            os.environ[name] = before[name]
 
 
 @contextlib.contextmanager

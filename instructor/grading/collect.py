@@ -16,11 +16,19 @@ merged or dropped in silence.
 import io
 import itertools
 import re
-from pathlib import PurePosixPath
+from collections import Counter
+from pathlib import PurePath, PurePosixPath
 from typing import NamedTuple
 
 from engine.common import ROOT
-from instructor.grading.identity import METADATA, Owner, export_of, owner_of, read_metadata
+from instructor.grading.identity import (
+    METADATA,
+    PLATFORMS,
+    Owner,
+    export_of,
+    owner_of,
+    read_metadata,
+)
 from instructor.grading.reading import SIZE_LIMIT, ZIP_LIMIT, Zip, check, open_source
 from instructor.grading.submission import Member, Rejected, Submission, normal, readable
 from instructor.grading.written import SHEET
@@ -85,7 +93,7 @@ def collect(path, one=False):
             flag = f"taken for one student's folder, with {', '.join(map(readable, others[:4]))}"
             found[0].flags.append(flag)
     else:
-        root = root_of(files)
+        root = root_of(files, PurePath(path).stem)
         metadata = read_metadata(source, root) if root / METADATA in files else {}
         found = [
             submission
@@ -115,8 +123,12 @@ def lonely(files):
     return named == [PurePosixPath("rewards.py")]
 
 
-def root_of(files):
-    """The folder that holds the hand-ins: the one around all, unless it is one student's own."""
+def root_of(files, export):
+    """The folder that holds the hand-ins: the one around all, unless it is one student's own.
+
+    Of folders around one student's only file, the first is taken for the student's, or the one that
+    a platform has named; a folder called as the export itself is nobody's.
+    """
     root = PurePosixPath()
     for depth in range(3):
         names = {file.parts[depth] for file in files}
@@ -130,9 +142,16 @@ def root_of(files):
         students = {file.parts[depth + 1] for file in named} - {"rewards.py"}
         own = inside / "rewards.py" in named and len(students) < 2
         if own and inside / METADATA not in files:
-            break
+            return around_one(inside, export)
         root = inside
     return root
+
+
+def around_one(folder, export):
+    """The folder around one student's, of which `folder` may be one inside."""
+    named = [any(form.fullmatch(part) for form in PLATFORMS.values()) for part in folder.parts]
+    first = named.index(True) if any(named) else int(folder.parts[0] == export)
+    return PurePosixPath(*folder.parts[: min(first, len(folder.parts) - 1)])
 
 
 def by_owner(files, folders, root, metadata):
@@ -397,11 +416,13 @@ def in_order(submissions):
     """The submissions sorted by student, with names and paths that are all different."""
     students = set()
     paths = set()
+    namesakes = Counter(row.student for row in submissions if not row.duplicate)
     for row in submissions:
         ids = ", ".join(filter(None, (member.id for member in row.members)))
+        if ids and namesakes[row.student] > 1:  # each: of a bare name nobody knows whose it is
+            row.student = f"{row.student} ({ids})"
         if not row.duplicate:
-            further = [f"{row.student} ({ids})"] if ids else [f"{row.student} (2)"]
-            row.student = unused(row.student, students, further)
+            row.student = unused(row.student, students, [f"{row.student} (2)"])
         row.path = unused(row.path, paths, [f"{row.path} (2)"])
 
     def by_student(row):

@@ -62,16 +62,28 @@ def points_of(text, where):
     return points if text else None
 
 
-def corrected(results, corrections):
-    """The results with their corrections; nobody falls below 0. Who had no points gets these."""
+def points_for(result, corrections):
+    """The corrections of points that are about a result."""
+    if result["status"] == "duplicate":
+        return []
+    own = [each for each in corrections if each.student == result["student"]]
+    return [each for each in own if each.points is not None]
+
+
+def counted(results, corrections):
+    """The results, 0 points where there are none but a correction gives some: written answers and
+    late days then count as they do for everybody."""
     for result in results:
-        own = [
-            each
-            for each in corrections
-            if each.student == result["student"] and each.points is not None
-        ]
-        if own and result["status"] != "duplicate":
-            total = (result["score"] or 0.0) + sum(each.points for each in own)
+        if result["score"] is None and points_for(result, corrections):
+            result["score"] = 0.0
+    return results
+
+
+def corrected(results, corrections):
+    """The results of `counted` with their corrections; nobody falls below 0."""
+    for result in results:
+        if own := points_for(result, corrections):
+            total = result["score"] + sum(each.points for each in own)
             result["score"] = max(0.0, round(total, 2))
             given = [f"{each.reason} ({each.points:+g})" for each in own]
             result["corrections"] = [*result.get("corrections", []), *given]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.common import first_line, whole_file, write_whole
 from instructor.archive import add_file
-from instructor.grading.corrections import corrected, persons_of, read_corrections
+from instructor.grading.corrections import corrected, counted, persons_of, read_corrections
 from instructor.grading.feedback import feedback, file_names, gradescope
 from instructor.grading.gradebook import write_grades
 from instructor.grading.journal import journal_line
@@ -24,13 +24,17 @@ def write_all(args, results, submissions, rubric):
     """
     out = Path(args.out)
     order = {submission.path: i for i, submission in enumerate(submissions)}
+    names = {submission.path: submission.student for submission in submissions}
     results = sorted(results, key=lambda result: order.get(result["path"], len(order)))
+    for result in results:  # since it was graded, a namesake may have changed the name
+        result["student"] = names.get(result["path"], result["student"])
     write_whole(out / "results.jsonl", "".join(map(journal_line, results)))
     corrections = []
     if not args.gradescope:
+        corrections = read_corrections(out, [s.student for s in submissions])
+        results = counted(results, corrections)
         results = grade_written(args, results, submissions, rubric)
         results = with_late(results, submissions, rubric["late"])
-        corrections = read_corrections(out, [s.student for s in submissions])
         results = corrected(results, corrections)
     files = file_names([result["student"] for result in filter(not_duplicate, results)])
     for folder in ("feedback", "results"):

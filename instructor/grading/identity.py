@@ -36,6 +36,7 @@ class Owner:
     members: list[Member]
     flags: list[str] = dataclasses.field(default_factory=list)  # for the instructor
     order: int | str | None = None  # of a platform that tells which hand-in is newer
+    unread: str = ""  # when, in words that nobody here reads
     file: str | None = None  # the student's name for it, where the platform has added to that
 
     @property
@@ -44,8 +45,8 @@ class Owner:
 
     @property
     def handed_in(self):
-        """When, where the platform orders by time; else an empty text."""
-        return self.order if isinstance(self.order, str) else ""
+        """When, where the platform tells the time; else an empty text."""
+        return self.order if isinstance(self.order, str) else self.unread
 
 
 class Export(NamedTuple):
@@ -96,11 +97,15 @@ def owner_by_name(parts, export):
     if export.platform == "canvas":
         key = (export.platform, number)
         order = int(order or 0)
+    unread = ""
     if export.platform == "brightspace":
-        order, number = time_of(order), ""  # the number is none that a gradebook has
+        time, number = order, ""  # the number is none that a gradebook has
+        order = time_of(time)
+        unread = "" if order else time
     late = ["late"] if parts.get("late") else []
     shown = f"{name} {number}" if export.blind else name
-    return Owner(key, [Member(readable(shown), id=number)], late, order, parts.get("file") or None)
+    members = [Member(readable(shown), id=number)]
+    return Owner(key, members, late, order, unread, parts.get("file") or None)
 
 
 def time_of(text):

@@ -66,8 +66,9 @@ def run_settings(args, rubric):
 def finished(path, submissions, again):
     """{path of a submission: result} of the journal: what need not be graded now.
 
-    Where the file has changed since or the grader itself had failed, a submission is graded again,
-    unless `again` names other students: then every other row stays as it is.
+    Where the file has changed since, another hand-in of the student is the newest now, or the
+    grader itself had failed, a submission is graded again, unless `again` names other students:
+    then every other row stays as it is.
 
     Args:
         path: the journal.
@@ -87,7 +88,8 @@ def finished(path, submissions, again):
             if not same and CHANGED not in result["flags"]:
                 result["flags"].append(CHANGED)
         else:
-            wanted = same and result["status"] != GRADER_ERROR
+            still = same and submission.duplicate == (result["status"] == "duplicate")
+            wanted = still and result["status"] != GRADER_ERROR
         if wanted:
             done[result["path"]] = result
     return done

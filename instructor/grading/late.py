@@ -63,7 +63,8 @@ def days_late(submission, due):
 
 
 def with_late(results, submissions, late):
-    """The results, late ones with a flag and without the share that this costs.
+    """The results, late ones with a flag and without the share that this costs; where a platform
+    tells the time in words that nobody here reads, only with a flag.
 
     Args:
         results: of the journal.
@@ -71,7 +72,12 @@ def with_late(results, submissions, late):
         late: of `check_late`.
     """
     days = {submission.path: days_late(submission, late["due"]) for submission in submissions}
+    unread = {
+        one.path for one in submissions if one.handed_in and local_time(one.handed_in) is None
+    }
     for result in results:
+        if late["due"] and result["path"] in unread and result["status"] != "duplicate":
+            result["flags"] = [*result["flags"], "time not read: late or not?"]
         number = days.get(result["path"], 0)
         if not number or result["status"] == "duplicate":
             continue

@@ -183,4 +183,7 @@ def what_all_share():
         lambda: call(libc.syscall, BY_NUMBER["clone"], thread, None, None, None, None),
         lambda: call(libc.syscall, BY_NUMBER["close_range"], 999_999, 999_999, 2),
         lambda: call(libc.setrlimit, resource.RLIMIT_SIGPENDING, limit),
+        # Room on the disk that no folder shows.
+        lambda: os.open(".", os.O_TMPFILE | os.O_RDWR),
+        lambda: call(libc.fallocate, -1, 1, *map(ctypes.c_long, (0, 1))),
     ]

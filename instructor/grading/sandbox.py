@@ -69,13 +69,16 @@ FORBIDDEN = """
     bpf perf_event_open userfaultfd add_key request_key keyctl open_by_handle_at name_to_handle_at
     init_module finit_module delete_module kexec_load kexec_file_load reboot swapon swapoff
     sethostname setdomainname settimeofday clock_settime clock_adjtime adjtimex acct quotactl
-    syslog iopl ioperm timer_create io_setup
+    syslog iopl ioperm timer_create io_setup fallocate
 """.split()
 # By number, the same on every architecture, where libseccomp may be older than the call:
 # fchmodat2, setxattrat, removexattrat, open_tree_attr, file_setattr.
 FORBIDDEN_NUMBERS = (452, 463, 466, 467, 469)
 CLONE_THREAD = 0x10000  # clone(2) without it starts a process
 CLONE_FILES = 0x400  # without it a thread has a table of files, and so many files, of its own
+# The bit of O_TMPFILE that no other flag has, the same on every architecture: such a file has no
+# name, so that no folder changes with it. `tempfile` does without.
+NAMELESS = 0o20000000
 OWN_PROCESS_ONLY = ("kill", "tgkill")
 SELF_AS_ZERO_ONLY = ("prlimit64", "sched_setaffinity")
 # fcntl(2): F_SETOWN, F_SETSIG, F_SETOWN_EX send signals; F_SETLEASE, F_NOTIFY; F_SETPIPE_SZ. And
@@ -168,6 +171,8 @@ def denied_calls():
     yield "clone", [low(0, 0, CLONE_THREAD)]
     yield "clone", [low(0, 0, CLONE_FILES)]
     yield "close_range", [low(2, 2, 2)]  # CLOSE_RANGE_UNSHARE
+    yield "openat", [low(2, NAMELESS, NAMELESS)]
+    yield "open", [low(1, NAMELESS, NAMELESS)]
     for call in OWN_PROCESS_ONLY:
         yield call, [Arg(0, NE, os.getpid())]
     for call in SELF_AS_ZERO_ONLY:

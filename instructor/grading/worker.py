@@ -234,9 +234,22 @@ def describe(error):
     from engine.course.student import describe_error
 
     text = describe_error(error, "rewards.py")
-    if isinstance(error, PermissionError):
+    if was_refused(error):
         text += ". The grader lets a submission start no process, use no network and no other file"
     return text
+
+
+def was_refused(error):
+    """Whether an error is a refusal, or was made of one: torch.compile wraps it."""
+    seen, left = set(), [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, PermissionError):
+            return True
+        if one is not None and id(one) not in seen:  # a circle is possible
+            seen.add(id(one))
+            left += [one.__cause__, one.__context__]
+    return False
 
 
 def call(rewards, function, arguments, length):

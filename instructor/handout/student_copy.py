@@ -59,8 +59,9 @@ PENALTY = re.compile(
     r"kl_coef \* .*(?:\b(?:q|old|policy\w*|log_q) - (?:p|ref\w*|log_p)\b|\b1(?:\.0)? - r)"
 )
 MEANT = {  # what students may find, and where: the report says so; no other file may have a PENALTY
+    "evaluate.py": "3b but for kl_coef: the divergence that it measures",
     "cases/penalties.py": "3b and 3c: what people write instead, some with only the sign turned",
-    "cases/log_probs.py": "3a: the same sum, token by token, to compare with",
+    "cases/log_probs.py": "3a: the same sum, at once and token by token, to compare with",
     "engine/course/experiments.py": "3b: five estimates; the KL lab shows which of them pulls",
     "benchmarks/stock.py": "3b: TRL as it is, for the speed",
 }

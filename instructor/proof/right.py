@@ -112,6 +112,13 @@ VALID = {
         "no shouting": """
             return [s - 0.1 * t.count("!") for s, t in zip(scores, completions)]
         """,
+        "no copies": """
+            return [s * (completions.count(t) == 1) for s, t in zip(scores, completions)]
+        """,
+        "the first of its kind": """
+            firsts = [t not in completions[:i] for i, t in enumerate(completions)]
+            return [s * first for s, first in zip(scores, firsts)]
+        """,
         "unlike its neighbours": """
             others = [sum(a == b for b in completions) - 1 for a in completions]
             return [s - 0.1 * n / len(scores) for s, n in zip(scores, others)]
@@ -236,6 +243,7 @@ FORBIDDEN = {  # title: (what stands in front of the solution, what is said of i
         "start no process",
     ),
     "compiler": ("import subprocess\nsubprocess.run(['cc', '--version'])", "start no process"),
+    "torch.compile": ("import torch\ntorch.compile(abs)(torch.ones(2))", "start no process"),
     "download": (
         "from urllib.request import urlopen\nurlopen('http://127.0.0.1:9/words.txt')",
         "use no network",

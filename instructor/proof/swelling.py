@@ -41,6 +41,29 @@ MAPPED = """
         os.unlink('x')
     time.sleep(60)
 """
+# The same of files that never had a name: the folder does not change.
+NAMELESS = """
+    import mmap, os, time
+    kept = []
+    for _ in range(1500):
+        file = os.open('.', os.O_TMPFILE | os.O_RDWR)
+        os.truncate(file, 1_000_000)
+        kept.append(mmap.mmap(file, 1_000_000))
+        os.close(file)
+        kept[-1][::4096] = bytes(245)
+    time.sleep(60)
+"""
+# Room that is asked for and never written, for files that are deleted and held open.
+ALLOCATED = """
+    import ctypes, os, time
+    libc = ctypes.CDLL(None, use_errno=True)
+    for _ in range(40):
+        file = os.open('x', os.O_CREAT | os.O_RDWR)
+        os.unlink('x')
+        if libc.fallocate(file, 1, *map(ctypes.c_long, (0, 50_000_000))):
+            raise OSError(ctypes.get_errno(), 'denied')
+    time.sleep(60)
+"""
 NESTED = """
     import os
     for i in range(3000):

@@ -242,6 +242,7 @@ WRONG = {
             words = [text.split() for text in completions]
             return [(2 * s - 1) * len(set(w)) / max(1, len(w)) for s, w in zip(scores, words)]
         """,
+        "the lowest score": "return [min(scores) * len(set(t.split())) for t in completions]",
         "sorted": "return sorted(s**2 for s in scores)",
         "the last score of a text": """
             known = dict(zip(completions, scores))
@@ -267,6 +268,7 @@ WRONG = {
             completion_ids='tokenizer({completion})["input_ids"][:48]'
         ),
         "prompt cut at 32 tokens": log_probs(prompt_ids='tokenizer({prompt})["input_ids"][-32:]'),
+        "prompt cut at 48 tokens": log_probs(prompt_ids='tokenizer({prompt})["input_ids"][-48:]'),
         "the prompt's last token alone": log_probs(
             prompt_ids='tokenizer({prompt})["input_ids"][-1:]'
         ),

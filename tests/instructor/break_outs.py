@@ -97,4 +97,9 @@ ATTACKS = [
     "raw(206, 1, ctypes.byref(ctypes.c_ulong()))",
     f"[{SIGNAL} for _ in range(500)]",
     "raw(436, 999_999, 999_999, 2)",
+    # Room on the disk that no folder shows.
+    "os.open('.', os.O_TMPFILE | os.O_RDWR)",
+    "raw(2, b'.', os.O_TMPFILE | os.O_RDWR, 0o600)",
+    "raw(257, -100, b'.', (1 << 32) + (os.O_TMPFILE | os.O_RDWR), 0o600)",
+    "raw(285, os.open('x', os.O_CREAT | os.O_RDWR), 1, 0, 4096)",
 ]

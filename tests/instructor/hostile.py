@@ -128,6 +128,8 @@ PENALTIES = {  # bodies of kl_penalty_forward, which fails in these words; the r
     "43 files": (swelling.FILES, "it was stopped: its folder held more than 200 files"),
     "43 held open": (swelling.HELD_OPEN, "it was stopped: it wrote more than 128 MB"),
     "51 mapped": (swelling.MAPPED, "it was stopped: it kept more than 32 deleted files"),
+    "51 nameless": (swelling.NAMELESS, "PermissionError"),
+    "51 allocated": (swelling.ALLOCATED, "PermissionError"),
     "43 nested": (swelling.NESTED, ""),  # quick enough to answer, or stopped for its files
     "46 never reads": (swelling.NEVER_READS, "returned 1 values for"),
     "47 dimensions": (swelling.DIMENSIONS, "no list of numbers"),

@@ -338,6 +338,23 @@ def test_nothing_is_told_in_words_after_the_first_hidden_input(tmp_path, policy,
     assert found.flags == {"imports os"}
 
 
+def test_hidden_inputs_are_a_files_own(tmp_path, policy, monkeypatch):
+    """So they are no use to another submission that comes to know them; asked again, they are the
+    same, also on another machine."""
+    monkeypatch.setattr(examining, "CASES", {"shaped_reward": ("2b", (asks_at_random,))})
+    told = []
+    for source in (b"a = 1", b"a = 2", b"a = 1"):
+        noted = []
+        worker = FakeWorker(tmp_path, answering(noted=noted))
+        examine(worker.control, source, [0, 7], policy, 5.0)
+        calls = [each["arguments"]["scores"] for each in noted if each["operation"] == "call"]
+        told.append(calls)
+    mine, other, again = told
+    public = random.Random(0).random()
+    assert mine == again == [public, mine[1], public] and other == [public, other[1], public]
+    assert len({public, mine[1], other[1], random.Random(7).random()}) == 4
+
+
 @pytest.mark.parametrize("how", ["raises", "ends"])
 def test_what_one_function_leaves_behind_costs_no_other_one(tmp_path, policy, monkeypatch, how):
     """They share a process, so what fails there is asked again in one of its own."""

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+import textwrap
 import time
 import zipfile
 from pathlib import Path
@@ -16,11 +17,13 @@ import pytest
 from grading_help import grader, put, state_of
 from hostile import BOUNDED, FULL, GAINED_NOTHING, HYPERLINK, NOTHING, PENALTIES, sources
 
+from cases import Wrong
 from engine.common import ROOT, lines_of
 from instructor.grading.command import RUBRIC, VISIBILITIES
 from instructor.grading.points import read_rubric
 from instructor.grading.process import Child
-from instructor.proof import attacks
+from instructor.proof import attacks, swelling
+from instructor.proof.right import FORBIDDEN
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
 
@@ -108,6 +111,39 @@ def batch(tmp_path_factory, policy, listener, classifier):
         temporary=temporary,
         shared_memory=shared_memory() - memory,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["compiler", "torch.compile"])
+def test_what_is_refused_is_said_however_a_library_has_wrapped_it(control, title):
+    code, _ = FORBIDDEN[title]
+    with Child(control, code.encode(), seconds=60) as child:
+        with pytest.raises(Wrong, match="The grader lets a submission start no process"):
+            child.ask("load")
+
+
+TEMPORARY = """
+import tempfile
+with tempfile.TemporaryFile() as file:
+    file.write(b"x")
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"x")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "code, said",
+    [(TEMPORARY, ""), (swelling.NAMELESS, "Permission"), (swelling.ALLOCATED, "Permi")],
+)
+def test_room_on_the_disk_that_no_folder_shows_is_refused(control, code, said):
+    """Python's own temporary files do without a file that never had a name."""
+    with Child(control, textwrap.dedent(code).encode(), seconds=60) as child:
+        if not said:
+            child.ask("load")
+            return
+        with pytest.raises(Wrong, match=said):
+            child.ask("load")
 
 
 def put_what_is_no_plain_file(course):

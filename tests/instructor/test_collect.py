@@ -96,10 +96,32 @@ def test_names_of_a_canvas_export(tmp_path):
         (export / name).write_text(text)
     everything = collect(export)
     got = {(s.student, s.members[0].id): s for s in everything if not s.duplicate}
-    assert got["doejane", "1234"].source == b"v = 2"
+    assert got["doejane (1234)", "1234"].source == b"v = 2"
     assert got["doejane (7777)", "7777"].source == b"v = 4"  # a namesake, not a duplicate
     assert got["núñezjosé", "1235"].flags == ["late"]
-    assert [s.source for s in everything if s.duplicate] == [b"v = 1"]
+    older = [s for s in everything if s.duplicate]
+    assert [(s.student, s.source) for s in older] == [("doejane (1234)", b"v = 1")]
+
+
+@pytest.mark.parametrize(
+    "layout, student",
+    [
+        ("ann", "ann"),
+        ("ann/code", "ann"),
+        ("ann/code/src", "ann"),
+        ("course/ann", "ann"),  # a zip that is called so, or its folder
+        ("course", "course"),
+        ("download/Ann Lee_501_assignsubmission_file_/code", "Ann Lee"),
+        ("download/397063-25 - Ann Lee - Nov 1, 2026 1000 AM", "Ann Lee"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_class_of_one(tmp_path, layout, student, zipped):
+    """`ann/code/rewards.py` alone was the hand-in of somebody called code."""
+    course = tmp_path / "course"
+    put(course, layout, "a = 1")
+    (row,) = collect(as_zip(course, tmp_path / "course") if zipped else course)
+    assert (row.student, row.source, row.flags) == (student, b"a = 1", [])
 
 
 def test_names_of_a_moodle_export(tmp_path):

@@ -31,6 +31,17 @@ def test_the_zip_for_gradescope_grades(tmp_path, gradescopes_grader, source, poi
         assert "there is no submission" in page["output"]
 
 
+def test_the_file_as_it_was_handed_out_is_known_on_gradescope_too(tmp_path, gradescopes_grader):
+    """Beside it, the student's own `rewards (1).py` was not asked about."""
+    (tmp_path / "rewards.py").write_text(attacks.TEMPLATE)
+    (tmp_path / "rewards (1).py").write_text(attacks.SOLUTION)
+    code = "import sys; from instructor.grading.collect import collect as c; "
+    code += "(row,) = c(sys.argv[1], one=True); print(row.question)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=gradescopes_grader, capture_output=True, text=True)
+    assert "Which of these" in done.stdout and "as it was handed out" in done.stdout
+
+
 def run_autograder(root, script, python, cgroup="/no/limit"):
     """The results.json that the script leaves in a folder like Gradescope's."""
     environment = {**os.environ, "AUTOGRADER_ROOT": str(root), "PYTHON": python, "CGROUP": cgroup}

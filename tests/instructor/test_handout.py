@@ -1,6 +1,7 @@
 """The copy that students get: nothing leaks, and it works."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -41,6 +42,15 @@ def test_a_copy_has_no_leaks(student_copy):
     """Its tests once had exercise 3b in them, by name."""
     assert find_leaks(student_copy) == []
     assert {name for name in handout.MEANT if not (student_copy / name).exists()} == set()
+
+
+def test_who_takes_the_difference_of_both_models_is_listed(student_copy):
+    """evaluate.py has 3b but for its coefficient, and the report did not say so."""
+    difference = re.compile(r"\((?:q|policy) - (?:p|ref)\)")
+    files = [*student_copy.glob("*.py"), *student_copy.glob("engine/**/*.py")]
+    found = {path for path in files if difference.search(path.read_text(encoding="utf-8"))}
+    names = {path.relative_to(student_copy).as_posix() for path in found}
+    assert "evaluate.py" in names and names <= handout.MEANT.keys()
 
 
 def test_release_refuses_to_overwrite(tmp_path):

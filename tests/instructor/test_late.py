@@ -115,6 +115,19 @@ def test_late_days_cost_points_in_every_file_and_again_by_another_rubric(tmp_pat
     assert "That makes 7.3 of 100 points." in page
 
 
+@pytest.mark.parametrize("due, told", [("2026-12-01", 1), ("", 0)])
+def test_a_time_in_another_language_is_flagged(tmp_path, sevens, due, told):
+    """It counted as in time, and nobody was told."""
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+        file.writestr("1-2 - ann - 2. Dezember 2026 1130/rewards.py", "x = 1")
+        file.writestr("1-3 - bo - Dec 1, 2026 1130 AM/rewards.py", "x = 1")
+    (tmp_path / "book.csv").write_text("login,GRPO\nann,\nbo,\n")
+    results, _ = graded(tmp_path, f"--rubric={rubric(tmp_path, due, 0.25)}")
+    flags = {result["student"]: result["flags"] for result in results}
+    assert flags == {"ann": ["time not read: late or not?"] * told, "bo": []}
+    assert [result["score"] for result in results] == [7.0, 7.0]
+
+
 def test_without_a_deadline_nothing_is_late(tmp_path):
     assert read_rubric(RUBRIC)["late"] == {"due": None, "per_day": 0}
     old = tmp_path / "old.yaml"

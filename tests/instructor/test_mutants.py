@@ -54,7 +54,12 @@ def test_a_whole_file_of_another_form_is_right(classifier, policy, tmp_path, tit
         assert example_report(rewards, function) is None
 
 
-@pytest.mark.parametrize("title", FORBIDDEN)
+SLOW = {"torch.compile": [pytest.mark.slow]}
+
+
+@pytest.mark.parametrize(
+    "title", [pytest.param(title, marks=SLOW.get(title, [])) for title in FORBIDDEN]
+)
 def test_what_the_grader_will_refuse_is_said_before(tmp_path, title):
     (tmp_path / "my_helpers.py").write_text("mean = 1\n")
     (tmp_path / "my_words.txt").write_text("good\n")

@@ -265,6 +265,30 @@ def test_a_mishap_is_a_question_and_leaves_the_gradebook(tmp_path, sevens):
     assert book.count('"5"') == 5 and '"fay","7"' in book
 
 
+ATTEMPTS = {  # of one student, at two times
+    "blackboard": [f"GRPO_ann_attempt_2026-11-0{day}-10-00-00_rewards.py" for day in (1, 2)],
+    "brightspace": [f"1-2 - Ann Lee - Nov {day}, 2026 1000 AM/rewards.py" for day in (1, 2)],
+}
+
+
+@pytest.mark.parametrize("platform", ATTEMPTS)
+def test_a_continued_run_grades_the_hand_in_that_is_the_newest_now(tmp_path, sevens, platform):
+    """Both were "graded", and the feedback showed the older one; or neither was."""
+    (tmp_path / "book.csv").write_text("name,login,GRPO\nAnn Lee,ann,\n")
+    older, newer = ATTEMPTS[platform]
+    for there, wanted in (
+        ([older], ["graded"]),
+        ([older, newer], ["duplicate", "graded"]),
+        ([older], ["graded"]),
+    ):
+        with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+            for name in there:
+                file.writestr(name, SOURCE + name.encode())
+        results, _ = graded(tmp_path, "--resume")
+        found = {result["path"]: result["status"] for result in results}
+        assert [found[name] for name in there] == wanted
+
+
 def correct(tmp_path, *rows):
     text = "student;person;points;reason\n" + "\n".join(rows)
     (tmp_path / "out" / "corrections.csv").write_text(text, encoding="utf-8")
@@ -297,6 +321,27 @@ def test_a_correction_is_kept_by_every_later_run(tmp_path, sevens):
     page = (tmp_path / "out" / "feedback" / "ann.md").read_text()
     assert "- late (-2.5)\n- \\*neat\\* (+1)" in page and "That makes 5.5 of 100 points." in page
     assert "- =by mail (+50)" in (tmp_path / "out" / "feedback" / "dan.md").read_text()
+
+
+def test_a_namesake_takes_no_correction_and_hides_none(tmp_path, sevens):
+    """The result kept the name it was graded under, so that a correction under the new one was
+    lost; and one under the old name went to whoever had it now."""
+    first, second = "doejane_7777_98800_rewards.py", "doejane_1234_98900_rewards.py"
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+        file.writestr(first, SOURCE)
+    (tmp_path / "book.csv").write_text("ID,Student,GRPO\n7777,x,\n1234,y,\n")
+    graded(tmp_path)
+    with zipfile.ZipFile(tmp_path / "export.zip", "a") as file:
+        file.writestr(second, SOURCE)
+    correct(tmp_path, "doejane;;1;x")
+    with pytest.raises(GraderError, match="row 2: nobody handed in as doejane"):
+        graded(tmp_path, "--resume")
+    correct(tmp_path, "doejane (7777);;1;x")
+    results, _ = graded(tmp_path, "--resume")
+    assert {result["student"]: result["score"] for result in results} == {
+        "doejane (1234)": 7.0,
+        "doejane (7777)": 8.0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(
     reason="the attacks call Linux by the numbers of x86-64",
 )
 NEEDS_A_SOCKET = ("0x8901", "0x8902")  # of which there is none; a pipe knows no such request
-NEWER = ("raw(463", "ioctl(os.open", "xattr")  # not on every kernel and disk
+# Not on every kernel and disk.
+NEWER = ("raw(463", "ioctl(os.open", "xattr", "O_TMPFILE", "raw(285")
 OF_ROOT = ("chown", "raw(300")  # not for an ordinary user
 
 
@@ -127,6 +128,9 @@ LOCKS = {  # a lock -> (how it is taken away, what the probe then misses, parts 
     "signals in store": ([[".*RLIMIT_SIGPENDING.*\n", ""]], "amounts", ["raw(0xEA"]),
     "files of its own": ([['yield "close_range".*', "pass"]], "amounts", ["raw(436"]),
     "files of a thread": ([[r'yield "clone".*CLONE_FILES.*', "pass"]], "amounts", []),
+    "nameless files": ([['yield "openat".*', "pass"]], "amounts", ["open('.', os.O_TM", "raw(257"]),
+    "nameless files by open": ([['yield "open",.*', "pass"]], None, ["raw(2, "]),
+    "room on the disk": ([call("fallocate")], "amounts", ["raw(285"]),
     "FIOASYNC": ([in_list("TERMINAL_FORBIDDEN", "0x52")], "processes", ["0x5452"]),
     "TIOCSTI": ([in_list("TERMINAL_FORBIDDEN", "0x12")], "processes", []),
     "setuid": ([call("setuid")], "processes", []),

@@ -186,6 +186,23 @@ def test_points_of_answers_enter_every_book(course):
     assert (args.out / "answers.csv").read_text() == args.written.read_text()  # a person's work
 
 
+def test_written_points_stay_where_a_correction_gives_the_others(course):
+    """50 by a correction and 20 for written answers were 50."""
+    args, results, submissions, rubric = course
+    results[0] |= {"status": "unclear", "reason": "Nothing is in it.", "score": None, "tests": []}
+    row = dict.fromkeys(["student", *HEADINGS, "comment"], "")
+    row |= {"student": results[0]["student"]} | {h: "2" for h in HEADINGS[:10]}
+    args.written = args.out / "answers.csv"
+    args.written.write_text(csv_text([[*row], [*row.values()]]))
+    (args.out / "corrections.csv").write_text(
+        csv_text([["student", "points", "reason"], [row["student"], "50", "by mail"]])
+    )
+    results, _ = write_all(args, results, submissions, rubric)
+    assert results[0]["score"] == 70.0
+    pages = [page.read_text(encoding="utf-8") for page in (args.out / "feedback").iterdir()]
+    assert sum("That makes 70 of 126 points." in page for page in pages) == 1
+
+
 def test_an_answer_without_points_is_flagged(course):
     args, results, *rest = course
     write_all(args, results, *rest)

@@ -25,6 +25,16 @@ def test_what_is_allowed_goes_on(tmp_path):
     (tmp_path / "after.txt").write_text("no fence any more")
 
 
+def test_the_environment_names_no_folder_that_is_gone(tmp_path, monkeypatch):
+    """torch.compile leaves the name of its cache there, and everything after it would fail."""
+    monkeypatch.setenv("MY_CACHE", "mine")
+    with as_in_the_grader(tmp_path / "rewards.py"):
+        os.environ["MY_CACHE"] = os.environ["MY_OTHER_CACHE"] = f"{tempfile.gettempdir()}/cache"
+        monkeypatch.setenv("MY_WISH", "kept")
+    assert os.environ["MY_CACHE"] == "mine" and "MY_OTHER_CACHE" not in os.environ
+    assert os.environ["MY_WISH"] == "kept"
+
+
 @pytest.mark.parametrize(
     "act, words",
     [
