@@ -41,7 +41,7 @@ def test_the_key_says_what_was_measured():
     for line in table.partition("| run | sentiment | judge | KL (nats) |")[2].splitlines()[2:]:
         if not line.startswith("|"):
             break
-        run, *cells = [cell.partition("<br>")[0].strip() for cell in line.strip("|").split("|")]
+        run, *cells = [cell.partition(" ± ")[0].strip() for cell in line.strip("|").split("|")]
         measured[run.partition("`, ")[0].strip("`")] = float(cells[0]), float(cells[2])
     (plain, far), (held, near), (_, nothing) = (
         measured[run]
