@@ -108,10 +108,11 @@ def target_remarks(options, kl, rate) -> list[str]:
             " that comes too fast goes beyond its target, and unlearns on the way back."
         )
     if kl > (1 + TARGET_MARGIN) * options.kl_target:
-        remarks.append(f"{target} held: {kl:.1f}. Lower --learning_rate.")
+        remarks.append(f"{target} held: {kl:.1f} in the last steps. Lower --learning_rate.")
     elif kl < (1 - TARGET_MARGIN) * options.kl_target:
         remarks.append(
-            f"{target} reached: {kl:.1f}. Give more --max_steps, or a higher --learning_rate."
+            f"{target} reached: {kl:.1f} in the last steps. Give more --max_steps, or a higher"
+            " --learning_rate."
         )
     return remarks
 

@@ -174,8 +174,8 @@ def test_table_fits_80_columns():
         (2.0, 1.0, []),
         (2.29, 0.5, []),  # within 15 %
         (2.0, 0.2, ["lowered to 20% of 0.0003"]),
-        (2.31, 1.0, ["2 nats was not held: 2.3. Lower --learning_rate"]),
-        (1.69, 1.0, ["2 nats was not reached: 1.7. Give more --max_steps"]),
+        (2.31, 1.0, ["2 nats was not held: 2.3 in the last steps. Lower --learning_rate"]),
+        (1.69, 1.0, ["2 nats was not reached: 1.7 in the last steps. Give more --max_steps"]),
         (6.0, 0.05, ["lowered to 5%", "not held: 6.0"]),
     ],
 )
