@@ -4,6 +4,7 @@ import functools
 import math
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from cases.asking import Finding, Mistake, Wrong, compare, show
 from cases.shaping import WORDS, write_texts
@@ -43,7 +44,7 @@ def sums_and_mistakes(models, prompts, completions):
     The mistakes are worked out where somebody looks at them: for wrong answers only.
     """
     pairs = [*zip(prompts, completions)]
-    total = torch.stack([whole_log_prob(models, *pair) for pair in pairs])
+    total = log_probs_of(models, *pairs)
     return total, known_mistakes(models, pairs, total)
 
 
@@ -123,13 +124,19 @@ def an_empty_completion_is_certain(ask, rng):
 
 
 @functools.lru_cache(maxsize=64)
-def whole_log_prob(models, prompt, completion):
-    """The log-probability of a completion, by one forward pass."""
+def log_probs_of(models, *pairs):
+    """The log-probability of each completion of (prompt, completion), (N,), by one forward pass."""
     model, tokenizer = models
-    start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
+    ids = [(token_ids(tokenizer, start), token_ids(tokenizer, rest)) for start, rest in pairs]
+    rows = [torch.tensor(start + rest) for start, rest in ids]
     with torch.no_grad():
-        logits = model(torch.tensor([start + rest])).logits[0, len(start) - 1 : -1]
-    return picked(logits.double().log_softmax(-1), rest).sum()
+        # Padded at their ends, where no token of a text looks.
+        logits = model(pad_sequence(rows, batch_first=True)).logits
+    totals = []
+    for (start, rest), row in zip(ids, logits):
+        predicting = row[len(start) - 1 : len(start) + len(rest) - 1]
+        totals.append(picked(predicting.double().log_softmax(-1), rest).sum())
+    return torch.stack(totals)
 
 
 def odd_pairs(rng, tokenizer):
@@ -157,7 +164,7 @@ def odd_pairs(rng, tokenizer):
 def takes_every_pair_as_it_is(ask, rng):
     """texts in new pairs, long texts, blanks at the ends, an end token inside: all of it counts."""
     prompts, completions, causes = zip(*odd_pairs(rng, ask.models[1]))
-    want = torch.stack([whole_log_prob(ask.models, *pair) for pair in zip(prompts, completions)])
+    want = log_probs_of(ask.models, *zip(prompts, completions))
     got = ask(completions=[*completions], prompts=[*prompts])
     wrong = (got - want).abs() > 2e-3
     if not wrong.any():

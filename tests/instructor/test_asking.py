@@ -8,7 +8,7 @@ import torch
 
 import rewards_solution
 from cases import CASES, Ask, report
-from cases.log_probs import logits_token_by_token, odd_pairs, token_ids, whole_log_prob
+from cases.log_probs import log_probs_of, logits_token_by_token, odd_pairs, token_ids
 from instructor.proof.mutants import load
 
 
@@ -54,11 +54,12 @@ def test_the_text_of_a_grader_does_not_give_the_answer():
     assert "  expected     [0, 0]" in told.splitlines()
 
 
-def test_a_text_scored_at_once_is_scored_as_token_by_token(policy):
+def test_texts_scored_at_once_are_scored_as_token_by_token(policy):
     """The cases of 3a compare with the one, and explain mistakes by the other."""
     model, tokenizer = policy
-    for prompt, completion, _ in odd_pairs(random.Random(3), tokenizer):
+    pairs = [pair[:2] for pair in odd_pairs(random.Random(3), tokenizer)]
+    for (prompt, completion), found in zip(pairs, log_probs_of(policy, *pairs), strict=True):
         start, rest = token_ids(tokenizer, prompt), token_ids(tokenizer, completion)
         table = logits_token_by_token(model, start, rest).log_softmax(-1)
         want = sum(row[token] for row, token in zip(table, rest))
-        assert whole_log_prob(policy, prompt, completion) == pytest.approx(want.item(), abs=1e-4)
+        assert found.item() == pytest.approx(want.item(), abs=1e-4)
