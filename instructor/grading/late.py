@@ -81,8 +81,10 @@ def with_late(results, submissions, late):
         number = days.get(result["path"], 0)
         if not number or result["status"] == "duplicate":
             continue
-        told = f"late by {number} day{'s' * (number > 1)}"
-        result["flags"] = [told, *(flag for flag in result["flags"] if flag != "late")]
+        told = "late"  # by how much, Canvas does not say
+        if told not in result["flags"]:
+            told = f"late by {number} day{'s' * (number > 1)}"
+            result["flags"] = [told, *result["flags"]]
         share = min(1.0, number * late["per_day"])
         if share and result["score"]:
             result["score"] = round(result["score"] * (1 - share), 2)

@@ -9,7 +9,7 @@ from grading_help import graded
 
 from instructor.grading.collect import collect
 from instructor.grading.command import RUBRIC
-from instructor.grading.late import days_late
+from instructor.grading.late import days_late, with_late
 from instructor.grading.points import read_rubric
 from instructor.grading.submission import GraderError, Submission
 
@@ -72,6 +72,14 @@ def test_days_begun_after_the_deadline(due, came, days):
 @pytest.mark.parametrize("due", [None, "2026-12-01"])
 def test_what_is_only_called_late_is_one_day(due):
     assert days_late(Submission("ann", "a.py", flags=["late"]), due) == 1
+
+
+def test_nobody_claims_to_know_by_how_much():
+    late = Submission("ann", "a.py", flags=["late"])
+    result = {"path": "a.py", "status": "graded", "score": 50.0, "flags": ["late"]}
+    (found,) = with_late([result], [late], {"due": None, "per_day": 0.1})
+    assert found["flags"] == ["late"] and found["score"] == 45.0
+    assert found["corrections"] == ["late (−10% of the points)"]
 
 
 def test_every_platform_that_has_times_tells_them(tmp_path):
