@@ -49,13 +49,14 @@ def write_page(runs: list[Run], optima: list[tuple[str, Optimum]], path: str | P
         optima: (title, Optimum) of each base model that the runs started from.
         path: of the HTML file.
     """
+    paid = [paid_by(run, [optimum for _, optimum in optima]) for run in runs]
     charts = re.sub(r"^export ", "", read_file("charts.js"), flags=re.M)
     text = Template(read_file("page.html")).substitute(
         style=TOKEN_STYLE + read_file("page.css"),
         legend=legend_html(),
-        table=before_and_after(runs, optima),
+        table=before_and_after(runs, paid),
         words=words(),
-        data=pack(page_data(runs, optima)),
+        data=pack(page_data(runs, optima, paid)),
         script=charts + read_file("page.js"),
     )
     write_whole(path, text)
@@ -87,8 +88,13 @@ def finite(value):
     return value
 
 
-def page_data(runs, optima):
-    """All that the page shows, as plain values: `metrics`, `panels`, `runs` and `optima`."""
+def page_data(runs, optima, paid):
+    """All that the page shows, as plain values: `metrics`, `panels`, `runs` and `optima`.
+
+    Args:
+        runs, optima: of `write_page`.
+        paid: of `paid_by`, for each run.
+    """
     judge = NgramJudge()
     return {
         "metrics": {
@@ -103,7 +109,7 @@ def page_data(runs, optima):
             if name in {*CHARTS, *COLUMNS, "judge"}
         },
         "panels": CHARTS,
-        "runs": [run_data(run, judge) | {"needed": needed_by(run, optima)} for run in runs],
+        "runs": [run_data(run, judge, nats) for run, nats in zip(runs, paid)],
         "optima": [
             {"title": title, "curve": optimum.curve(), "points": optimum.best_of_n()}
             for title, optimum in optima
@@ -111,14 +117,8 @@ def page_data(runs, optima):
     }
 
 
-def needed_by(run, optima):
-    """The nats that the last sentiment of a run needs; None where that is not known."""
-    needed = paid_by(run, [optimum for _, optimum in optima]).get("needed")
-    return needed and needed["mean"]
-
-
-def run_data(run: Run, judge: NgramJudge) -> dict:
-    """What the page shows of one run."""
+def run_data(run: Run, judge: NgramJudge, paid: dict) -> dict:
+    """What the page shows of one run; `paid` of `paid_by`."""
     manifest = {k: v for k, v in run["manifest"].items() if k not in ("before", "after")}
     samples = [{key: row.get(key) for key in SAMPLE} for row in run["completions"]]
     for sample, score in zip(samples, judge([row["completion"] for row in run["completions"]])):
@@ -133,6 +133,7 @@ def run_data(run: Run, judge: NgramJudge) -> dict:
         "label": label(run),
         "manifest": manifest,
         "validations": validations,
+        "needed": paid["needed"]["mean"] if paid.get("needed") else None,  # nats
         "places": nats_by_place(run),
         "samples": samples,
         "explore": [without_ids(row) for row in run["explore"]],
@@ -166,7 +167,7 @@ def words():
     return f'<dl class="words">{"".join(lines)}</dl>'
 
 
-def before_and_after(runs, optima):
+def before_and_after(runs, paid):
     """The figures of each base model and of each run at its end, as an HTML table."""
     titles = [METRICS[name].title for name in COLUMNS] + [*NATS.values()]
     lines = [f"<thead><tr><th>run{''.join(f'<th>{title}' for title in titles)}</thead><tbody>"]
@@ -178,8 +179,7 @@ def before_and_after(runs, optima):
         if len(bases) > 1:
             name += f", {short_path(base.model_name)}"
         lines.append(table_row(name, figures, {}))
-    for run in runs:
-        nats = paid_by(run, [optimum for _, optimum in optima])
+    for run, nats in zip(runs, paid):
         lines.append(table_row(label(run), run["validations"][-1], nats))
     return f"<table class=wide>{''.join(lines)}</tbody></table>"
 

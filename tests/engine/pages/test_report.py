@@ -95,9 +95,9 @@ def test_a_run_of_another_rewards_file_is_marked_everywhere(run_folder, tmp_path
     for picture in (report.plot_frontier([run]), report.plot_curves([run])):
         texts = [text.get_text() for text in picture.legends[0].get_texts()]
         assert texts[0] == "<b>run (forward 0.1, another rewards.py)"
-    page = run_page.page_data([run], [])
+    page = run_page.page_data([run], [], [{}])
     assert page["runs"][0]["label"] == "<b>run (forward 0.1, another rewards.py)"
-    assert "forward 0.1, another rewards.py" in run_page.before_and_after([run], [])
+    assert "forward 0.1, another rewards.py" in run_page.before_and_after([run], [{}])
 
 
 def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
@@ -114,10 +114,10 @@ def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
     assert list(needed) == [0.0, nats["needed"]["mean"]]
     assert list(sideways) == [nats["needed"]["mean"], 10.0]  # to the KL of its last validation
     assert "nats that went sideways" in axes.get_legend_handles_labels()[1]
-    (on_the_page,) = run_page.page_data([run], [("", optimum)])["runs"]
+    (on_the_page,) = run_page.page_data([run], [("", optimum)], [nats])["runs"]
     assert on_the_page["needed"] == nats["needed"]["mean"]
-    assert run_page.page_data([run], [])["runs"][0]["needed"] is None
-    table = run_page.before_and_after([run], [("", optimum)])
+    assert run_page.page_data([run], [], [{}])["runs"][0]["needed"] is None
+    table = run_page.before_and_after([run], [nats])
     cell = f'<td data-name="sideways">{nats["sideways"]["mean"]:.2f} ('
     assert cell in table and "<th>sideways" in table
     other = Optimum(settings_of("gpt2", "x", 32, 1.0), scores, 0.0)
