@@ -138,27 +138,6 @@ def test_the_figures_in_the_picture_of_the_ladder(ladder):
     assert spread.deviations == pytest.approx([math.sqrt(0.005), 0], abs=1e-12)
 
 
-def test_padding_matters_only_where_there_is_any(program, policy):
-    """Two rows of five tokens after their start, one of them padded by three; log p by hand."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    folder = str(ROOT / "tiny" / "gpt2")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.tensor([[0, 0, 0, 40, 41, 42, 43, 44], [30, 31, 32, 33, 34, 35, 36, 37]])
-    mask = (ids > 0).long()
-    padded, whole = program("padding").differences(model, ids, mask, start=5).split(3)
-    with torch.no_grad():
-        right, wrong = (
-            model(ids[:1, 3:], position_ids=torch.arange(first, first + 5)[None]).logits
-            for first in (0, 3)
-        )
-    next_ids = ids[0, 5:, None]
-    by_hand = [x[0, 1:-1].log_softmax(-1).gather(-1, next_ids)[:, 0] for x in (right, wrong)]
-    assert torch.allclose(padded, (by_hand[0] - by_hand[1]).abs(), atol=1e-4)
-    assert padded.max() > 1e-2 and whole.max() < 1e-5
-
-
 @pytest.mark.slow
 def test_the_reproducer_of_the_padding_stands_alone(tmp_path):
     """In another folder, with nothing of this project."""

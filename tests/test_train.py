@@ -257,7 +257,7 @@ def test_a_resumed_run_is_equal_to_the_last_bit(tmp_path, capsys, monkeypatch):
     assert "Continuing from checkpoint-2" in (said := capsys.readouterr().out)
     shown = " ".join(said.split())
     assert "kl_coef, 0.1 at first, is adapted to end near 0.5 nats" in shown
-    assert re.search(r"kl_coef 0\.1 → \S+, for a target of 0\.5 nats", shown)
+    assert re.search(r"kl_coef 0\.1 → \S+: the last steps had \S+ nats, the target is 0\.5", shown)
     weights = dict(one.model.named_parameters())
     assert all(p.equal(weights[name]) for name, p in other.model.named_parameters())
     rows, others = (

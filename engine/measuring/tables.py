@@ -82,7 +82,10 @@ def summarise_run(options, run, final, console):
             console.print(f"  {metric.title:18} {before:>8} → {after}", highlight=False)
     if options.kl_target is not None and run["kl_coef"] is not None:
         change = f"{options.kl_coef:.3g} → {run['kl_coef']:.3g}"
-        line = f"  {'kl_coef':18} {change}, for a target of {options.kl_target:g} nats"
+        line = (
+            f"  {'kl_coef':18} {change}: the last steps had {run['kl_held']:.2f} nats, "
+            f"the target is {options.kl_target:g}"
+        )
         console.print(line, highlight=False)
         for line in target_remarks(options, kl=run["kl_held"], rate=run["rate"]):
             console.print(line, style="yellow", highlight=False)
