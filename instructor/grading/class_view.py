@@ -35,7 +35,7 @@ def show(results, rubric, console):
 
 
 def counts(result):
-    """Whether a hand-in has points: graded, or rejected with none."""
+    """Whether a hand-in has points."""
     return result["score"] is not None
 
 

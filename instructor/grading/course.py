@@ -201,7 +201,7 @@ def grade_one(control, submission, grader):
     elif submission.question:
         result |= {"status": "unclear", "reason": submission.question}
     elif submission.rejected:
-        result |= {"status": "rejected", "reason": submission.rejected, "score": 0.0}
+        result |= {"status": "rejected", "reason": submission.rejected}
     else:
         examine_into(result, control, submission.source, grader)
     # Rounded up to tens, so that a run that was resumed writes the very same files.

@@ -251,7 +251,7 @@ def test_an_error_in_the_grader_is_one_row(tmp_path, policy, monkeypatch):
     found = {
         result["student"]: (result["status"], result["score"]) for result in results_of(journal)
     }
-    rejected = ("rejected", 0.0)
+    rejected = ("rejected", None)
     assert found == {"Ann": rejected, "Ben": ("grader error", None), "Cid": rejected}
 
 
