@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speed import Column, seconds_per_step
-from starting import SOLUTION, make_parser, one_line_errors, run_program
+from starting import SOLUTION, make_parser, name_or_folder, one_line_errors, run_program
 
 from engine.common import ROOT, UserError, first_line, read_jsonl
 
@@ -345,18 +345,17 @@ def main(argv=None):
     if argv[:1] == [ROLLOUT]:
         return roll_out(argv[1], *map(int, argv[2:]))
     parser = make_parser(__doc__)
-    parser.add_argument("--model", default="gpt2", help="a folder or a Hub name; default gpt2")
+    policy = "a folder or a Hub name; default gpt2"
+    parser.add_argument("--model", type=name_or_folder, default="gpt2", help=policy)
     args = parser.parse_args(argv)
     with one_line_errors(parser.prog):
         import torch
 
         if not torch.cuda.is_available():
             raise UserError("there is no GPU here that torch could use (CUDA).")
-        # The programs run in the project's folder, wherever this one was started.
-        model = str(Path(args.model).resolve()) if Path(args.model).is_dir() else args.model
-        print(describe_machine(model), end="\n\n")
+        print(describe_machine(args.model), end="\n\n")
         lines = []
-        for line in measure(checks(model, torch.cuda.get_device_name())):
+        for line in measure(checks(args.model, torch.cuda.get_device_name())):
             print(line, flush=True)
             lines.append(line)
     sys.exit(any(line.startswith("- FAILED") for line in lines))

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from starting import SOLUTION, make_parser, one_line_errors, run_program
+from starting import SOLUTION, make_parser, name_or_folder, one_line_errors, run_program
 
 from engine.common import ROOT, make_console, read_jsonl
 from engine.options import at_least
@@ -97,7 +97,8 @@ def main(argv=None):
     parser = make_parser(__doc__)
     add = parser.add_argument
     tiny = str(ROOT / "tiny" / "gpt2")
-    add("--model_name", default=tiny, help="policy: a folder or a Hub name; default tiny/gpt2")
+    policy = "policy: a folder or a Hub name; default tiny/gpt2"
+    add("--model_name", type=name_or_folder, default=tiny, help=policy)
     add("--batch_size", type=at_least(8, int), default=64, help="completions a step; default 64")
     add("--steps", type=at_least(1, int), default=10, help="steps that count; default 10")
     add("--seed", type=at_least(0, int), default=0, help="seed of the trainings; default 0")

@@ -36,6 +36,11 @@ def one_line_errors(program: str):
         sys.exit(f"{program}: {error}")
 
 
+def name_or_folder(text):
+    """A model of the command line, a Hub name or a folder: programs run in the project's folder."""
+    return str(Path(text).resolve()) if Path(text).is_dir() else text
+
+
 def run_program(*words: object, threads: int | None = None, timeout: float | None = None) -> str:
     """Run a program of this repository in a process of its own; returns what it prints.
 

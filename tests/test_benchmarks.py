@@ -552,3 +552,12 @@ def test_the_challenge_says_what_counts(program, monkeypatch, tmp_path, capsys):
     (tmp_path / "x" / "seed-0").mkdir(parents=True)
     with pytest.raises(SystemExit, match="exists: choose another --out"):
         challenge.main(["--out", str(tmp_path / "x")])
+
+
+def test_a_folder_is_named_from_where_a_person_stands(program, monkeypatch, tmp_path):
+    """The programs that are measured run in the project's folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    name_or_folder = program("starting").name_or_folder
+    assert name_or_folder("mine") == str(tmp_path / "mine")
+    assert name_or_folder("gpt2") == "gpt2"
