@@ -146,20 +146,19 @@ def draw(kinds: dict[str, Points], judge_name: str):
     """One panel for each kind of run: proxy and judge over √KL, with the RL form's curves."""
     from matplotlib.figure import Figure
 
-    columns = min(len(kinds), 3)
+    columns = min(len(kinds), 2)  # at most 6 inches wide, to be read on a phone
     rows = -(-len(kinds) // columns)
-    figure = Figure(figsize=(4.2 * columns, 0.5 + 3.4 * rows), layout="constrained")
+    figure = Figure(figsize=(3 * columns, 1.3 + 2.4 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for (kind, points), axes in zip(kinds.items(), panels):
         line = np.linspace(0, points.distance.max(), 200)
         for name, color in COLORS.items():
             gains = getattr(points, name)
             fit = fit_gain(points.distance, gains)
-            title = f"{name}: α {fit.alpha:z.2f}, β {fit.beta:z.2f}, error {fit.error:z.2f}"
             marker = MARKERS[name]
             axes.plot(points.distance, gains, marker, color=color, alpha=0.5, markersize=4)
             axes.plot(line, fit.alpha * line - fit.beta * FORMS[RL_FORM](line), color=color)
-            axes.plot([], [], f"{marker}-", color=color, markersize=4, label=title)
+            axes.plot([], [], f"{marker}-", color=color, markersize=4, label=name)
         for name, (marker, color) in PARTS.items():
             gains = getattr(points, name)
             if np.isfinite(gains).all():
@@ -167,13 +166,14 @@ def draw(kinds: dict[str, Points], judge_name: str):
                 axes.plot(points.distance, gains, marker, color=color, alpha=0.5, ms=4, label=label)
         axes.axhline(0, color="gray", linewidth=0.8)
         axes.set(title=kind, xlabel="√KL(policy‖ref), √nats")
-        axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
     for axes in list(panels):
         axes.set_axis_off()
     for axes in figure.axes[::columns]:
-        axes.set_ylabel("gain over the base model")
-    figure.suptitle(f"Proxy: what the run was paid for. Judge: {judge_name}, which it never saw.")
+        axes.set_ylabel("gain over the base")
+    entries = figure.axes[0].get_legend_handles_labels()  # the same in every panel
+    figure.legend(*entries, loc="outside lower center", ncols=2)
+    figure.suptitle(f"Proxy: what the run was paid for.\nJudge: {judge_name}, which it never saw.")
     return figure
 
 
