@@ -49,7 +49,7 @@ from engine.measuring.runs import (
     base_of,
     model_of,
     other_rewards,
-    read_run,
+    read_runs,
     run_settings,
 )
 from engine.measuring.tables import print_metrics, print_prefixes
@@ -436,12 +436,12 @@ def _samples(args):
 
 
 def _curves(args):
-    save_figure(plot_curves([read_run(folder) for folder in args.runs]), args.out)
+    save_figure(plot_curves(read_runs(args.runs)), args.out)
     print(f"Wrote {args.out}")
 
 
 def _frontier(args):
-    runs = [read_run(folder) for folder in args.runs]
+    runs = read_runs(args.runs)
     save_figure(plot_frontier(runs, _optima(runs)), args.out)
     print(f"Wrote {args.out}")
 
@@ -449,7 +449,7 @@ def _frontier(args):
 def _report(args):
     from engine.pages.run_page import write_page
 
-    runs = [read_run(folder) for folder in args.runs]
+    runs = read_runs(args.runs)
     write_page(runs, _optima(runs), args.out)
     print(f"Wrote {args.out}")
 

@@ -345,7 +345,7 @@ def test_a_folder_without_a_model_is_named_before_anything_is_fetched(arguments,
 
 
 def test_an_unknown_error_is_one_line_and_can_be_looked_into(monkeypatch):
-    monkeypatch.setattr(evaluate, "read_run", lambda folder: {}["step"])
+    monkeypatch.setattr(evaluate, "read_runs", lambda folders: {}["step"])
     with pytest.raises(SystemExit, match=r"evaluate.py: KeyError: 'step' \(--debug shows where\)"):
         evaluate.main(["curves", "a run"])
     with pytest.raises(KeyError):

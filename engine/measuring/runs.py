@@ -52,6 +52,16 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
+def read_runs(folders: Iterable[str | Path]) -> list[Run]:
+    """The runs in several folders; of an equal name, each is named by its path as given."""
+    runs = [read_run(folder) for folder in folders]
+    names = [run["name"] for run in runs]
+    for run in runs:
+        if names.count(run["name"]) > 1:
+            run["name"] = str(run["folder"])
+    return runs
+
+
 def other_rewards(manifest: dict[str, Any]) -> str:
     """The name of the rewards file of a run, if that is another today; an empty string if not."""
     then = last_sums(manifest).get("rewards")

@@ -6,7 +6,7 @@ from made_up_run import write_run
 import evaluate
 from engine import common
 from engine.common import UserError
-from engine.measuring.runs import asked_kl_coef, read_run, run_settings
+from engine.measuring.runs import asked_kl_coef, read_run, read_runs, run_settings
 from engine.options import PRESETS, resolve_options
 from engine.pages.report import label
 
@@ -92,3 +92,11 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, command):
 )
 def test_what_a_run_was_asked_for(given, want):
     assert asked_kl_coef(resolve_options({"preset": "tiny", **given}).__dict__) == want
+
+
+def test_runs_of_equal_folders_are_told_apart(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    folders = [write_run(tmp_path / name) for name in ("a/run", "b/run", "other")]
+    assert [run["name"] for run in read_runs(folders)] == [*map(str, folders[:2]), "other"]
+    assert [run["name"] for run in read_runs(folders[:1])] == ["run"]
