@@ -20,7 +20,7 @@ export function draw(parent, name, attributes, text) {
 
 /** Round numbers between two ends: 1, 2 or 5 times a power of ten apart, or such numbers. */
 export function ticksOf(scale, low, high, count) {
-  if (scale === "linear") {
+  if (scale === "linear" || (scale === "log" && high < 4 * low)) { // there a curve is nearly a line
     const rough = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
