@@ -232,10 +232,14 @@ def test_of_whole_texts_forward_alone_keeps_the_odds_of_equal_texts():
     [
         (toys.OF_TEXTS, 0.1, 1.2135, 1.9015e-4),
         (toys.OF_TEXTS, 0.2244, 0.6, 1.55e-2),
+        (toys.OF_TEXTS, 0.1548, 0.88, 3.34e-3),
         (toys.OF_TEXTS, 0.1018, 1.2, 2.20e-4),
+        (toys.OF_TEXTS, 0.0596, 1.6, 6.52e-7),
         ("KL(ref‖policy) per token", 0.1, 1.1190, 2.0118e-3),
         ("KL(ref‖policy) per token", 0.2006, 0.6, 1.66e-2),
+        ("KL(ref‖policy) per token", 0.1259, 0.94, 4.33e-3),
         ("KL(ref‖policy) per token", 0.0902, 1.2, 1.40e-3),
+        ("KL(ref‖policy) per token", 0.0553, 1.6, 2.24e-4),
     ],
 )
 def test_what_is_left_of_low_texts(held_by, coefficient, nats, kept):
