@@ -30,16 +30,17 @@ with tempfile.TemporaryDirectory() as folder:
     config = GRPOConfig(folder, use_cpu=True, bf16=False, seed=0, **size, **once)
     reward = lambda prompts, **_: [0.0] * len(prompts)  # noqa: E731
     GRPOTrainer(model, reward, config, data, processing_class=tokenizer).train()
-given = calls[-1]
-print("positions in the loss:", given.get("position_ids"))
-mask = given["attention_mask"]
-from_the_first_token = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+loss = calls[-1]
+print("positions in the loss:", loss.get("position_ids"))
+ids, mask = loss["input_ids"], loss["attention_mask"]
 start = max(len(tokenizer(prompt)["input_ids"]) for prompt in prompts)  # of the completions
-found = []
-for positions in ({}, from_the_first_token):
-    with torch.no_grad():
-        logits = model.eval()(given["input_ids"], attention_mask=mask, **positions).logits
-    chosen = given["input_ids"][:, start:, None]
-    found.append(logits[:, start - 1 : -1].log_softmax(-1).gather(-1, chosen)[..., 0])
-apart = (found[0] - found[1]).abs()[mask[:, start:].bool()]
+
+
+def log_probs(**positions):
+    logits = model.eval()(ids, attention_mask=mask, **positions).logits[:, start - 1 : -1]
+    return logits.log_softmax(-1).gather(-1, ids[:, start:, None])[..., 0][mask[:, start:].bool()]
+
+
+with torch.no_grad():
+    apart = (log_probs() - log_probs(position_ids=(mask.cumsum(1) - 1).clamp(min=0))).abs()
 print(f"{len(apart)} tokens: mean {apart.mean():.3f} nats, largest {apart.max():.2f} nats")
