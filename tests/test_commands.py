@@ -12,13 +12,14 @@ from engine.course.student import rewards_file
 
 PROGRAMS = [f"benchmarks/{p.name}" for p in sorted((ROOT / "benchmarks").glob("*.py"))]
 PROGRAMS.remove("benchmarks/starting.py")  # what the others share
+PROGRAMS.remove(ALONE := "benchmarks/padding.py")  # to be pasted: plain argparse, imports on top
 WITHOUT_TORCH = ["train.py", "play.py", "evaluate.py", *PROGRAMS]
 WITHOUT_TORCH += [f"evaluate.py {name}" for name in ("evaluate", "compare", "optimum", "prompting")]
 WITHOUT_TORCH += [
     f"evaluate.py {name}" for name in ("curves", "frontier", "report", "samples", "try")
 ]
 HAS_SOLUTION = rewards_file(use_solution=True).exists()  # a student's copy has none
-COMMANDS = [*WITHOUT_TORCH, "rewards.py", "kl_lab.py", "grpo_lab.py", "grpo_from_scratch.py"]
+COMMANDS = [*WITHOUT_TORCH, ALONE, "rewards.py", "kl_lab.py", "grpo_lab.py", "grpo_from_scratch.py"]
 WRONG = {"benchmarks/ladder.py": "--seeds=-1", "benchmarks/speed.py": "--steps=0"}
 
 # All in one process. It prints, for each line of words: the exit code, stdout, stderr, and whether
@@ -69,7 +70,7 @@ def test_help_says_what_a_command_does_and_does_nothing(command, answers):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_wrong_flag_is_one_line(command, answers):
     code, out, err, _ = answers[0][command][1]
-    lines = 2 if command == "benchmarks/padding.py" else 1  # it stands alone: plain argparse
+    lines = 2 if command == ALONE else 1
     assert code == 2 and out == "" and err.count("\n") == lines
 
 
