@@ -105,16 +105,17 @@ def draw(paths: dict[str, list[dict[str, np.ndarray]]]):
     """A panel for each reward: what the judge says of its best policy, over the KL."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")  # narrow, to be read on a phone
     for axes, (reward, of_seeds) in zip(figure.subplots(1, len(paths), sharey=True), paths.items()):
         for name, (color, dashes) in {reward: ("#d55e00", "-."), **JUDGED}.items():
-            title = name if name in (reward, "judge") else f"judge's P({name})"
+            title = {reward: "the reward", "judge": "judge"}.get(name, f"judge's P({name})")
             for path in of_seeds:
                 axes.plot(path["kl"], path[name], dashes, color=color, label=title)
                 title = None  # one line of the legend for all seeds
-        axes.set(title=f"best policy for: {reward}", xlabel="KL(policy‖ref), nats", ylim=(0, 1))
+        axes.set(title=f"best policy for\n{reward}", xlabel="KL(policy‖ref), nats", ylim=(0, 1))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, loc="lower right")
+    entries = axes.get_legend_handles_labels()  # the same in every panel
+    figure.legend(*entries, loc="outside lower center", ncols=2)
     return figure
 
 
