@@ -223,8 +223,9 @@ class Optimum:
             Four estimates with their 95 % intervals over prompts: `needed`, KL(q_s‖p), and
             `sideways`, KL(q‖q_s), both in nats; `overpayment`, all nats over the needed ones; and
             `to_optimum`, KL(q‖q*) in nats, without a `kl_coef` None. The first three are None
-            where the sentiment lies beyond what the samples can say, the overpayment also where
-            it did not rise. An end of an interval that the samples cannot say is None.
+            where the sentiment lies beyond what the samples can say, the last where q* does, the
+            overpayment also where the sentiment did not rise. An end of an interval that the
+            samples cannot say is None.
         """
         groups = by_prompt(samples)
         sentiment, kl = (
@@ -248,7 +249,7 @@ class Optimum:
             found["sideways"] = _known(bootstrap(sideways, len(everything)))
             if sentiment.mean() > self.table.mean():
                 found["overpayment"] = _known(bootstrap(overpayment, len(everything)))
-        if kl_coef:
+        if kl_coef and tilt(self.table, [1 / kl_coef])[1].mean() <= self.limit:
 
             def to_optimum(prompts, kl_coef=kl_coef):
                 reached = sentiment[prompts].mean() / kl_coef - kl[prompts].mean()

@@ -14,6 +14,7 @@ import yaml
 from engine.common import ROOT
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import SETTINGS, known_optimum, settings_of
+from engine.measuring.runs import asked_kl_coef
 from engine.measuring.tables import interval
 from engine.options import FIELDS, MAY_CHANGE, PRESETS, last_sums
 
@@ -200,14 +201,15 @@ def nats_rows(options, samples):
     base = settings_of(*(options[name] for name in SETTINGS))
     prompts = {sample["prompt"] for sample in samples}
     optimum = known_optimum(base, prompts, [options["output_dir"]])
-    nats = optimum.paid(samples) if optimum else {}
+    nats = optimum.paid(samples, asked_kl_coef(options)) if optimum else {}
     rows = ""
-    for name, meaning in (
-        ("needed", "least KL at which any policy has this sentiment, 95 % interval"),
-        ("sideways", "the rest of the KL, which bought no sentiment"),
+    for name, title, meaning in (
+        ("needed", "needed", "least KL at which any policy has this sentiment"),
+        ("sideways", "sideways", "the rest of the KL, which bought no sentiment"),
+        ("to_optimum", "from what was asked", "KL from the highest sentiment − kl_coef · KL"),
     ):
         if estimate := nats.get(name):
-            rows += f"\n| {name} (nats) | 0.00 | {interval(estimate)} | {meaning} |"
+            rows += f"\n| {title} (nats) | – | {interval(estimate)} | {meaning}, 95 % interval |"
     return rows
 
 

@@ -190,7 +190,8 @@ def test_what_the_samples_cannot_say_is_none():
     assert fell["sideways"]["mean"] == pytest.approx(0.1 - fell["needed"]["mean"], abs=1e-12)
     beyond = optimum.paid(rows(optimum, 0.999, 9.0), kl_coef=0.1)
     assert beyond["needed"] is beyond["sideways"] is beyond["overpayment"] is None
-    assert beyond["to_optimum"]["mean"] > 0
+    assert beyond["to_optimum"]["mean"] > 0  # what was asked for is not beyond
+    assert optimum.paid(rows(optimum, 0.999, 9.0), kl_coef=0.001)["to_optimum"] is None
 
 
 def test_best_of_n_is_the_mean_over_all_choices():

@@ -1,3 +1,4 @@
+import math
 import re
 import shlex
 
@@ -51,7 +52,7 @@ def test_a_run_of_two_rewards_files_says_that_one_command_does_not_repeat_it():
 
 
 def test_the_card_says_what_the_nats_bought_where_that_is_known(tmp_path):
-    run = a_run(output_dir=str(tmp_path))
+    run = a_run(output_dir=str(tmp_path), kl_type="forward")
     base = settings_of(*(run["options"][name] for name in SETTINGS))
     scores = [i / 400 for i in range(401)]
     Optimum(base, {"It": scores, "He": scores}, 0.0).save(tmp_path / "optimum.json")
@@ -59,9 +60,12 @@ def test_the_card_says_what_the_nats_bought_where_that_is_known(tmp_path):
     assert "| needed (nats) |" not in model_card(a_run(), samples)
     card = model_card(run, samples)
     # near the mean of an even reward the least KL is (0.6 − 0.5)² / (2 · 1/12), and a little more
-    (needed,) = re.findall(r"\| needed \(nats\) \| 0.00 \| ([\d.]+) \(", card)
+    (needed,) = re.findall(r"\| needed \(nats\) \| – \| ([\d.]+) \(", card)
     assert float(needed) == pytest.approx(0.06, abs=0.005)
-    assert f"| sideways (nats) | 0.00 | {0.5 - float(needed):.2f} (" in card
+    assert f"| sideways (nats) | – | {0.5 - float(needed):.2f} (" in card
+    # the best of R − 0.1 · KL is 1 + 0.1 · log 0.1, and the run has 0.6 − 0.1 · 0.5
+    (asked,) = re.findall(r"\| from what was asked \(nats\) \| – \| ([\d.]+) \(", card)
+    assert float(asked) == pytest.approx(10 * (1 + 0.1 * math.log(0.1) - 0.55), abs=0.03)
 
 
 def test_what_differs_is_named():
