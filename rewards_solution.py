@@ -160,7 +160,8 @@ def kl_penalty_forward(policy_log_probs, ref_log_probs, mask, kl_coef=0.1):
         ref_log_probs: the same shape, log p of the same tokens.
         mask: (B, T) boolean, True for real completion tokens.
         kl_coef: the strength; reward units per nat. Reward and penalty are added before GRPO
-            divides by the group's standard deviation, so it is not comparable with `--beta`.
+            divides by the group's standard deviation, so a `--beta` of the same size is another
+            strength (docs/options.md).
 
     Returns:
         (B,) tensor, SUBTRACTED from the reward: kl_coef times the sum over a completion's real

@@ -561,3 +561,12 @@ def test_a_folder_is_named_from_where_a_person_stands(program, monkeypatch, tmp_
     name_or_folder = program("starting").name_or_folder
     assert name_or_folder("mine") == str(tmp_path / "mine")
     assert name_or_folder("gpt2") == "gpt2"
+
+
+def test_low_texts_are_counted(program, monkeypatch, capsys):
+    import evaluate
+
+    samples = [{"sentiment": score} for score in (0.1, 0.199, 0.2, 0.9)]
+    monkeypatch.setattr(evaluate, "evaluate_model", lambda *_, **__: {"samples": samples})
+    program("low_texts").main([str(ROOT / "tiny" / "gpt2")])
+    assert capsys.readouterr().out.endswith("gpt2: 2 of 4, 50.00%\n")
