@@ -184,7 +184,9 @@ def test_every_attack_is_in_the_batch(batch):
 @pytest.mark.parametrize("student", NOTHING)
 def test_broken_submissions_earn_nothing_and_say_why(batch, student):
     result = batch.results[student]
-    assert (result["status"], result["score"]) == (NOTHING[student].status, 0)
+    status = NOTHING[student].status
+    assert (result["status"], result["score"] or 0) == (status, 0)
+    assert (result["score"] is None) == (status == "rejected")  # a person decides
     assert NOTHING[student].words in said(result)
 
 
