@@ -100,6 +100,8 @@ WRONG_PENALTIES = {
     "cut at -0.1": penalty("(q - p).clamp(min=-0.1)"),
     "between -0.1 and 5": penalty("(q - p).clamp(-0.1, 5)"),
     "k1 and k2": penalty("(q - p) + (q - p) ** 2 / 2"),
+    "both pulls, one 99 times": penalty("(q - p) + 99 * (q - p).clamp(-2, 2)"),
+    "both pulls, one ten times": penalty("(q - p) + 10 * torch.tanh(q - p)"),
     "both at least -9": penalty("q.clamp(min=-9) - p.clamp(min=-9)"),
     "in double, no clamp": penalty("1 - (p.double() - q.double()).exp()"),
     "in numpy, no clamp": NUMPY_PENALTY.format(per_token="1 - np.exp(p - q)"),
