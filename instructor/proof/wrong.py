@@ -264,6 +264,7 @@ WRONG = {
         "softmax, no log": log_probs().replace("log_softmax", "softmax"),
         "tokenized together": log_probs(ids='tokenizer(prompt + completion)["input_ids"]'),
         "mean on empty text": log_probs(result="x.mean() * len(completion_ids)"),
+        "-0.001 for 0": log_probs(answer="[value or -0.001 for value in sums]"),
         "one text only": log_probs(answer="sums[:1]"),
         "cut at 32 tokens": log_probs(ids="(prompt_ids + completion_ids)[:32]"),
         "completion cut at 48 tokens": log_probs(
