@@ -124,6 +124,13 @@ VALID = {
         "distinct words, without a limit": """
             return [s + 0.1 * len(set(t.lower().split())) for s, t in zip(scores, completions)]
         """,
+        "a question at the end": """
+            return [s + 0.2 * t.rstrip().endswith("?") for s, t in zip(scores, completions)]
+        """,
+        "three sentences": """
+            counts = [sum(text.count(end) for end in ".!?") for text in completions]
+            return [s + 0.2 * (n >= 3) for s, n in zip(scores, counts)]
+        """,
         "no shouting": """
             return [s - 0.1 * t.count("!") for s, t in zip(scores, completions)]
         """,
