@@ -319,8 +319,8 @@ def scale_of(costs):
     scale = near / NATS[1]
     if abs(twice - 2 * near) > 0.2 * abs(near):
         return one  # no slope at agreement, as sign and cube have none
-    if scale > 1.2 and 0.8 <= (twelve - six) / 6 <= 1.2:
-        return 1.0  # two penalties in one, of which one levels off
+    if 1.2 < scale <= 2.4 and 0.8 <= (twelve - six) / 6 <= 1.2:
+        return 1.0  # two penalties of a nat each, of which one levels off
     return scale
 
 

@@ -106,6 +106,8 @@ def ordinary_texts(word="great"):
         " brilliant actors, wonderful music, surprising moments, and nobody could guess any of it.",
         f" a {word} film with fine actors and an honest story, told slowly but never boring, so "
         "that nobody in our row wanted it to end.",
+        " who would have thought that baking bread could be so moving?",
+        " We laughed, then we cried. The end came too soon. My sister wants to see it again.",
         " the first half takes its time, then one brave teacher finds those old letters under his "
         "kitchen floor, reads them aloud at night, and slowly everything they believed changes.",
     ]

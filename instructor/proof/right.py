@@ -67,6 +67,10 @@ VALID = {
             scores = get_sentiment_scores(completions)
             return [(Decimal(s) / Decimal(temperature)).exp() - 1 for s in scores]
         """,
+        "rounded to six digits": """
+            scores = get_sentiment_scores(completions)
+            return [round(math.expm1(s / temperature), 6) for s in scores]
+        """,
         "from the worked example": """
             return [math.expm1(s / temperature) for s in sentiment_reward(completions)]
         """,
@@ -108,6 +112,24 @@ VALID = {
             words = [text.lower().split() for text in completions]
             twice = [sum(a == b for a, b in zip(w, w[1:])) for w in words]
             return [s - 0.1 * n for s, n in zip(scores, twice)]
+        """,
+        "the same two first words": """
+            starts = [tuple(text.lower().split()[:2]) for text in completions]
+            return [s - 0.3 * (starts.count(a) > 1) for s, a in zip(scores, starts)]
+        """,
+        "a hundredth, and a wish for 15 words": """
+            lengths = [len(text.split()) for text in completions]
+            return [0.01 * s - 0.02 * abs(n - 15) for s, n in zip(scores, lengths)]
+        """,
+        "distinct words, without a limit": """
+            return [s + 0.1 * len(set(t.lower().split())) for s, t in zip(scores, completions)]
+        """,
+        "a question at the end": """
+            return [s + 0.2 * t.rstrip().endswith("?") for s, t in zip(scores, completions)]
+        """,
+        "three sentences": """
+            counts = [sum(text.count(end) for end in ".!?") for text in completions]
+            return [s + 0.2 * (n >= 3) for s, n in zip(scores, counts)]
         """,
         "no shouting": """
             return [s - 0.1 * t.count("!") for s, t in zip(scores, completions)]
@@ -160,6 +182,21 @@ VALID = {
             table = table.log_softmax(-1)[:, :-1]
             return (table.gather(-1, ids[:, 1:, None])[..., 0] * real[:, 1:]).sum(-1)
         """,
+        "one batch padded on the left": """
+            starts = [tokenizer(text)["input_ids"] for text in prompts]
+            rests = [tokenizer(text)["input_ids"] if text else [] for text in completions]
+            longest = max(len(a + b) for a, b in zip(starts, rests))
+            gaps = [longest - len(a + b) for a, b in zip(starts, rests)]
+            ids = torch.tensor([[0] * n + a + b for n, a, b in zip(gaps, starts, rests)])
+            attention = (torch.arange(longest) >= torch.tensor(gaps)[:, None]).long()
+            with torch.no_grad():
+                table = ref_model(ids, attention_mask=attention).logits.float().log_softmax(-1)
+            each = table[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+            return [row[len(row) - len(rest) :].sum() for row, rest in zip(each, rests)]
+        """,
+        "with a gradient": log_probs()
+        .replace("with torch.no_grad():", "if True:")
+        .replace(".item()", ""),
         "column": log_probs(answer="torch.tensor(sums)[:, None]"),
         "one-element tensors": log_probs(answer="[torch.tensor([value]) for value in sums]"),
         "token by token": """

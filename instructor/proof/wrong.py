@@ -100,6 +100,8 @@ WRONG_PENALTIES = {
     "cut at -0.1": penalty("(q - p).clamp(min=-0.1)"),
     "between -0.1 and 5": penalty("(q - p).clamp(-0.1, 5)"),
     "k1 and k2": penalty("(q - p) + (q - p) ** 2 / 2"),
+    "both pulls, one 99 times": penalty("(q - p) + 99 * (q - p).clamp(-2, 2)"),
+    "both pulls, one ten times": penalty("(q - p) + 10 * torch.tanh(q - p)"),
     "both at least -9": penalty("q.clamp(min=-9) - p.clamp(min=-9)"),
     "in double, no clamp": penalty("1 - (p.double() - q.double()).exp()"),
     "in numpy, no clamp": NUMPY_PENALTY.format(per_token="1 - np.exp(p - q)"),
@@ -262,6 +264,7 @@ WRONG = {
         "softmax, no log": log_probs().replace("log_softmax", "softmax"),
         "tokenized together": log_probs(ids='tokenizer(prompt + completion)["input_ids"]'),
         "mean on empty text": log_probs(result="x.mean() * len(completion_ids)"),
+        "-0.001 for 0": log_probs(answer="[value or -0.001 for value in sums]"),
         "one text only": log_probs(answer="sums[:1]"),
         "cut at 32 tokens": log_probs(ids="(prompt_ids + completion_ids)[:32]"),
         "completion cut at 48 tokens": log_probs(

@@ -54,6 +54,16 @@ def test_a_whole_file_of_another_form_is_right(classifier, policy, tmp_path, tit
         assert example_report(rewards, function) is None
 
 
+def test_a_file_whose_2a_takes_no_prompts_hears_that_training_passes_them(classifier, tmp_path):
+    source = (ROOT / "rewards_solution.py").read_text(encoding="utf-8")
+    path = tmp_path / "rewards.py"
+    path.write_text(source.replace("temperature=1.0, **kwargs)", "temperature=1.0)"), "utf-8")
+    texts = reports_of(load_rewards(path, fenced=True), "shaped_reward_exponential", None)
+    (text,) = texts.values()
+    assert "training passes the prompts too" in text
+    assert "got an unexpected keyword argument 'prompts'" in text.splitlines()[-1]
+
+
 SLOW = {"torch.compile": [pytest.mark.slow]}
 
 
