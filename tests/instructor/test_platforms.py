@@ -251,6 +251,29 @@ def test_the_name_of_one_file_makes_no_platform(tmp_path, sevens):
     assert '"Bob","4711",""' in (tmp_path / "out" / "roster.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    "names, unsure",
+    [
+        (["eve_4711_999_rewards.py"], True),
+        (["eve_LATE_4711_999_rewards.py"], True),  # as Canvas exports one late student
+        (["eve_4711_999_rewards.py", "bo_4712_998_rewards.py", "ann.py"], True),
+        (["eve_4711_999_rewards.py", "bo_4712_998_rewards.py", "cid_4713_997_rewards.py"], False),
+        (["eve_4711_999_rewards.py", "eve_4711_text.html", "bo_4712_998_rewards.py"], False),
+        (["Eve_4711_assignsubmission_file_rewards.py"], False),  # nobody names a file so by chance
+    ],
+)
+def test_one_or_two_names_of_canvas_are_flagged(tmp_path, sevens, names, unsure):
+    """They took the row of who has the number 4711, and nothing said so."""
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+        for name in names:
+            file.writestr(name, SOURCE)
+    (tmp_path / "book.csv").write_text("Student,ID,GRPO\nBob,4711,\nDan,5,\n")
+    results, _ = graded(tmp_path)
+    assert '"Bob","4711","7"' in (tmp_path / "out" / "roster.csv").read_text()
+    (flags,) = (result["flags"] for result in results if result["student"].lower() == "eve")
+    assert ("known by a number in its file name alone: 4711" in flags) == unsure
+
+
 def test_rosters_as_people_make_them(tmp_path, sevens):
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
         for name in ("alee.py", "Lukasz Sorensen.py", "s123.py"):
