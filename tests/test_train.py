@@ -162,7 +162,7 @@ def test_debug_shows_the_traceback():
         train.main(["--num_generations", "7", "--debug"])
 
 
-def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
+def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy, solution):
     from engine.model.loading import load_model
 
     trainer, out = run(tmp_path, kl_type="forward")
@@ -184,9 +184,10 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy):
     assert abs(first["kl_policy_ref"]) <= 1e-5 and abs(first["kl_penalty"]) <= 1e-5
     assert len(read_jsonl(out / "completions.jsonl")) == 3 * 4 * 2  # validations, prompts, samples
     for text in (row["policy"] for row in read_jsonl(out / "explore.jsonl", kind="sample")):
-        kl = sum(q - p for _, q, p, *_ in text["tokens"])
+        q, p = torch.tensor([token[1:3] for token in text["tokens"]]).T[:, None]  # (1, T) each
         assert text["score"] == text["shaped"] == pytest.approx(text["sentiment"], abs=1e-4)
-        assert text["penalty"] == pytest.approx(0.1 * kl, abs=1e-4)
+        penalty = solution.kl_penalty_forward(q, p, torch.ones_like(q).bool(), kl_coef=0.1)
+        assert text["penalty"] == pytest.approx(float(penalty[0]), abs=1e-4)
         assert text["reward"] == pytest.approx(text["shaped"] - text["penalty"], abs=2e-5)
     assert (out / "checkpoint-2").is_dir()
     model, _ = load_model(str(out / "final"), "cpu")

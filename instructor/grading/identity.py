@@ -55,13 +55,14 @@ class Export(NamedTuple):
     metadata: dict  # of Gradescope
     platform: str = ""  # of `PLATFORMS`
     blind: bool = False  # everybody has the same name, and only a number tells them apart
+    unsure: bool = False  # a student may have named the file so in a plain folder
 
 
 def export_of(tops, metadata):
     """The `Export` with these files and folders in it.
 
     Whose names most of them have is what exported them: what one student calls a file makes a plain
-    folder no platform's.
+    folder no platform's. One or two names of Canvas may be an accident, or all of a small class.
     """
     candidates = [top for top in tops if "." not in top or top.lower().endswith((".py", ".zip"))]
     for platform, pattern in PLATFORMS.items():
@@ -70,7 +71,8 @@ def export_of(tops, metadata):
         if len(found) > len(others):
             names = {match["name"] for match in found}
             people = {match["id"] for match in found} if platform == "moodle" else names
-            return Export(metadata, platform, blind=len(names) == 1 < len(people))
+            blind = len(names) == 1 < len(people)
+            return Export(metadata, platform, blind, platform == "canvas" and len(found) < 3)
     return Export(metadata)
 
 
@@ -102,10 +104,12 @@ def owner_by_name(parts, export):
         time, number = order, ""  # the number is none that a gradebook has
         order = time_of(time)
         unread = "" if order else time
-    late = ["late"] if parts.get("late") else []
+    flags = ["late"] if parts.get("late") else []
+    if export.unsure and number:
+        flags.append(f"known by a number in its file name alone: {number}")
     shown = f"{name} {number}" if export.blind else name
     members = [Member(readable(shown), id=number)]
-    return Owner(key, members, late, order, unread, parts.get("file") or None)
+    return Owner(key, members, flags, order, unread, parts.get("file") or None)
 
 
 def time_of(text):

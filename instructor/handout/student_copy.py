@@ -64,6 +64,8 @@ MEANT = {  # what students may find, and where: the report says so; no other fil
     "cases/log_probs.py": "3a: the same sum, at once and token by token, to compare with",
     "engine/course/experiments.py": "3b: five estimates; the KL lab shows which of them pulls",
     "benchmarks/stock.py": "3b: TRL as it is, for the speed",
+    "tests/test_evaluate.py": "3b but for kl_coef: what evaluate.py measures, token by token",
+    "tests/test_play.py": "3b but for kl_coef: the colour of each token",
 }
 MOVED = {
     "instructor/handout/agents.md": "AGENTS.md",

@@ -4,7 +4,8 @@
     python -m instructor.proof.large_class 40 --jobs 2
 
 grades files that are right, in different styles, and ten hostile ones beside them. Exits with an
-error where a right file loses a point or a hostile one gains any.
+error where a right file loses a point, on its page too, where a hostile one gains any or something
+that it must not do worked, and where a file that was handed in has changed.
 """
 
 import argparse
@@ -20,18 +21,28 @@ from engine.common import ROOT
 from instructor.proof import attacks, swelling
 
 HOSTILE = {
-    "ends": attacks.CRASH_AT_IMPORT,
-    "exits": attacks.EXIT_AT_IMPORT,
-    "endless": attacks.on_import(attacks.ENDLESS),
-    "garbage": attacks.GARBAGE_ON_THE_PIPE,
-    "guesses": attacks.GUESSED_ANSWERS,
-    "patches": attacks.PATCHES_JSON,
-    "equal": attacks.ALWAYS_EQUAL,
-    "swells": attacks.swells_and_misleads(),
-    "fills": attacks.fills_and_floods(),
-    "mapped": attacks.everywhere(swelling.MAPPED),
+    "hostile ends": attacks.CRASH_AT_IMPORT,
+    "hostile endless": attacks.on_import(attacks.ENDLESS),
+    # A name but for case, and a text that takes Python's parser a minute.
+    "hostile ENDLESS": attacks.on_import("x = f'" + "{x!r}" * 48_000 + "'", attacks.TEMPLATE),
+    '=HYPERLINK("x") hostile': attacks.GUESSED_ANSWERS,
+    "hostile patches": attacks.PATCHES_JSON,
+    "hostile locks": attacks.attempt(
+        "import fcntl, json\nfcntl.lockf(open(json.__file__), fcntl.LOCK_SH)"
+    ),
+    "hostile timers": attacks.attempt(
+        """
+        import ctypes
+        if ctypes.CDLL(None).timer_create(1, None, ctypes.byref(ctypes.c_ulong())):
+            raise OSError
+        """
+    ),
+    "hostile swells": attacks.swells_and_misleads(),
+    "hostile fills": attacks.fills_and_floods(),
+    "hostile mapped": attacks.everywhere(swelling.MAPPED),
 }
 MOST = 25  # points: what zeros everywhere earn
+FULL = b"# %s\n\n**100 of 100 points**\n"  # how the page of a right file begins
 
 
 def main():
@@ -45,7 +56,8 @@ def main():
         for i in range(args.students - len(HOSTILE)):
             hand_in(course / f"right {i:03}", f"{right[i % len(right)]}\n# {i}\n")
         for name, source in HOSTILE.items():
-            hand_in(course / f"hostile {name}", source)
+            hand_in(course / name, source)
+        before = contents_of(course)
         began = time.monotonic()
         command = [sys.executable, str(ROOT / "instructor" / "grade.py"), str(course)]
         options = ["--out", f"{temporary}/out", "--jobs", str(args.jobs)]
@@ -53,12 +65,32 @@ def main():
         seconds = time.monotonic() - began
         with open(Path(temporary, "out", "grades.csv"), newline="", encoding="utf-8") as file:
             points = {row["student"]: float(row["score"] or 0) for row in csv.DictReader(file)}
-    worked = sum(os.times()[2:4])  # of all processes that this one has waited for
-    print(f"{len(points)} graded in {seconds:.0f} seconds, {worked:.0f} of a processor's")
-    odd = [name for name, earned in points.items() if name.startswith("right") and earned < 100]
-    odd += [name for name, earned in points.items() if name[:7] == "hostile" and earned > MOST]
-    if odd or len(points) != args.students:
-        sys.exit(f"not as it should be: {', '.join(odd) or 'a row is missing'}")
+        pages = contents_of(Path(temporary, "out", "feedback"))
+        worked = b"IT WORKED" in Path(temporary, "out", "results.jsonl").read_bytes()
+        unchanged = contents_of(course) == before
+    busy = sum(os.times()[2:4])  # of all processes that this one has waited for
+    print(f"{len(points)} graded in {seconds:.0f} seconds, {busy:.0f} of a processor's")
+    right = [name for name in points if name.startswith("right")]
+    odd = [name for name in right if points[name] < 100]
+    odd += [name for name, earned in points.items() if "hostile" in name and earned > MOST]
+    for name in right:
+        page = pages.get(f"{name.replace(' ', '_')}.md", b"")
+        odd += [] if page.startswith(FULL % name.encode()) else [f"the page of {name}"]
+    odd += ["a row is missing"] if len(points) != args.students else []
+    odd += ["a page is missing"] if len(pages) != args.students else []
+    odd += ["an attempt worked"] if worked else []
+    odd += [] if unchanged else ["a file that was handed in"]
+    if odd:
+        sys.exit(f"not as it should be: {', '.join(odd)}")
+
+
+def contents_of(folder):
+    """{relative path of a file or folder: its bytes, or None}."""
+    paths = folder.rglob("*")
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in paths
+    }
 
 
 def hand_in(folder, source):

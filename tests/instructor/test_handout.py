@@ -16,6 +16,14 @@ from instructor.handout import student_copy as handout
 from instructor.handout.pages import dead_references, student_page
 from instructor.handout.student_copy import find_leaks, main, run_tests
 
+LOOKED_AT = ("*.py", "engine/**/*.py", "tests/**/*.py")
+# log q − log p and 1 − r by the names that they have here, before kl_coef and the mask.
+OF_A_TOKEN = re.compile(
+    r"(?<!exp)(?:\(|sum\()(?:q|log_q|policy\w*) - (?:p|log_p|ref\w*)\b(?!\) ?\*\*)"
+    r"|(?<![\w)] )-log_r\b"
+    r"|\b1(?:\.0)? - (?:r\b|ratio\b|.*\bexp\()"
+)
+
 
 def test_a_leak_is_found(tmp_path):
     (tmp_path / "notes.txt").write_text(
@@ -45,12 +53,31 @@ def test_a_copy_has_no_leaks(student_copy):
 
 
 def test_who_takes_the_difference_of_both_models_is_listed(student_copy):
-    """evaluate.py has 3b but for its coefficient, and the report did not say so."""
-    difference = re.compile(r"\((?:q|policy) - (?:p|ref)\)")
-    files = [*student_copy.glob("*.py"), *student_copy.glob("engine/**/*.py")]
-    found = {path for path in files if difference.search(path.read_text(encoding="utf-8"))}
+    """evaluate.py has 3b but for its coefficient, and the report did not say so; a test had both
+    penalties with the right sign."""
+    files = [path for top in LOOKED_AT for path in student_copy.glob(top)]
+    found = {path for path in files if OF_A_TOKEN.search(path.read_text(encoding="utf-8"))}
     names = {path.relative_to(student_copy).as_posix() for path in found}
-    assert "evaluate.py" in names and names <= handout.MEANT.keys()
+    assert {"evaluate.py", "tests/test_play.py"} <= names <= handout.MEANT.keys()
+
+
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ("penalty = (-log_r if kind else 0).sum(1)", True),
+        ("penalty = (0 if kind else 1 - log_r.exp()).sum(1)", True),
+        ("kl = sum(q - p for _, q, p in tokens)", True),
+        ("cost = lambda q, p: (q - p).detach()", True),
+        ("32 * (log_q.exp() * (log_q - reference)).sum()", True),
+        ("per_token = 1.0 - ratio", True),
+        ("per_token = 1 - torch.exp(p - q)", True),
+        ("(r_minus_1 - log_r).sum(-1)", False),  # an estimate of the divergence
+        ("cost = (log_q - log_p) ** 3", False),
+        ("ratio = math.exp(q - p)", False),
+    ],
+)
+def test_what_is_taken_for_a_penalty_of_one_token(line, found):
+    assert bool(OF_A_TOKEN.search(line)) == found
 
 
 def test_release_refuses_to_overwrite(tmp_path):

@@ -8,21 +8,30 @@ from typing import NamedTuple
 import pytest
 from grading_help import graded, grader
 
+from cases import CASES
+from instructor.grading import course
 from instructor.grading.collect import collect
 from instructor.grading.corrections import read_corrections
 from instructor.grading.submission import GraderError
 from instructor.proof.attacks import TEMPLATE
 
 SOURCE = TEMPLATE.encode()
+# Another file, which has exercise 2a: 10 points.
+BOS = f"""{TEMPLATE}
+
+def shaped_reward_exponential(completions, temperature=1.0, **kwargs):
+    scores = get_sentiment_scores(completions)
+    return [math.exp(score / temperature) - 1 for score in scores]
+""".encode()
 
 
 class Platform(NamedTuple):
     """An export of two students, and the third of the roster, who has handed nothing in."""
 
-    files: tuple  # of the export; those named rewards.py hold the students' file
+    files: tuple  # of the export; of those named rewards.py the first is Ann's, the second Bo's
     roster: str
     points: tuple  # the cells of the column for the points, once the roster is filled in
-    returned: tuple = ()  # names in feedback.zip
+    returned: dict = {}  # {name in feedback.zip: its title, and the points in it}
 
 
 PLATFORMS = {
@@ -33,7 +42,7 @@ PLATFORMS = {
         ),
         "First Name,Last Name,SID,Email,GRPO\n"
         "Ann,Lee,901,ann@x.edu,\nBo,Kim,902,bo@x.edu,\nEve,Fox,903,eve@x.edu,-\n",
-        ("7", "7", "-"),
+        ("7", "9", "-"),
     ),
     "canvas": Platform(
         (
@@ -44,8 +53,11 @@ PLATFORMS = {
         "Student,ID,SIS User ID,SIS Login ID,Section,GRPO (4711)\n"
         "    Points Possible,,,,,100\n"
         '"Lee, Ann",4242,s1,alee,S1,\n"Kim, Bo",4243,s2,bkim,S1,\n"Fox, Eve",4244,s3,efox,S1,3\n',
-        ("100", "7", "7", "3"),
-        ("kimbo_LATE_4243_98765_rewards-1.py", "leeann_4242_98761_rewards.py"),
+        ("100", "7", "9", "3"),
+        {
+            "kimbo_LATE_4243_98765_rewards-1.py": ("kimbo", "9"),
+            "leeann_4242_98761_rewards.py": ("leeann", "7"),
+        },
     ),
     "moodle": Platform(
         (
@@ -58,11 +70,11 @@ PLATFORMS = {
         "Participant 1001,Ann Lee,a@x.edu,Submitted,-,100,\n"
         "Participant 1002,Bo Kim,b@x.edu,Submitted,-,100,\n"
         "Participant 1003,Eve Fox,e@x.edu,No submission,-,100,\n",
-        ("7", "7", "-"),
-        (
-            "Ann Lee_1001_assignsubmission_file/feedback.md",
-            "Bo Kim_1002_assignsubmission_file_/feedback.md",
-        ),
+        ("7", "9", "-"),
+        {
+            "Ann Lee_1001_assignsubmission_file/feedback.md": ("Ann Lee", "7"),
+            "Bo Kim_1002_assignsubmission_file_/feedback.md": ("Bo Kim", "9"),
+        },
     ),
     "moodle, blind, in German, from Excel": Platform(
         (
@@ -72,11 +84,11 @@ PLATFORMS = {
         "ID;Status;Bewertung;Bestwertung;Feedback als Kommentar\n"
         "Teilnehmer/in1001;Abgegeben;-;100,00;\nTeilnehmer/in1002;Abgegeben;-;100,00;\n"
         "Teilnehmer/in1003;Keine Abgabe;-;100,00;\n",
-        ("7", "7", "-"),
-        (
-            "Teilnehmerin_1001_assignsubmission_file_/feedback.md",
-            "Teilnehmerin_1002_assignsubmission_file_feedback.md",
-        ),
+        ("7", "9", "-"),
+        {
+            "Teilnehmerin_1001_assignsubmission_file_/feedback.md": ("Teilnehmerin 1001", "7"),
+            "Teilnehmerin_1002_assignsubmission_file_feedback.md": ("Teilnehmerin 1002", "9"),
+        },
     ),
     "blackboard": Platform(
         (
@@ -90,7 +102,7 @@ PLATFORMS = {
         ),
         "Last Name\tFirst Name\tUsername\tStudent ID\tGRPO [Total Pts: 100 Score] |47110\n"
         "Lee\tAnn\ta_lee\t901\t\nKim\tBo\tbkim\t902\t\nFox\tEve\tlee\t903\t\n",
-        ("7", "7", ""),
+        ("7", "9", ""),
     ),
     "brightspace": Platform(
         (
@@ -102,17 +114,17 @@ PLATFORMS = {
         "OrgDefinedId,Username,Last Name,First Name,"
         "GRPO Points Grade <Numeric MaxPoints:100>,End-of-Line Indicator\n"
         "#901,#alee,Lee,Ann,,#\n#902,#bkim,Kim,Bo-Yi,,#\n#903,#efox,Fox,Eve,,#\n",
-        ("7", "7", ""),
-        (
-            "397063-2557369 - Ann Lee - Nov 1, 2026 1000 AM/feedback.md",
-            "397063-2557369 - Bo-Yi Kim - Nov 1, 2026 104 PM/feedback.md",
-        ),
+        ("7", "9", ""),
+        {
+            "397063-2557369 - Ann Lee - Nov 1, 2026 1000 AM/feedback.md": ("Ann Lee", "7"),
+            "397063-2557369 - Bo-Yi Kim - Nov 1, 2026 104 PM/feedback.md": ("Bo-Yi Kim", "9"),
+        },
     ),
     "github classroom": Platform(
         ("grpo-octo-ann/rewards.py", "grpo-bkim/rewards.py"),
         "identifier,github_username,github_id,name\n"
         "Ann Lee,octo-ann,123,\nBo Kim,bkim,124,\nEve Fox,ann,125,\n",
-        ("7", "7", ""),
+        ("7", "9", ""),
     ),
 }
 METADATA = """
@@ -134,9 +146,10 @@ submission_102:
 def make(tmp_path, name):
     """(zip of the export, its roster) of a platform."""
     platform = PLATFORMS[name]
+    anns, bos = (entry for entry in platform.files if "rewards" in entry)
     with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
         for entry in platform.files:
-            file.writestr(entry, SOURCE if "rewards" in entry else b"a = 1")
+            file.writestr(entry, {anns: SOURCE, bos: BOS}.get(entry, b"a = 1"))
         if name == "gradescope":
             file.writestr("assignment_7_export/submission_metadata.yml", METADATA)
     encoding = "utf-16" if name == "blackboard" else "utf-8"
@@ -144,8 +157,15 @@ def make(tmp_path, name):
     return tmp_path / "export.zip", tmp_path / "book.csv"
 
 
-def assert_gradebook(tmp_path, platform, out):
-    """The roster is as it was but for the points, and feedback.zip has the names that it needs."""
+def assert_gradebook(platform, out, points):
+    """Each row of the roster has the points of its student and is otherwise as it was; feedback.zip
+    has the names that it needs, with the pages of their students.
+
+    Args:
+        platform: of `PLATFORMS`.
+        out: what the grader wrote.
+        points: {"7": the points of Ann, "9": those of Bo}.
+    """
     mark = max(",;\t", key=platform.roster.partition("\n")[0].count)
     before = list(csv.reader(io.StringIO(platform.roster), delimiter=mark))
     with open(out / "roster.csv", newline="", encoding="utf-8") as file:
@@ -156,25 +176,44 @@ def assert_gradebook(tmp_path, platform, out):
     for old, new in zip(before, after):
         kept = [i for i in range(len(old)) if i != filled and i not in said]
         assert [old[i] for i in kept] == [new[i] for i in kept]
-    assert len(after) == len(before)
-    if not (out / "feedback.zip").exists():
-        assert platform.returned == ()
-        return tuple(row[filled] for row in after[1:])
-    with zipfile.ZipFile(out / "feedback.zip") as file:
-        assert tuple(file.namelist()) == platform.returned
-        assert all(file.read(name).startswith(b"# ") for name in platform.returned)
-    return tuple(row[filled] for row in after[1:])
+    wanted = [points.get(cell, cell) for cell in platform.points]
+    assert [row[filled] for row in after[1:]] == wanted
+    for row in after[1:3]:
+        assert all(row[i].startswith(f"{row[filled]} of 100 points;") for i in said)
+    assert (out / "feedback.zip").exists() == bool(platform.returned)
+    if platform.returned:
+        with zipfile.ZipFile(out / "feedback.zip") as file:
+            pages = {name: file.read(name).decode() for name in file.namelist()}
+        assert [*pages] == [*platform.returned]
+        for name, (student, cell) in platform.returned.items():
+            assert pages[name].startswith(f"# {student}\n\n**{points[cell]} of 100 points**\n")
+
+
+@pytest.fixture
+def sevens_and_a_nine(sevens, monkeypatch):
+    """As `sevens`, but Bo gets 9 points, and each page has a test to tell of."""
+    everybody = course.grade_with_progress
+
+    def grade_all(workshop, submissions, *more):
+        results = everybody(workshop, submissions, *more)
+        for submission, result in zip(submissions, results):
+            if result["status"] == "graded":
+                case = {"function": "shaped_reward", "case": "x", "passed": True, "message": ""}
+                result |= {"tests": [case], "points": dict.fromkeys(CASES, 0.0)}
+                result["score"] = 9.0 if submission.source == BOS else 7.0
+        return results
+
+    monkeypatch.setattr(course, "grade_with_progress", grade_all)
 
 
 @pytest.mark.parametrize("name", PLATFORMS)
-def test_an_export_becomes_a_gradebook(tmp_path, sevens, name):
+def test_an_export_becomes_a_gradebook(tmp_path, sevens_and_a_nine, name):
     make(tmp_path, name)
     results, entered = graded(tmp_path)
     found = [result for result in results if result["status"] not in ("duplicate", "no submission")]
-    assert [result["score"] for result in found] == [7.0, 7.0], found  # nobody has a second row
+    assert sorted(result["score"] for result in found) == [7.0, 9.0], found  # no second row
     assert entered == "2 of 3 of the roster entered"
-    got = assert_gradebook(tmp_path, PLATFORMS[name], tmp_path / "out")
-    assert got == PLATFORMS[name].points
+    assert_gradebook(PLATFORMS[name], tmp_path / "out", {"7": "7", "9": "9"})
 
 
 @pytest.mark.slow
@@ -191,8 +230,7 @@ def test_an_export_is_graded_for_real(tmp_path, gradescopes_grader, name):
     done = grader(*arguments, "--jobs", "2", root=gradescopes_grader)
     assert done.returncode == 0, done.stderr
     assert "2 of 3 of the roster entered." in done.stdout
-    got = assert_gradebook(tmp_path, PLATFORMS[name], tmp_path / "out")
-    assert got == tuple("0" if cell == "7" else cell for cell in PLATFORMS[name].points)
+    assert_gradebook(PLATFORMS[name], tmp_path / "out", {"7": "0", "9": "10"})
 
 
 def test_blind_marking_names_the_participants(tmp_path):
@@ -211,6 +249,29 @@ def test_the_name_of_one_file_makes_no_platform(tmp_path, sevens):
     assert all(member.id == "" for row in rows for member in row.members)
     graded(tmp_path)
     assert '"Bob","4711",""' in (tmp_path / "out" / "roster.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "names, unsure",
+    [
+        (["eve_4711_999_rewards.py"], True),
+        (["eve_LATE_4711_999_rewards.py"], True),  # as Canvas exports one late student
+        (["eve_4711_999_rewards.py", "bo_4712_998_rewards.py", "ann.py"], True),
+        (["eve_4711_999_rewards.py", "bo_4712_998_rewards.py", "cid_4713_997_rewards.py"], False),
+        (["eve_4711_999_rewards.py", "eve_4711_text.html", "bo_4712_998_rewards.py"], False),
+        (["Eve_4711_assignsubmission_file_rewards.py"], False),  # nobody names a file so by chance
+    ],
+)
+def test_one_or_two_names_of_canvas_are_flagged(tmp_path, sevens, names, unsure):
+    """They took the row of who has the number 4711, and nothing said so."""
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+        for name in names:
+            file.writestr(name, SOURCE)
+    (tmp_path / "book.csv").write_text("Student,ID,GRPO\nBob,4711,\nDan,5,\n")
+    results, _ = graded(tmp_path)
+    assert '"Bob","4711","7"' in (tmp_path / "out" / "roster.csv").read_text()
+    (flags,) = (result["flags"] for result in results if result["student"].lower() == "eve")
+    assert ("known by a number in its file name alone: 4711" in flags) == unsure
 
 
 def test_rosters_as_people_make_them(tmp_path, sevens):

@@ -212,6 +212,16 @@ def test_an_answer_without_points_is_flagged(course):
     assert text.count("written answers without points: 3b") == 1
 
 
+def test_points_are_read_as_excel_writes_them(tmp_path):
+    """With semicolons, a comma in a number, a mark before the first title, quotes where needed."""
+    table = '\ufeffstudent;1;3b;comment\r\nAnn;1,5;2;"so; so"\r\n'
+    (tmp_path / "a.csv").write_text(table, encoding="utf-8", newline="")
+    rubric = {"written": {"1": {"points": 2}, "3b": {"points": 2}}}
+    assert read_points(tmp_path / "a.csv", rubric, ["Ann"]) == {
+        "Ann": {"points": {"1": 1.5, "3b": 2.0}, "comment": "so; so"}
+    }
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

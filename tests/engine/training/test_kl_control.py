@@ -7,6 +7,8 @@ import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 import grpo_from_scratch as grpo
+from engine.course.toys import divergence
+from engine.model.scoring import kl_values
 from engine.training.kl_control import KLControl
 
 NO_CAP = {"score_sd": 0.3, "penalty_sd": 0.0}  # a penalty that is the same for all texts
@@ -176,29 +178,30 @@ def train_toy(solution, control, rates, kind, seed):
     logits = torch.zeros(6, requires_grad=True)
     reference = logits.detach().log_softmax(0)
     optimizer = torch.optim.Adam([logits], lr=0.0)
+    mask = torch.ones(64, 32).bool()
+    penalty_of = getattr(solution, f"kl_penalty_{kind}")
     history = []
     for rate in rates:
         optimizer.param_groups[0]["lr"] = rate * control.rate
         log_q = logits.detach().log_softmax(0)
-        history.append(32 * (log_q.exp() * (log_q - reference)).sum().item())
+        history.append(32 * divergence("forward", log_q, reference).item())
         words = log_q.exp().expand(64, 6).multinomial(32, replacement=True, generator=generator)
-        log_r = (reference - log_q)[words]  # (64, 32)
-        penalty = (-log_r if kind == "forward" else 1 - log_r.exp()).sum(1)
+        log_probs = (log_q[words], reference[words])  # (64, 32) each
+        penalty = penalty_of(*log_probs, mask, kl_coef=1.0)
         scores = torch.sigmoid(30 * (grpo.REWARDS[words].mean(1) - 0.55))
         advantages = solution.group_advantages(scores - control.coef * penalty, 8)
-        log_probs = logits.log_softmax(0)[words]
-        loss = solution.policy_loss(log_probs, log_q[words], advantages, torch.ones(64, 32).bool())
+        loss = solution.policy_loss(logits.log_softmax(0)[words], log_q[words], advantages, mask)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         control.update(
-            (log_r.expm1() - log_r).sum(1).mean().item(),
+            kl_values(*log_probs, mask).forward.mean().item(),
             len(rates),
             score_sd=scores.view(8, 8).std(1).mean().item(),
             penalty_sd=control.coef * penalty.view(8, 8).std(1).mean().item(),
         )
     log_q = logits.detach().log_softmax(0)
-    return [*history, 32 * (log_q.exp() * (log_q - reference)).sum().item()]
+    return [*history, 32 * divergence("forward", log_q, reference).item()]
 
 
 @pytest.mark.parametrize(
