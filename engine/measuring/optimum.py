@@ -249,7 +249,7 @@ class Optimum:
             found["sideways"] = _known(bootstrap(sideways, len(everything)))
             if sentiment.mean() > self.table.mean():
                 found["overpayment"] = _known(bootstrap(overpayment, len(everything)))
-        if kl_coef and tilt(self.table, [1 / kl_coef])[1].mean() <= self.limit:
+        if kl_coef and tilt(self.table, np.array([1 / kl_coef]))[1].mean() <= self.limit:
 
             def to_optimum(prompts, kl_coef=kl_coef):
                 reached = sentiment[prompts].mean() / kl_coef - kl[prompts].mean()
