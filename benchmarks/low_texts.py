@@ -6,7 +6,7 @@ draws the 16 completions to each of 64 held-out prompts that `evaluate.py compar
 those with a sentiment below 0.2.
 """
 
-from starting import make_parser, name_or_folder, one_line_errors
+from starting import make_parser, one_line_errors
 
 from engine.options import PRESETS
 
@@ -15,7 +15,7 @@ LOW = 0.2
 
 def main(argv=None):
     parser = make_parser(__doc__)
-    parser.add_argument("models", type=name_or_folder, nargs="+", help="of --preset tiny")
+    parser.add_argument("models", nargs="+", help="of --preset tiny")
     args = parser.parse_args(argv)
     from data import VALIDATION_PROMPTS
     from engine.model.loading import load_model

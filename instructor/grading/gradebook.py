@@ -49,9 +49,10 @@ def csv_text(rows, delimiter=","):
     return buffer.getvalue()
 
 
-def write_csv(path, rows, delimiter=","):
+def write_csv(path, rows, delimiter=",", encoding="utf-8"):
     """Write lists of values as a CSV file, each value made harmless by `cell`."""
-    write_whole(path, csv_text([[cell(value) for value in row] for row in rows], delimiter))
+    text = csv_text([[cell(value) for value in row] for row in rows], delimiter)
+    write_whole(path, text.encode(encoding))
 
 
 class Table(NamedTuple):
@@ -60,6 +61,7 @@ class Table(NamedTuple):
     header: list[str]
     rows: list[list[str]]
     delimiter: str
+    encoding: str
 
     def records(self):
         """Each row as {title: cell}; a short row has empty cells."""
@@ -81,7 +83,9 @@ def read_csv(path, what):
     try:
         data = Path(path).read_bytes()
         wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        text = data.decode("utf-16" if wide else "utf-8-sig")
+        marked = data.startswith(codecs.BOM_UTF8)  # as Excel writes it, to know it again
+        encoding = "utf-16" if wide else "utf-8-sig" if marked else "utf-8"
+        text = data.decode(encoding)
 
         def read(mark):
             return csv.reader(io.StringIO(text, newline=""), delimiter=mark)
@@ -99,7 +103,7 @@ def read_csv(path, what):
         raise GraderError(f"{what} '{path}' cannot be read: {error}") from error
     if not rows:
         raise GraderError(f"{what} '{path}' is empty.")
-    return Table(rows[0], rows[1:], mark)
+    return Table(rows[0], rows[1:], mark, encoding)
 
 
 def write_grades(path, results):

@@ -27,6 +27,7 @@ class Roster(NamedTuple):
     header: list[str]
     rows: list[list[str]]
     delimiter: str = ","
+    encoding: str = "utf-8"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +55,15 @@ def read_roster(path):
     Raises:
         GraderError: it is no CSV with a header.
     """
-    header, rows, delimiter = read_csv(path, "the roster")
+    header, rows, *form = read_csv(path, "the roster")
     titles = {title.strip().lower() for title in header}
     if len(header) < 2 and not titles & {*IDS, *LOGINS, *NAMES, *EMAILS}:
         raise GraderError(f"the roster '{path}' has no header of at least two columns")
     if {"student", "id"} <= titles:
-        return Roster("canvas", header, rows, delimiter)
+        return Roster("canvas", header, rows, *form)
     if "identifier" in titles and "grade" in titles or numbered(rows):
-        return Roster("moodle", header, rows, delimiter)
-    return Roster("plain", header, rows, delimiter)
+        return Roster("moodle", header, rows, *form)
+    return Roster("plain", header, rows, *form)
 
 
 def numbered(rows):
@@ -250,7 +251,7 @@ def write_roster(path, roster, results_by_row, column):
         rows[i][header.index(points)] = number(result["score"])
         if text:
             rows[i][header.index(text)] = result["reason"] or summary_line(result)
-    write_csv(path, [header, *rows], roster.delimiter)
+    write_csv(path, [header, *rows], roster.delimiter, roster.encoding)
 
 
 def columns_to_fill(roster, column):

@@ -1,5 +1,6 @@
 """The CSV files: the course's own gradebook filled in, and grades.csv."""
 
+import codecs
 import csv
 
 import pytest
@@ -25,7 +26,8 @@ def test_a_canvas_gradebook_is_filled_in(tmp_path):
     by_id = match(Member("x", id="1235"), people).person
     assert roster.kind == "canvas" and len(people) == 2 and jose is by_id and jose.row == 1
     write_roster(tmp_path / "out.csv", roster, {1: result_of("José")}, "GRPO")
-    with open(tmp_path / "out.csv", newline="", encoding="utf-8") as file:
+    assert (tmp_path / "out.csv").read_bytes().startswith(codecs.BOM_UTF8)  # as it came
+    with open(tmp_path / "out.csv", newline="", encoding="utf-8-sig") as file:
         got = list(csv.reader(file))
     assert got[0] == header and got[1][5] == "100"
     assert got[2] == ["Núñez, José", "1235", "s1", "jose", 'A, "1"', "87.5"]
@@ -76,7 +78,7 @@ def test_a_table_is_read_as_a_spreadsheet_has_saved_it(tmp_path, mark):
         f'\ufeffname{mark}"a, b; c"\r\nZoë{mark}1,5\r\n'.replace("1,5", '"1,5"'), encoding="utf-8"
     )
     table = read_csv(tmp_path / "a.csv", "the table")
-    assert table == (["name", "a, b; c"], [["Zoë", "1,5"]], mark)
+    assert table == (["name", "a, b; c"], [["Zoë", "1,5"]], mark, "utf-8-sig")
     (tmp_path / "b.csv").write_bytes("näme;x\n".encode("latin-1"))
     with pytest.raises(GraderError, match="is not UTF-8: save it as 'CSV UTF-8'"):
         read_csv(tmp_path / "b.csv", "the table")

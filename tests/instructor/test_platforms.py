@@ -143,6 +143,10 @@ submission_102:
 """
 
 
+def encoding_of(platform):
+    return "utf-16" if platform is PLATFORMS["blackboard"] else "utf-8"
+
+
 def make(tmp_path, name):
     """(zip of the export, its roster) of a platform."""
     platform = PLATFORMS[name]
@@ -152,8 +156,7 @@ def make(tmp_path, name):
             file.writestr(entry, {anns: SOURCE, bos: BOS}.get(entry, b"a = 1"))
         if name == "gradescope":
             file.writestr("assignment_7_export/submission_metadata.yml", METADATA)
-    encoding = "utf-16" if name == "blackboard" else "utf-8"
-    (tmp_path / "book.csv").write_bytes(platform.roster.encode(encoding))
+    (tmp_path / "book.csv").write_bytes(platform.roster.encode(encoding_of(platform)))
     return tmp_path / "export.zip", tmp_path / "book.csv"
 
 
@@ -168,7 +171,7 @@ def assert_gradebook(platform, out, points):
     """
     mark = max(",;\t", key=platform.roster.partition("\n")[0].count)
     before = list(csv.reader(io.StringIO(platform.roster), delimiter=mark))
-    with open(out / "roster.csv", newline="", encoding="utf-8") as file:
+    with open(out / "roster.csv", newline="", encoding=encoding_of(platform)) as file:
         after = list(csv.reader(file, delimiter=mark))
     title = next((t for t in before[0] if t.startswith(("GRPO", "Grade", "Bewertung"))), "GRPO")
     filled = after[0].index(title)
