@@ -90,6 +90,14 @@ NOTHING = {
     "15 garbage": Nothing(attacks.GARBAGE_ON_THE_PIPE, "graded", "protocol error"),
     "18 link": Nothing(None, "rejected", "a symbolic link"),
     "27 json": Nothing(attacks.PATCHES_JSON, "import error", "protocol error"),
+    "28 f-string": Nothing(  # takes Python's parser seconds: the grader leaves it to the child
+        on_import("x = f'" + "{x!r}" * 48_000 + "'", attacks.TEMPLATE), "import error", "imported"
+    ),
+    "28 punycode": Nothing(
+        b"# coding: punycode\n" + b"a" * 250_000 + b"-\xff" + b"a1" * 2_000,
+        "import error",
+        "imported",
+    ),
     "31 downloads": Nothing(
         on_import("from transformers import AutoModel\nAutoModel.from_pretrained('gpt2-medium')"),
         "import error",
