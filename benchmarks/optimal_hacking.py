@@ -16,7 +16,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from starting import make_parser, one_line_errors
+from starting import make_parser, one_line_errors, spread
 
 from engine.common import ROOT, progress
 from engine.measuring.optimum import MARGIN, STRENGTHS, tilt, tilted_weights
@@ -85,7 +85,7 @@ def along_optimum(scores: dict[str, np.ndarray], reward: str) -> dict[str, np.nd
 
 
 def table_of(paths: list[dict[str, np.ndarray]], reward: str) -> list[str]:
-    """A Markdown row for each KL of NATS: means over seeds, and the lowest and highest seed."""
+    """A Markdown row for each KL of NATS: means over seeds, and their standard deviation."""
     names = (reward, *JUDGED)
     lines = [f"| KL (nats) | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
     for kl in NATS:
@@ -95,8 +95,7 @@ def table_of(paths: list[dict[str, np.ndarray]], reward: str) -> list[str]:
         cells = []
         for name in names:
             values = [float(np.interp(kl, path["kl"], path[name])) for path in paths]
-            mean = sum(values) / len(values)
-            cells.append(f"{mean:.3f} ({min(values):.3f}–{max(values):.3f})")
+            cells.append(spread(values, decimals=3))
         lines.append(f"| {kl:g} | {' | '.join(cells)} |")
     return lines
 
@@ -114,6 +113,7 @@ def draw(paths: dict[str, list[dict[str, np.ndarray]]]):
                 title = None  # one line of the legend for all seeds
         axes.set(title=f"best policy for\n{reward}", xlabel="KL(policy‖ref), nats", ylim=(0, 1))
         axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("mean over texts, 0 to 1")
     entries = axes.get_legend_handles_labels()  # the same in every panel
     figure.legend(*entries, loc="outside lower center", ncols=2)
     return figure

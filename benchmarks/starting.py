@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -96,3 +97,13 @@ def means(run: dict, names: Sequence[str]) -> list[float]:
     """
     found = run["trained"] | {k: v or {"mean": math.nan} for k, v in run["nats"].items()}
     return [found[name]["mean"] for name in names]
+
+
+def spread(values: Sequence[float], decimals: int = 2) -> str:
+    """The mean of some seeds ± their standard deviation.
+
+    >>> spread([0.5, 0.7]), spread([0.5], decimals=3)
+    ('0.60 ± 0.14', '0.500')
+    """
+    deviation = f" ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{decimals}f}{deviation}"

@@ -8,10 +8,9 @@ Every run is `train.py --preset tiny --kl_type forward` with the flags of its ro
 """
 
 import os
-import statistics
 from pathlib import Path
 
-from starting import SOLUTION, make_parser, means, one_line_errors, train_and_compare
+from starting import SOLUTION, make_parser, means, one_line_errors, spread, train_and_compare
 
 from engine.common import ROOT, write_whole
 from engine.options import at_least
@@ -33,12 +32,6 @@ BEGIN = "<!-- benchmarks/variants.py writes this table -->"
 END = "<!-- end of the table -->"
 
 
-def spread(values: list[float]) -> str:
-    """The mean of some seeds, and their standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.2f}{deviation}"
-
-
 def table(found: dict[str, list[list[float]]]) -> str:
     """Markdown: a row for each variant, from the figures of its seeds."""
     lines = [f"| variant | flags | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
@@ -50,17 +43,19 @@ def table(found: dict[str, list[list[float]]]) -> str:
 
 def draw(found: dict[str, list[list[float]]], path: Path) -> None:
     """Sentiment against the nats that went sideways: a point for each seed."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    from engine.pages.report import save_figure
+    from engine.pages.report import save_figure, style_of
 
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for marker, (name, runs) in zip("osD^v<>Px", found.items()):
+    figure = Figure(figsize=(6, 6), layout="constrained")  # narrow, to be read on a phone
+    axes = figure.subplots()
+    for i, (name, runs) in enumerate(found.items()):
         sentiment, _, _, sideways, _ = zip(*runs)
-        axes.plot(sideways, sentiment, marker, label=name, alpha=0.8)
+        axes.plot(sideways, sentiment, **style_of(i), markersize=8, linestyle="", label=name)
     axes.set(xlabel="nats that went sideways", ylabel="sentiment")
-    axes.set_title("Variants of GRPO: each point is a seed; up and left is better")
-    axes.legend(fontsize=9)
+    axes.set_title("Variants of GRPO, a point for each seed:\nup and to the left is better")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower left", ncols=2)
     save_figure(figure, path)
 
 

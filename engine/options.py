@@ -422,7 +422,12 @@ def read_config(path):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose help names no file that students lack."""
+
+    def add_argument(self, *names, **arguments):
+        if "--use_solution" in names and not rewards_file(use_solution=True).is_file():
+            arguments["help"] = argparse.SUPPRESS
+        return super().add_argument(*names, **arguments)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")

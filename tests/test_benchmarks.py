@@ -505,8 +505,8 @@ def test_the_table_of_optimal_hacking(program):
     path = {"kl": np.array([0.0, 1.0]), "sentiment": np.array([0.5, 0.9])}
     path |= {name: np.array([0.4, 0.6]) for name in module.JUDGED}
     lines = module.table_of([path, {**path, "judge": np.array([0.4, 0.8])}], "sentiment")
-    assert lines[2].startswith("| 0 | 0.500 (0.500–0.500) | 0.400 (0.400–0.400) |")
-    assert lines[4].startswith("| 0.5 | 0.700 (0.700–0.700) | 0.550 (0.500–0.600) |")
+    assert lines[2].startswith("| 0 | 0.500 ± 0.000 | 0.400 ± 0.000 |")
+    assert lines[4].startswith("| 0.5 | 0.700 ± 0.000 | 0.550 ± 0.071 |")
     assert len(lines) == 2 + 4  # 0, 0.25, 0.5 and 1: the samples tell no more
 
 

@@ -155,7 +155,8 @@ def _draw_intervals(axes, runs):
 
 
 def _name_ends(figure, axes, ends):
-    """Write the name of each run beside its end, where it covers no other name and no other end.
+    """Write the name of each run beside its end, where it covers no other name and no other end,
+    and as little as can be of a line.
 
     Args:
         ends: (name, (x, y), color) of each run.
@@ -167,15 +168,19 @@ def _name_ends(figure, axes, ends):
     markers = [axes.transData.transform(place) for _, place, _ in ends]
     half = 6 * figure.dpi / 72  # of a marker, in pixels
     taken = [Bbox([[x - half, y - half], [x + half, y + half]]) for x, y in markers]
+    paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
     for name, place, color in ends:
         text = axes.annotate(name, place, textcoords="offset points", va="center", color=color)
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        covered = {}
         for x, y in LABELS:
             text.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
             box = text.get_window_extent()
             inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            if inside and not box.count_overlaps(taken):
-                break
+            lines = sum(path.intersects_bbox(box, filled=False) for path in paths)
+            covered[x, y] = (not inside, box.count_overlaps(taken), lines)
+        x, y = min(covered, key=covered.__getitem__)  # the nearest of the best: they are in order
+        text.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
         taken.append(text.get_window_extent())
 
 

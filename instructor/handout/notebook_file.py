@@ -106,7 +106,7 @@ def notebook(solution=False, repo=""):
 
     text = source_text()
     if solution:
-        text = text.replace("USE_SOLUTION = False  # your rewards.py", "USE_SOLUTION = True")
+        text = text.replace("REWARDS = None", 'REWARDS = "rewards_solution.py"')
     if repo:
         text = text.replace('REPO = ""', f"REPO = {json.dumps(repo)}")
         if link := colab_link(repo):

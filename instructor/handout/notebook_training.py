@@ -53,7 +53,7 @@ def run(name, steps=None, **options):
         train(
             preset=PRESET,
             output_dir=f"outputs/notebook/{name}",
-            use_solution=USE_SOLUTION,
+            rewards=REWARDS,
             **options,
         )
 

@@ -10,6 +10,7 @@ is installed; a Space reads both in its root. It needs no account to be tried he
 Source: "Spaces Configuration Reference" and "Handling Spaces Dependencies" of the Hub's manual.
 """
 
+import json
 import shutil
 import sys
 import tempfile
@@ -74,7 +75,7 @@ def write_space(out_dir, runs):
         (gradio,) = (line[8:] for line in text.splitlines() if line.startswith("gradio=="))
         written = {
             "README.md": PAGE.format(gradio=gradio),
-            "app.py": APP.format(names=[*names, "--no_browser"]),
+            "app.py": APP.format(names=json.dumps([*names, "--no_browser"])),
             "requirements.txt": CPU_TORCH + text,
         }
         for name, content in written.items():

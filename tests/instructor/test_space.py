@@ -1,5 +1,6 @@
 """play.py as the folder of a Hugging Face Space."""
 
+import json
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from made_up_run import write_run
 
+from engine.common import portable
 from engine.options import PRESETS
 from instructor.handout.space import main
 from instructor.handout.student_copy import find_leaks
@@ -18,7 +20,8 @@ from instructor.handout.student_copy import find_leaks
 
 @pytest.fixture
 def run(tmp_path):
-    folder = write_run(tmp_path / "run")
+    recorded = {name: portable(PRESETS["tiny"][name]) for name in ("model_name", "sentiment_model")}
+    folder = write_run(tmp_path / "run", **recorded)
     shutil.copytree(PRESETS["tiny"]["model_name"], folder / "final")
     return folder
 
@@ -52,9 +55,28 @@ def test_nothing_is_overwritten_and_no_half_space_is_left(tmp_path, run):
     assert {path.name for path in tmp_path.iterdir()} == {"run", "unfinished"}
 
 
+def answer(queue, prompt):
+    """What the page shows for a prompt: one sample of eight tokens by each policy, with seed 0.
+
+    Args:
+        queue: address of Gradio's queue, which the page in a browser asks too.
+    """
+    asked = {"data": [prompt, 1.0, 8, 1, 0], "fn_index": 0, "session_hash": "a-test"}
+    head = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{queue}/join", json.dumps(asked).encode(), head)
+    urllib.request.urlopen(request).close()
+    with urllib.request.urlopen(f"{queue}/data?session_hash=a-test") as events:
+        for line in events:
+            event = json.loads(line.removeprefix(b"data:") if line.strip() else "{}")
+            if event.get("msg") == "process_completed":
+                return event["output"]["data"][0]
+
+
 @pytest.mark.slow
 def test_the_folder_serves_its_page_alone(tmp_path, run):
-    """From its own folder, at the address and port that a Space sets, without writing a file."""
+    """From its own folder, at the address and port that a Space sets, without writing a file of
+    its own: the page, and what it answers to a prompt.
+    """
     pytest.importorskip("gradio")
     space, home = tmp_path / "space", tmp_path / "home"
     home.mkdir()
@@ -72,6 +94,11 @@ def test_the_folder_serves_its_page_alone(tmp_path, run):
             assert str(port).encode() in process.stdout.readline()
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
                 assert b"This movie was" in page.read()
+            shown = answer(f"http://127.0.0.1:{port}/gradio_api/queue", "The plot is")
+            assert shown.count("The plot is") == 2 and "runs/run" in shown
+            assert "base: tiny/gpt2" in shown  # the folder's own
         finally:
             process.terminate()
-    assert files_of(space) == before and files_of(home) == set()
+    assert files_of(space) == before
+    fonts = ".cache/matplotlib/"  # a list that Matplotlib keeps; Gradio loads it at the first prompt
+    assert {name for name in files_of(home) if not name.startswith(fonts)} == set()

@@ -77,6 +77,20 @@ def test_names_of_runs_that_end_together_do_not_cover_each_other(run_folder):
     assert all(inside.contains(box.x1, box.y1) for box in boxes)
 
 
+def test_the_name_of_a_run_covers_no_line(run_folder):
+    """The first place for the name of one, below its end and to the right, is on another's path."""
+    run = read_run(run_folder)
+    rows = [row | {"sentiment": row["sentiment"] - 0.05} for row in run["validations"]]
+    rows += [{**rows[-1], "kl": 40.0, "sentiment": 0.78}]
+    other = {**run, "validations": rows}
+    picture = report.plot_frontier([{**run, "name": "a long name"}, {**other, "name": "b"}])
+    picture.draw_without_rendering()
+    (axes,) = picture.axes
+    paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not [box for box in boxes for path in paths if path.intersects_bbox(box, filled=False)]
+
+
 def test_runs_differ_in_more_than_their_colour(run_folder):
     runs = [read_run(run_folder)] * 12
     for picture in (report.plot_frontier(runs), report.plot_curves(runs)):
