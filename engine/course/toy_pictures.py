@@ -16,19 +16,27 @@ from engine.course.experiments import (
     pull_of,
 )
 from engine.course.toys import FORMULAS, Penalty, TokenToy
+from engine.pages.report import COLORS, style_of
 
 SHOWN = 0.1  # the coefficient whose nats `draw_beta` shows by position
-COLORS = {"forward": "tab:blue", "backward": "tab:orange"}
+KINDS = {"forward": COLORS[0], "backward": COLORS[1]}
 
 
 def new_figure(panels, title, rows=1):
-    """A figure of `panels` panels in `rows` rows, and these panels."""
+    """A figure of `panels` panels in `rows` rows, and these panels.
+
+    Lines differ in their markers too, for whoever cannot tell the colours apart.
+    """
+    from cycler import cycler
     from matplotlib.figure import Figure
 
     columns = -(-panels // rows)
     figure = Figure(figsize=(4.3 * columns, 4.6 * rows), layout="constrained")
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    looks = [{**style_of(i), "markevery": 0.15, "markersize": 5} for i in range(12)]
+    for panel in axes:
+        panel.set_prop_cycle(cycler(**{name: [look[name] for look in looks] for name in looks[0]}))
     for empty in axes[panels:]:
         empty.remove()
     return figure, axes[:panels]
@@ -59,18 +67,18 @@ def _tokens(size: int = 121) -> _Tokens:
     return _Tokens(log_p + preference, log_p, preference)
 
 
-def _look_of(name: str, i: int) -> dict[str, Any]:
-    """How a line is drawn: candidate number i; a student's function is thick and dashed."""
+def _look_of(name: str) -> dict[str, Any]:
+    """How the line of a candidate is drawn: a student's function is thick and dashed."""
     own = {"linewidth": 3, "linestyle": "--"} if name.startswith(OWN) else {}
-    return {"color": f"C{i}", "label": name, "linewidth": 1.5, "linestyle": "-"} | own
+    return {"label": name, "linewidth": 1.5, "linestyle": "-"} | own
 
 
 def _draw_costs(axes, candidates: dict[str, Candidate]):
     """What each number charges a token, by how much likelier the policy finds it."""
     tokens = _tokens()
-    for i, (name, candidate) in enumerate(candidates.items()):
+    for name, candidate in candidates.items():
         cost = candidate.cost(tokens.log_q, tokens.log_p)
-        axes.plot(tokens.preference, cost, **_look_of(name, i))
+        axes.plot(tokens.preference, cost, **_look_of(name))
     _cross(axes)
     axes.set(
         ylim=(-2, 2),
@@ -106,12 +114,12 @@ def draw_penalties(
     _draw_costs(price, candidates)
     log_q = toy.logits.log_softmax(0)
     for i, (name, (kind, cost)) in enumerate(candidates.items()):
-        marker: dict[str, Any] = {"color": f"C{i}", "label": name, "s": 25, "marker": "o"}
+        marker: dict[str, Any] = {**style_of(i), "label": name, "s": 25}
         if name.startswith(OWN):
             marker |= {"s": 60, "marker": "x"}
         moved = toys.penalty_gradient(cost(log_q, toy.log_p), log_q)
         force.scatter(toys.exact_gradient(kind, *toy), moved, **marker)
-        path.plot(rows[name].path, **_look_of(name, i))
+        path.plot(rows[name].path, **_look_of(name))
     force.axline((0, 0), slope=1, color="grey", linewidth=0.8, label="exact gradient")
     force.set(
         xlabel="gradient of the divergence by a logit",
@@ -147,7 +155,7 @@ def draw_places(candidates: dict[str, Candidate]):
     for axes, (name, candidate) in zip(panels, candidates.items()):
         for kind, formula in FORMULAS.items():
             g = toys.exact_pull(kind, tokens.log_q, tokens.log_p)
-            style = {"color": COLORS[kind], "linewidth": 9, "alpha": 0.3}
+            style = {"color": KINDS[kind], "linewidth": 9, "alpha": 0.3}
             axes.plot(tokens.preference, g - g[middle], **style, label=f"exact for {formula}")
         for place, color, dash in zip(toys.PLACES, colors, dashes):
             g = pull_of(Penalty(place, candidate.cost), tokens.log_q, tokens.log_p)
@@ -235,20 +243,22 @@ def draw_beta(rows: list[Rest]):
     )
     best = [toys.best_possible(10 ** (0.1 * i)) for i in range(-30, 6)]
     scores, nats = zip(*best)
-    plane.plot(nats, scores, color="black", label="best possible")
-    for held_by, color in zip(toys.HELD_BY, ("black", "tab:red", "tab:orange")):
+    plane.plot(nats, scores, color="black", marker="", label="best possible")
+    looks = ({"color": color, "marker": marker} for color, marker in zip(("black", *COLORS), "os^"))
+    for held_by, look in zip(toys.HELD_BY, looks):
         rests = [row for row in rows if row.by == held_by]
         nats = [rest.nats for rest in rests]
-        plane.plot(nats, [rest.found.score for rest in rests], "o", color=color, label=held_by)
+        points = {**look, "linestyle": "", "markevery": 1, "label": held_by}
+        plane.plot(nats, [rest.found.score for rest in rests], **points)
         shown = next(rest for rest in rests if rest.coefficient == SHOWN)
         label = f"{held_by}: {shown.nats:.2f} in all"
-        spent.plot(range(1, toys.WORDS.length + 1), shown.found.nats, color=color, label=label)
+        spent.plot(range(1, toys.WORDS.length + 1), shown.found.nats, **look, label=label)
         strengths = [rest.coefficient / rest.found.spread for rest in rests]
         label = "--beta" if "policy‖" in held_by else "--beta, use_bias_correction_kl off"
         if held_by == toys.OF_TEXTS:  # a penalty in the reward, not in the loss
             strengths = [rest.coefficient for rest in rests]
             label = "--kl_type forward, --kl_coef"
-        strength.plot(strengths, nats, "o-", color=color, label=label)
+        strength.plot(strengths, nats, **look, markevery=1, label=label)
     plane.set(
         xscale="log",
         xlabel="KL(policy‖ref) of a text, nats",
@@ -282,7 +292,7 @@ def draw_credit(rows: list[Rest]):
     for row in rows:
         if row.coefficient == coefficient:
             label = f"{row.by}: {row.nats:.2f} in all, score {row.found.score:.3f}"
-            spent.plot(range(1, toys.PARTS.length + 1), row.found.nats, "o-", label=label)
+            spent.plot(range(1, toys.PARTS.length + 1), row.found.nats, markevery=1, label=label)
     spent.set(
         ylim=(0, None),
         xlabel="part of the text",

@@ -5,6 +5,7 @@ from torch import Tensor
 from engine.course import variants
 from engine.course.toy_pictures import legends_below, new_figure
 from engine.course.variants import SIZES, Advantages, ClipFigures, LengthSignal, Signal
+from engine.pages.report import style_of
 
 
 def widths(count: int) -> list[float]:
@@ -22,7 +23,7 @@ def draw_variants(signals: dict[str, list[Signal]], own: Advantages | None):
     )
     for (name, row), width in zip(signals.items(), widths(len(signals))):
         noises = [signal.noise for signal in row]
-        noise.plot(SIZES, noises, "o-", linewidth=width, label=name)
+        noise.plot(SIZES, noises, markevery=1, linewidth=width, label=name)
     noise.set(
         xscale="log",
         xticks=SIZES,
@@ -87,9 +88,9 @@ def draw_lengths(rows: dict[str, LengthSignal]):
         title="Push by each loss, scaled to earn the same",
     )
     pushed.set_xticklabels(names, fontsize=8)
-    for i, (name, loss) in enumerate(variants.LOSSES.items(), 1):
+    for i, (name, loss) in enumerate(variants.LOSSES.items(), 1):  # as the bars beside it
         found = variants.follow_lengths(*loss)
-        path.plot(found.right, found.length, color=f"C{i}", label=name)
+        path.plot(found.right, found.length, **style_of(i), label=name)
     path.set(
         xlabel="share of right texts, as training goes on",
         ylabel="mean length, tokens",

@@ -231,10 +231,10 @@ shapes = {
     "exp(score / 0.25) − 1": lambda s: (s / 0.25).exp() - 1,
     "exp(score / 0.1) − 1": lambda s: (s / 0.1).exp() - 1,
 }
-for i, (name, shape) in enumerate(shapes.items()):
+for marker, (name, shape) in zip("ox^vs", shapes.items()):
+    style = dict(marker=marker, linestyle="--" if marker == "x" else "-")
     curve = shape(scores) - shape(scores).min()
-    curves.plot(scores, curve / curve.max(), label=name, linestyle="--" if i == 1 else "-")
-    style = dict(marker="x", linestyle="--") if i == 1 else dict(marker="o")
+    curves.plot(scores, curve / curve.max(), label=name, markevery=10, **style)
     rewards = shape(group)
     advantages.plot(group, (rewards - rewards.mean()) / rewards.std(), label=name, **style)
 curves.set(xlabel="sentiment score", ylabel="reward, scaled to [0, 1]", title="Reward of a score")
@@ -404,9 +404,10 @@ with exercise():
     paths = {kl_coef: train_toy(Called(mine()), Held(kl_coef=kl_coef)) for kl_coef in (0.0, 0.3)}
     panels = plt.subplots(1, 2, figsize=(11, 3.5), sharey=True, layout="constrained")[1]
     for panel, (kl_coef, path) in zip(panels, paths.items()):
-        panel.plot(path)
+        for marker, word, shares in zip("os^vPX", WORDS, path.T):
+            panel.plot(shares, marker=marker, markevery=10, label=word)
         title = f"KL penalty of strength {kl_coef}" if kl_coef else "No penalty"
         panel.set(xlabel="step", title=title)
-        panel.legend(WORDS, title="word")
+        panel.legend(title="word")
     panels[0].set(ylabel="probability of a word")
     plt.show()

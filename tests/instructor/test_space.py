@@ -100,5 +100,5 @@ def test_the_folder_serves_its_page_alone(tmp_path, run):
         finally:
             process.terminate()
     assert files_of(space) == before
-    fonts = ".cache/matplotlib/"  # a list that Matplotlib keeps; Gradio loads it at the first prompt
+    fonts = ".cache/matplotlib/"  # its list of them: Gradio loads Matplotlib at the first prompt
     assert {name for name in files_of(home) if not name.startswith(fonts)} == set()
