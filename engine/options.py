@@ -34,7 +34,12 @@ PRESETS = {
         "eval_steps": 15,
     },
     "quick": {"max_steps": 100, "max_completion_length": 32, "learning_rate": 2e-5},
-    "medium": {"max_steps": 300, "max_completion_length": 48, "learning_rate": 1e-5},
+    "medium": {
+        "max_steps": 300,
+        "max_completion_length": 48,
+        "learning_rate": 1e-5,
+        "save_steps": 100,
+    },
 }
 KL_TYPES = ("none", "forward", "backward")
 NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
