@@ -200,7 +200,8 @@ def compare_models(
     from sentiment import load_judge
 
     prompts = prompts or VALIDATION_PROMPTS
-    settings.setdefault("judge", load_judge())
+    if "judge" not in settings:
+        settings["judge"] = load_judge()
     base, tokenizer = load_model(base_model)
     trained = load_trained(trained_model, tokenizer, base_model)
     results = {}
@@ -354,15 +355,16 @@ def _compare(args):
             args.base, args.trained, prompts, num_samples=args.num_samples, **settings
         )
     estimates = comparison["estimates"]
-    run = Path(args.trained).parent
+    run = Path(args.trained).absolute().parent  # of ".", too
     folders = [run] if (run / MANIFEST).exists() else []
-    negated = bool(folders) and read_manifest(run)["options"]["negate_reward"]
+    manifest = read_manifest(run) if folders else None
+    negated = manifest is not None and manifest["options"]["negate_reward"]
     tables.print_estimates(estimates, negated)
-    if folders and (file := other_rewards(read_manifest(run))):
+    if manifest and (file := other_rewards(manifest)):
         print(f"\n{args.trained} was trained with another {file} than that of today.")
     if args.optimum != 0:
         best = optimum_of(base, prompts, folders, samples=args.optimum)
-        kl_coef = asked_kl_coef(read_manifest(run)["options"]) if folders else None
+        kl_coef = asked_kl_coef(manifest["options"]) if manifest else None
         estimates["nats"] = best.paid(comparison["trained"]["samples"], kl_coef)
         tables.print_nats(estimates, best, kl_coef)
     sides = ("base", "trained")
@@ -371,7 +373,7 @@ def _compare(args):
     print_comparison_samples(comparison)
     _print_verdict(tables.verdict(estimates, negated))
     if args.plot:
-        plot_comparison(comparison, args.plot)
+        save_figure(plot_comparison(comparison), args.plot)
     if args.json:
         write_json(args.json, estimates)
 

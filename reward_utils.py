@@ -17,11 +17,9 @@ from engine.common import UserError
 from engine.course.student import (
     Called,
     StudentError,
-    call_student,
     check_loss,
     check_rewards,
     load_rewards,
-    name_of,
 )
 from engine.model.scoring import LogProbs, compute_log_probs, kl_values
 from engine.options import Options, resolve_options
@@ -50,24 +48,21 @@ KL_NAMES = {  # the flag's word: formula and standard name, shown wherever the f
 def _linear(rewards, options, batch):
     if options.hackable_reward:
         return batch.score
-    return call_student(rewards.sentiment_reward, batch.completions, prompts=batch.prompts)
+    return Called(rewards).sentiment_reward(batch.completions, prompts=batch.prompts)
 
 
 def _exponential(rewards, options, batch):
-    return call_student(
-        rewards.shaped_reward_exponential,
-        batch.completions,
-        temperature=options.shaping_temperature,
-        prompts=batch.prompts,
+    return Called(rewards).shaped_reward_exponential(
+        batch.completions, temperature=options.shaping_temperature, prompts=batch.prompts
     )
 
 
 def _shaped(rewards, options, batch):
-    return call_student(rewards.shaped_reward, batch.score, batch.completions, batch.prompts)
+    return Called(rewards).shaped_reward(batch.score, batch.completions, batch.prompts)
 
 
 def _custom(rewards, options, batch):
-    return call_student(rewards.my_custom_reward, batch.completions, prompts=batch.prompts)
+    return Called(rewards).my_custom_reward(batch.completions, prompts=batch.prompts)
 
 
 def _five_stars(rewards, options, batch):
@@ -78,14 +73,14 @@ class Shaper(NamedTuple):
     """How the score of a batch becomes its shaped score."""
 
     shape: Callable  # (rewards, options, batch) -> B numbers
-    name: str  # of the student's function behind it
+    name: str  # of the student's function behind it; empty if there is none
 
 
 SHAPERS = {  # --reward_shaping
     "linear": Shaper(_linear, "sentiment_reward"),
     "exponential": Shaper(_exponential, "shaped_reward_exponential"),
     "shaped": Shaper(_shaped, "shaped_reward"),
-    "five_stars": Shaper(_five_stars, "five_stars"),
+    "five_stars": Shaper(_five_stars, ""),
     "custom": Shaper(_custom, "my_custom_reward"),
 }
 
@@ -93,6 +88,7 @@ SHAPERS = {  # --reward_shaping
 def functions_called(options: Options) -> set[str]:
     """Names of the functions of a rewards file that a run calls."""
     names = {SHAPERS[options.reward_shaping].name, f"kl_penalty_{options.kl_type}"}
+    names -= {"", "kl_penalty_none"}
     return names | {"group_advantages", "policy_loss"} if options.own_grpo else names
 
 
@@ -185,11 +181,9 @@ def shape_scores(rewards, options: Options, batch: Batch) -> torch.Tensor:
 
 def kl_penalty(rewards, kl_type, batch: Batch, log_probs: LogProbs) -> torch.Tensor:
     """The student's penalty of each completion, (B,) float32."""
-    function = getattr(rewards, f"kl_penalty_{kl_type}")
-    returned = call_student(function, *log_probs, kl_coef=batch.kl_coef)
-    return check_rewards(
-        returned, batch.completions, name_of(function), device=log_probs.mask.device
-    )
+    name = f"kl_penalty_{kl_type}"
+    returned = getattr(Called(rewards), name)(*log_probs, kl_coef=batch.kl_coef)
+    return check_rewards(returned, batch.completions, name, device=log_probs.mask.device)
 
 
 def require_reward(rewards, options: Options) -> None:

@@ -1,6 +1,6 @@
 """Fine-tune GPT-2 with GRPO so that it writes positive movie reviews.
 
-    python train.py --preset tiny      # bundled models: a CPU, no network, two minutes
+    python train.py --preset tiny      # bundled models: a CPU, no network, a minute or two
     python train.py                    # GPT-2, for a GPU
 
 Options → parts (prompts, models, your rewards) → trainer → training → OUTPUT_DIR/final.

@@ -18,6 +18,7 @@ from engine.course.student import (
     TooSlow,
     check_rewards,
     describe_error,
+    is_to_do,
     loss_and_gradient,
     made,
     name_of,
@@ -79,12 +80,14 @@ class Ask:
         try:
             with self._here():
                 self.answer = made(self.function(**arguments))
-        except (NotImplementedError, Wrong):
+        except Wrong:
             raise
         except TooSlow as error:
             path = source_of(self.function)
             raise Wrong(f"it {too_slow(self.seconds, error, path)}") from error
         except (Exception, SystemExit) as error:
+            if is_to_do(error):
+                raise
             raise Wrong(f"it raised {describe_error(error, source_of(self.function))}") from error
         return self._read(asked_about(self.arguments), trained=arguments.get("log_probs"))
 

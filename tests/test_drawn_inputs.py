@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.common import UserError
-from engine.course.student import check_rewards
+from engine.course.student import check_rewards, is_to_do
 from engine.model.scoring import kl_values
 from reward_utils import make_reward_function
 from sentiment import get_sentiment_scores
@@ -44,7 +44,7 @@ def test_every_reward_of_every_text_is_finite(classifier, solution, texts, shapi
     try:
         rewards = reward(["It is"] * len(texts), texts, [[1]] * len(texts))
     except UserError as error:
-        if isinstance(error.__cause__, NotImplementedError):
+        if is_to_do(error.__cause__):
             pytest.skip(str(error))
         raise
     assert len(rewards) == len(texts) and all(map(math.isfinite, rewards))

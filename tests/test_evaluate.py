@@ -11,6 +11,7 @@ from made_up_run import write_run
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 import evaluate
+import sentiment
 from engine.common import ROOT
 from engine.measuring.optimum import Optimum, settings_of
 from engine.model.sampling import Sampling, generate_batches
@@ -267,7 +268,7 @@ def test_a_setting_that_means_nothing_is_one_line(capsys, arguments, message):
     [
         (["evaluate", "no/such"], "Cannot fetch"),
         (["evaluate", TINY["model_name"], "--max_new_tokens=127"], "with 127 new ones it exceeds"),
-        (["prompting", TINY["model_name"], "--reward=no_such"], "rewards.py has no function no_su"),
+        (["prompting", TINY["model_name"], "--reward=no_such"], "There is no function no_su"),
         (["try", TINY["model_name"], " "], "the prompt is empty"),
         (["try", TINY["model_name"], "long " * 200], "has 201 tokens; with 48 new ones"),
         (["compare", *[TINY["model_name"]] * 2, "--num_samples=1", "--json=no/such/file"], "no/su"),
@@ -367,10 +368,11 @@ def test_try_measures_the_kl_from_the_base_of_the_run(capsys, tmp_path):
     assert "No KL, without the base model" in shown and "KL nats" not in shown
 
 
-@pytest.mark.parametrize("negated", [False, True])
-def test_compare_knows_what_a_run_was_asked_for(tmp_path, monkeypatch, negated):
+@pytest.mark.parametrize(("negated", "named"), [(False, "run/final"), (True, ".")])
+def test_compare_knows_what_a_run_was_asked_for(tmp_path, monkeypatch, negated, named):
     run = write_run(tmp_path / "run", negate_reward=negated)
-    (run / "final").symlink_to(TINY["model_name"])
+    shutil.copytree(TINY["model_name"], run / "final")
+    monkeypatch.chdir(run / "final" if named == "." else tmp_path)
     asked = []
     empty = {"samples": []}
     comparison = {"base": empty, "trained": empty, "estimates": {}}
@@ -379,8 +381,20 @@ def test_compare_knows_what_a_run_was_asked_for(tmp_path, monkeypatch, negated):
     monkeypatch.setattr(evaluate, "print_comparison_samples", lambda comparison: None)
     for name in ("print_estimates", "verdict"):
         monkeypatch.setattr(evaluate.tables, name, lambda _, negated: asked.append(negated))
-    evaluate.main(["compare", TINY["model_name"], str(run / "final"), "--optimum", "0"])
+    evaluate.main(["compare", TINY["model_name"], named, "--optimum", "0"])
     assert asked == [negated, negated]
+
+
+def test_another_judge_needs_no_table_of_the_bundled_one(policy, monkeypatch):
+    monkeypatch.setattr(sentiment, "load_judge", lambda name=None: pytest.fail("it was loaded"))
+    compared = evaluate.compare_models(
+        *[TINY["model_name"]] * 2,
+        ["The film"],
+        num_samples=2,
+        max_new_tokens=2,
+        judge=lambda texts: [0.25] * len(texts),
+    )
+    assert compared["trained"]["metrics"]["judge"] == 0.25
 
 
 def test_git_ignores_what_the_programs_write_beside_themselves_and_nothing_else():

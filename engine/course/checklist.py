@@ -7,6 +7,7 @@ from pathlib import Path
 
 from engine.course.hints import HINTS, LEVELS
 from engine.course.importing import syntax_tree
+from engine.course.student import TO_DO
 from engine.options import OneLineParser
 
 
@@ -42,7 +43,7 @@ def raises_to_do(node: ast.AST) -> bool:
     return (
         getattr(node.exc.func, "id", "") == "NotImplementedError"
         and isinstance(text, ast.Constant)
-        and re.match(r"(Exercise \w+|Bonus): implement", str(text.value)) is not None
+        and TO_DO.match(str(text.value)) is not None
     )
 
 

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.common import UserError
 from engine.course import toys
-from engine.course.student import StudentError, call_student, check_rewards, name_of
+from engine.course.student import Called, StudentError, check_rewards, is_written
 from engine.course.toys import FORMULAS, Cost, Penalty, TextToy, TokenToy, Walk
 
 OWN = "kl_penalty_"  # how the names of a student's functions begin
@@ -46,29 +45,25 @@ def own_penalties(rewards: ModuleType) -> dict[str, Candidate]:
     float64; it carries a gradient where log_q does and the student's function lets it through.
     """
 
-    def cost_of(function) -> Cost:
+    def cost_of(name) -> Cost:
+        function = getattr(Called(rewards), name)
+
         def cost(log_q, log_p):
             texts = [x.float().reshape(len(x), -1) for x in (log_q, log_p)]  # (N, T) each
             mask = torch.ones(texts[0].shape, dtype=torch.bool)
-            values = call_student(function, *texts, mask, kl_coef=1.0)
-            names = [f"token {i}" for i in range(len(mask))]
-            checked = check_rewards(values, names, name_of(function)).double()
+            values = function(*texts, mask, kl_coef=1.0)
+            checked = check_rewards(values, range(1, len(mask) + 1), name, what="token").double()
             return values.double().flatten() if getattr(values, "requires_grad", False) else checked
 
         return cost
 
-    own = {}
-    for kind in FORMULAS:
-        cost = cost_of(getattr(rewards, OWN + kind))
-        zeros = torch.zeros(toys.TOKENS)
-        try:
-            cost(zeros, zeros)
-        except UserError as error:
-            if not isinstance(error.__cause__, NotImplementedError):
-                raise
-            continue
-        own[OWN + kind] = Candidate(kind, cost)
-    return own
+    costs = {kind: cost_of(OWN + kind) for kind in FORMULAS}
+    zeros = torch.zeros(toys.TOKENS)
+    return {
+        OWN + kind: Candidate(kind, cost)
+        for kind, cost in costs.items()
+        if is_written(cost, zeros, zeros)
+    }
 
 
 def cosine(a: Tensor, b: Tensor) -> float | None:

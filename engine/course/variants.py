@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from engine.common import UserError
-from engine.course.student import Called, check_loss, check_rewards
+from engine.course.student import Called, check_loss, check_rewards, is_written
 from engine.course.toys import penalty_gradient
 
 Advantages = Callable[[Tensor, int], Tensor]  # (rewards, (B,); G) -> (B,), as `group_advantages`
@@ -55,7 +54,8 @@ def own_grpo(rewards: ModuleType) -> Own:
 
     def advantages(values, size):
         answer = called.group_advantages(values, size)
-        checked = check_rewards(answer, [f"number {i}" for i in range(len(values))], FUNCTIONS[0])
+        numbers = range(1, len(values) + 1)
+        checked = check_rewards(answer, numbers, FUNCTIONS[0], what="reward")
         return (answer if isinstance(answer, Tensor) else checked).double()
 
     def loss(log_probs, *others, **more):
@@ -65,21 +65,6 @@ def own_grpo(rewards: ModuleType) -> Own:
     has_advantages = is_written(advantages, pair, 2)
     has_loss = is_written(loss, zeros, zeros.detach(), pair, zeros == 0)
     return Own(advantages if has_advantages else None, loss if has_loss else None)
-
-
-def is_written(function: Callable, *arguments) -> bool:
-    """Whether a function of the student's is no longer to do.
-
-    Raises:
-        UserError: it is written, and fails.
-    """
-    try:
-        function(*arguments)
-    except UserError as error:
-        if isinstance(error.__cause__, NotImplementedError):
-            return False
-        raise
-    return True
 
 
 # What the variants make of the rewards of a batch. GRPO itself is the student's `group_advantages`.

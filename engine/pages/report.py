@@ -184,7 +184,7 @@ def _name_ends(figure, axes, ends):
         taken.append(text.get_window_extent())
 
 
-def plot_comparison(comparison: dict, path: str | Path | None = None):
+def plot_comparison(comparison: dict):
     """Sentiment of both models' completions, one histogram above the other.
 
     Each has a scale of its own: a trained model often earns nearly the same for every text, and
@@ -192,7 +192,6 @@ def plot_comparison(comparison: dict, path: str | Path | None = None):
 
     Args:
         comparison: what `compare_models` returns.
-        path: image file to write; None leaves the figure open.
 
     Returns:
         The matplotlib figure.
@@ -212,8 +211,6 @@ def plot_comparison(comparison: dict, path: str | Path | None = None):
         axes.set(xlim=(0, 1), ylabel="% of completions", title=f"{name} model: {figures}")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))  # where it hides no bar
     panels[1].set(xlabel="sentiment score of a completion, in steps of 0.05")
-    if path is not None:
-        save_figure(figure, path)
     return figure
 
 

@@ -239,9 +239,12 @@ def check_batch(options, prompts):
 def check_student(path, needed):
     """Whether the functions that this run calls are written."""
     try:
-        load_rewards(path)
+        rewards = load_rewards(path)
     except UserError as error:
         return BAD, str(error)
+    gone = [name for name in sorted(needed) if not hasattr(rewards, name)]
+    if gone:
+        return BAD, f"{path.name} has no function {', '.join(gone)}, which this run calls"
     missing = [f"{label}: {name}" for name, label in to_do(path).items() if name in needed]
     if missing:
         other = "; or --use_solution" if rewards_file(use_solution=True).is_file() else ""

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from engine.common import ROOT, UserError, make_console, write_whole
-from engine.options import OneLineParser
+from engine.options import OneLineParser, at_least
 from instructor.grading.submission import GraderError
 
 LINUX = sys.platform == "linux"
@@ -27,8 +27,9 @@ def parse_arguments(argv=None):
     add("--seeds", type=int, nargs="+", help="hidden seeds; drawn and recorded by default")
     add("--only", nargs="+", metavar="STUDENT", help="grade these again, keep the other results")
     add("--resume", action="store_true", help="continue an interrupted run")
-    add("--jobs", type=int, default=processors(), help="submissions at a time")
-    add("--timeout", type=float, default=10.0, help="seconds for one answer (%(default)s)")
+    add("--jobs", type=at_least(1, int), default=processors(), help="submissions at a time")
+    seconds = at_least(0.1, float)
+    add("--timeout", type=seconds, default=10.0, help="seconds for one answer (%(default)s)")
     add("--visibility", default="visible", choices=VISIBILITIES, help="of Gradescope's results")
     add("--gradescope", action="store_true", help="one submission; write only DIR/results.json")
     add("--unsafe", action="store_true", help="grade without a sandbox: only for your own files")

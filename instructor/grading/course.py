@@ -59,7 +59,7 @@ def grade(args, console):
     write_whole(file, "".join(map(journal.journal_line, done.values())))
     new = []
     if to_grade:
-        with Workshop(max(1, args.jobs), args.unsafe) as workshop:
+        with Workshop(args.jobs, args.unsafe) as workshop:
             grader = prepare(workshop, settings, console, args.unsafe)
             new = grade_with_progress(workshop, to_grade, grader, file, console)
     return write_all(args, [*done.values(), *new], submissions, rubric)

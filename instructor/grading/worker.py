@@ -213,10 +213,8 @@ def answer_all(incoming, answers, folder):
             else:
                 overrun(folder, **question)
             data = json.dumps({"number": number, "answer": answer})
-        except NotImplementedError as error:
-            data = json.dumps({"number": number, "todo": str(error)[:200]})
         except BaseException as error:  # SystemExit too: a submission must not end the process
-            data = json.dumps({"number": number, "raised": describe(error)[:1000]})
+            data = json.dumps({"number": number, **describe(error)})
         data = data.encode() + b"\n"
         while data:
             data = data[os.write(answers, data) :]
@@ -231,12 +229,15 @@ def load(path):
 
 
 def describe(error):
-    from engine.course.student import describe_error
+    """How an error is told: as a TODO that is left, or as what was raised."""
+    from engine.course.student import describe_error, is_to_do
 
+    if is_to_do(error):
+        return {"todo": str(error)[:200]}
     text = describe_error(error, "rewards.py")
     if was_refused(error):
         text += ". The grader lets a submission start no process, use no network and no other file"
-    return text
+    return {"raised": text[:1000]}
 
 
 def was_refused(error):

@@ -83,16 +83,23 @@ def test_the_grader_takes_what_the_students_tests_and_training_take(
 
 
 @pytest.mark.slow
-def test_a_branch_that_is_still_to_do_costs_its_own_cases(control, policy, classifier):
-    body = """
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("Exercise 3b: implement padding", "Not implemented: Exercise 3b: implement padding"),
+        ("padding", "happened     it raised NotImplementedError: padding (rewards.py, line "),
+    ],
+)
+def test_a_branch_that_is_still_to_do_costs_its_own_cases(control, policy, classifier, error, said):
+    body = f"""
         if not mask.all():
-            raise NotImplementedError("padding")
+            raise NotImplementedError("{error}")
         return kl_coef * ((policy_log_probs - ref_log_probs) * mask).sum(-1)
     """
     found = examined(control, with_body(SOLUTION, FUNCTION, body), policy)
     failed = {outcome.case: outcome.message for outcome in found.outcomes if not outcome.passed}
-    with_padding = ("sums_over_tokens", "ignores_padding")
-    assert failed == dict.fromkeys(with_padding, "Not implemented: padding")
+    assert failed.keys() == {"sums_over_tokens", "ignores_padding"}
+    assert all(said in message for message in failed.values())
 
 
 AS_EDITORS_AND_STUDENTS_MAKE_THEM = """

@@ -348,3 +348,11 @@ def test_pages_of_one_student_that_fail_are_one_flag(tmp_path, monkeypatch):
     monkeypatch.setattr(course_files, "feedback", breaks)
     assert "feedback cannot be written" in shown_for(tmp_path, PEOPLE, ["ann", "ben"])
     assert [path.stem for path in (tmp_path / "out" / "feedback").iterdir()] == ["ben"]
+
+
+@pytest.mark.parametrize("words", [["--timeout", "-1"], ["--timeout", "nan"], ["--jobs", "0"]])
+def test_no_time_and_nobody_at_work_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["in", "--out=out", *words])
+    said = capsys.readouterr().err
+    assert words[0] in said and said.count("\n") == 1

@@ -48,7 +48,8 @@ def test_a_syntax_error_is_one_line(copy):
 
 
 def test_what_is_left_or_wrong_is_red_once(copy):
-    """An exercise that is still to do, one wrong form, an endless loop, a false example."""
+    """An exercise that is still to do, one wrong form, an endless loop, a false example, and what
+    torch cannot do, which is an error of the same kind as a TODO."""
     source = with_bodies(
         kl_penalty_forward=TODO.format("Exercise 3b", "kl_penalty_forward"),
         kl_penalty_backward="""
@@ -62,16 +63,19 @@ def test_what_is_left_or_wrong_is_red_once(copy):
                 except Exception:
                     pass
         """,
+        group_advantages="return torch.arange(len(rewards)).log_softmax(0)",
     )
     source = source.replace("    -16.6355\n", "    -16.6356\n")
     status, shown = student_tests(copy, source)
     reports, _, summary = shown.partition("short test summary")
-    assert status == 1 and "4 failed" in summary, shown
+    assert status == 1 and "5 failed" in summary, shown
     assert "to do: Exercise 3b: implement kl_penalty_forward" in reports
     assert reports.count("returned one number for") == 1
     endless = r"longer than 10 seconds \(rewards.py, line \d+\): an endless loop\?"
     assert len(re.findall(rf"happened     it took {endless}", reports)) == 1
     assert "compute_ref_log_probs: the example in its docstring" in reports
+    assert re.search(r"NotImplementedError: .* for 'Long' \(rewards.py, line \d+\)", reports)
+    assert reports.count("to do:") == 1
     assert len(reports.splitlines()) < 60
 
 

@@ -4,6 +4,7 @@ from engine.common import UserError
 from engine.model.processes import Process
 from engine.options import resolve_options
 from engine.training import preflight
+from reward_utils import functions_called
 
 
 def test_processes_share_batches_and_with_credit_whole_groups(monkeypatch):
@@ -102,3 +103,14 @@ def test_too_little_memory_or_disk_is_a_cross(policy, classifier, monkeypatch, t
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(free=10**6))
     mark, text = preflight.check_disk(options, configs[0])
     assert mark == preflight.BAD and "choose another --output_dir" in text
+
+
+def test_a_function_that_is_gone_is_a_cross(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def sentiment_reward(completions, **kwargs):\n    return []\n")
+    state, said = preflight.check_student(file, {"sentiment_reward", "kl_penalty_backward"})
+    assert state == preflight.BAD
+    assert said == "mine.py has no function kl_penalty_backward, which this run calls"
+    assert preflight.check_student(file, {"sentiment_reward"})[0] == preflight.GOOD
+    five_stars = resolve_options({"reward_shaping": "five_stars"})
+    assert functions_called(five_stars) == set()  # of no exercise
