@@ -36,7 +36,7 @@ RUNS = 1000  # of `clip`
 
 def compare_variants(own: Own):
     """Print and draw: expected gradient and noise of each advantage, prompts easy and hard."""
-    from engine.course.variant_pictures import draw_variants
+    from engine.pages.variant_pictures import draw_variants
 
     signals = variants.compare_signals(SIX_WORDS, own.advantages)
     tables = {
@@ -80,7 +80,7 @@ def compare_variants(own: Own):
 
 def compare_lengths(own: Own):
     """Print and draw: how hard each loss pushes short and long texts, and what becomes of them."""
-    from engine.course.variant_pictures import draw_lengths
+    from engine.pages.variant_pictures import draw_lengths
 
     toy = variants.length_toy(RIGHT)
     weights = {"reward − J": toy.rewards - toy.policy @ toy.rewards}
@@ -110,7 +110,7 @@ def compare_lengths(own: Own):
 
 def compare_clip(own: Own):
     """Print and draw: what becomes of ratios and rewards, with and without the clip."""
-    from engine.course.variant_pictures import draw_clip
+    from engine.pages.variant_pictures import draw_clip
 
     advantages, loss = own
     if advantages is None or loss is None:

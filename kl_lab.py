@@ -57,14 +57,14 @@ CREDIT_COEFFICIENTS = (0.1, 0.05, 0.03)
 
 def costs(own: dict[str, Candidate]):
     """Draw what well-known estimators, all but the plainest, charge a token; and your functions."""
-    from engine.course.toy_pictures import draw_costs
+    from engine.pages.toy_pictures import draw_costs
 
     return draw_costs({name: c for name, c in ESTIMATORS.items() if name != K1} | own)
 
 
 def penalties(own: dict[str, Candidate]):
     """Print and draw: what each number estimates, and what it does when it is subtracted."""
-    from engine.course.toy_pictures import draw_penalties
+    from engine.pages.toy_pictures import draw_penalties
 
     toy = toys.toy_policy()
     candidates = {**ESTIMATORS, **own}
@@ -94,7 +94,7 @@ def penalties(own: dict[str, Candidate]):
 
 def places(own: dict[str, Candidate]):
     """Print and draw: the same numbers in the reward, in the loss, in the loss times the ratio."""
-    from engine.course.toy_pictures import draw_places
+    from engine.pages.toy_pictures import draw_places
 
     candidates = {name: ESTIMATORS[name] for name in (K1, K2, K3)} | own
     table = make_table("Where a number stands: its pull against both gradients", "number", "place")
@@ -119,7 +119,7 @@ def places(own: dict[str, Candidate]):
 
 def texts(own: dict[str, Candidate]):
     """Print and draw: the divergence of texts of two tokens, and that of token after token."""
-    from engine.course.toy_pictures import draw_texts
+    from engine.pages.toy_pictures import draw_texts
 
     toy = toys.toy_texts()
     columns = [Divergence(measure, kind) for kind in FORMULAS for measure in toys.MEASURES]
@@ -153,7 +153,7 @@ def texts(own: dict[str, Candidate]):
 
 def beta(own: dict[str, Candidate]):
     """Print and draw: where reward and divergence let a policy rest, by three ways to hold it."""
-    from engine.course.toy_pictures import draw_beta
+    from engine.pages.toy_pictures import draw_beta
 
     rows = compare_beta(COEFFICIENTS)
     for held_by, how in HOW.items():
@@ -184,7 +184,7 @@ def beta(own: dict[str, Candidate]):
 
 def credit(own: dict[str, Candidate]):
     """Print and draw: where the policy rests, by four ways to credit a part of a text."""
-    from engine.course.toy_pictures import draw_credit
+    from engine.pages.toy_pictures import draw_credit
 
     rows = compare_credit(CREDIT_COEFFICIENTS)
     table = make_table("Eight parts, held by KL(policy‖ref) of texts", "a part is credited by")

@@ -34,7 +34,7 @@ def small(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(variants, "SIZES", (2, 4))
     monkeypatch.setattr(grpo_lab, "SIZES", (2, 4))
-    monkeypatch.setattr("engine.course.variant_pictures.SIZES", (2, 4))
+    monkeypatch.setattr("engine.pages.variant_pictures.SIZES", (2, 4))
     monkeypatch.setattr(grpo_lab, "RUNS", 20)
     experiments = {name: kept(run) for name, run in grpo_lab.EXPERIMENTS.items()}
     monkeypatch.setattr(grpo_lab, "EXPERIMENTS", experiments)

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from engine.course import variants
-from engine.course.toy_pictures import legends_below, new_figure
 from engine.course.variants import SIZES, Advantages, ClipFigures, LengthSignal, Signal
 from engine.pages.report import style_of
+from engine.pages.toy_pictures import legends_below, new_figure
 
 
 def widths(count: int) -> list[float]:
