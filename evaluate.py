@@ -47,8 +47,8 @@ from engine.measuring.runs import (
     asked_kl_coef,
     base_name,
     base_of,
+    changed_rewards,
     model_of,
-    other_rewards,
     read_runs,
     run_settings,
 )
@@ -360,8 +360,8 @@ def _compare(args):
     manifest = read_manifest(run) if folders else None
     negated = manifest is not None and manifest["options"]["negate_reward"]
     tables.print_estimates(estimates, negated)
-    if manifest and (file := other_rewards(manifest)):
-        print(f"\n{args.trained} was trained with another {file} than that of today.")
+    if manifest and (file := changed_rewards(manifest)):
+        print(f"\n{file} has changed since {args.trained} was trained with it.")
     if args.optimum != 0:
         best = optimum_of(base, prompts, folders, samples=args.optimum)
         kl_coef = asked_kl_coef(manifest["options"]) if manifest else None

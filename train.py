@@ -39,7 +39,7 @@ def train(**given):
     from engine.training.checkpoints import Safeguard
     from engine.training.preflight import require_possible
     from engine.training.run_folder import Manifest, guarded, prepare, save_final
-    from reward_utils import describe_reward
+    from reward_utils import describe_reward, functions_called
 
     tune_device()
     device = best_device()
@@ -51,7 +51,11 @@ def train(**given):
     checkpoint, release = prepare(options)
     reward = describe_reward(options)
     manifest = Manifest(
-        options, device=str(device), reward=reward, train_prompts=len(parts.dataset)
+        options,
+        functions_called(options),
+        device=str(device),
+        reward=reward,
+        train_prompts=len(parts.dataset),
     )
     describe_prompts(options.prompts, parts.dataset["prompt"], console)
     describe_run(options, parts.models.policy, device=device, reward=reward, console=console)

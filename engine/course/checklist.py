@@ -3,8 +3,10 @@
 import ast
 import re
 import textwrap
+from collections.abc import Iterable, Set
 from pathlib import Path
 
+from engine.common import sha256
 from engine.course.hints import HINTS, LEVELS
 from engine.course.importing import syntax_tree
 from engine.course.student import TO_DO
@@ -45,6 +47,30 @@ def raises_to_do(node: ast.AST) -> bool:
         and isinstance(text, ast.Constant)
         and TO_DO.match(str(text.value)) is not None
     )
+
+
+def code_sum(path: str | Path, called: Iterable[str]) -> str:
+    """The SHA-256 of what a run uses of a rewards file: its code without comments, docstrings and
+    the exercises that neither the run calls nor what it calls.
+
+    Args:
+        called: names of the functions that the run calls.
+    """
+    tree = syntax_tree(path)
+    left = dict.fromkeys(exercises(path)).keys() - set(called)
+    while used := left & {n.id for n in ast.walk(without(tree, left)) if isinstance(n, ast.Name)}:
+        left -= used
+    tree = without(tree, left)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return sha256(ast.unparse(tree).encode())
+
+
+def without(tree: ast.Module, names: Set[str]) -> ast.Module:
+    """A module without some of its functions."""
+    kept = [node for node in tree.body if getattr(node, "name", None) not in names]
+    return ast.Module(kept, type_ignores=[])
 
 
 def print_checklist(path: str | Path) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from engine.common import MANIFEST, UserError, read_jsonl
+from engine.course.checklist import code_sum
 from engine.measuring.metrics import Estimate, by_prompt, mean_of
 from engine.measuring.optimum import Base, Optimum, settings_of
-from engine.options import FIELDS, NLPTOWN, Options, last_sums, read_manifest, sums_of
+from engine.options import FIELDS, NLPTOWN, Options, files_of, read_manifest
 
 
 class Run(TypedDict):
@@ -62,12 +63,18 @@ def read_runs(folders: Iterable[str | Path]) -> list[Run]:
     return runs
 
 
-def other_rewards(manifest: dict[str, Any]) -> str:
-    """The name of the rewards file of a run, if that is another today; an empty string if not."""
-    then = last_sums(manifest).get("rewards")
+def changed_rewards(manifest: dict[str, Any]) -> str:
+    """The name of the rewards file of a run, if what the run called in it is another today; an
+    empty string if not, and for a run of an older version, which did not record it."""
     options = Options(**{name: manifest["options"][name] for name in FIELDS})
-    now = sums_of(options, ["rewards"])["rewards"]
-    return Path(manifest["rewards_file"]).name if then and now and now != then else ""
+    path, then = Path(str(files_of(options)["rewards"])), manifest.get("rewards_code")
+    if then is None or not path.is_file():
+        return ""
+    try:
+        same = code_sum(path, manifest["rewards_called"]) == then
+    except SyntaxError:  # it is being written
+        same = False
+    return "" if same else path.name
 
 
 def base_of(run: Run) -> Base:

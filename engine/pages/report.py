@@ -14,7 +14,7 @@ from typing import Any
 from engine.common import UserError, short_path, whole_file
 from engine.measuring.metrics import METRICS
 from engine.measuring.optimum import Base, Optimum
-from engine.measuring.runs import Run, base_of, other_rewards, paid_by, sentiment_at
+from engine.measuring.runs import Run, base_of, changed_rewards, paid_by, sentiment_at
 
 PANELS = ("sentiment", "kl", "perplexity", "length")
 CURVE = ("sentiment", "low", "high")
@@ -45,7 +45,7 @@ def label(run: Run) -> str:
     if options["credit"] == "prefix":
         features.append("credit by prefix")
     features += [flag for flag in ("hackable_reward", "negate_reward", "use_peft") if options[flag]]
-    features += [f"another {file}"] if (file := other_rewards(run["manifest"])) else []
+    features += [f"older {file}"] if (file := changed_rewards(run["manifest"])) else []
     return f"{run['name']} ({', '.join(features)})" if features else run["name"]
 
 

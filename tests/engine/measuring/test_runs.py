@@ -6,6 +6,7 @@ from made_up_run import write_run
 import evaluate
 from engine import common
 from engine.common import UserError
+from engine.course.checklist import code_sum
 from engine.measuring.runs import asked_kl_coef, read_run, read_runs, run_settings
 from engine.options import PRESETS, resolve_options
 from engine.pages.report import label
@@ -53,18 +54,49 @@ def test_a_damaged_run_is_one_line(tmp_path, file, content, message):
         read_run(tmp_path / "run")
 
 
-def test_a_run_whose_rewards_have_changed_is_marked_where_runs_are_listed(tmp_path):
+MINE = """
+def half(score):
+    return score / 2
+
+def sentiment_reward(completions):
+    '''Exercise 1: the sentiment.'''
+    return [half(1.0) for text in completions]
+
+def shaped_reward(scores):
+    '''Exercise 2b: uses another.'''
+    return sentiment_reward(scores)
+
+def kl_penalty_forward(q):
+    '''Exercise 3b: the penalty.'''
+    return q
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "marked"),
+    [
+        ("", "", set()),
+        ("the penalty.", "the penalty, in other words.", set()),
+        ("return q", "return q  # and a comment", set()),
+        ("return q", "return -q", {"kl_penalty_forward"}),
+        ("[half(1.0)", "[half(2.0)", {"sentiment_reward", "shaped_reward"}),
+        ("score / 2", "score / 3", {"sentiment_reward", "shaped_reward", "kl_penalty_forward"}),
+        ("return q", "return (q", {"sentiment_reward", "shaped_reward", "kl_penalty_forward"}),
+    ],
+)
+def test_a_run_is_marked_where_what_it_called_has_changed(tmp_path, old, new, marked):
+    """No other exercise, no comment and no docstring; a helper of nobody's may be of all."""
     rewards = tmp_path / "mine.py"
-    rewards.write_text("today")
-    sums = {"rewards": common.sha256(b"then"), "prompts": None}
-    folder = write_run(tmp_path / "run", rewards=str(rewards))
-    manifest = json.loads((folder / "run.json").read_text())
-    manifest |= {"rewards_file": str(rewards), "sha256": sums}
-    common.write_json(folder / "run.json", manifest)
-    assert label(read_run(folder)) == "run (another mine.py)"
-    resumed = {"sha256_resumed": {"rewards": common.sha256(b"today")}}
-    common.write_json(folder / "run.json", manifest | resumed)
-    assert label(read_run(folder)) == "run"
+    found = set()
+    for name in ("sentiment_reward", "shaped_reward", "kl_penalty_forward"):
+        rewards.write_text(MINE)
+        folder = write_run(tmp_path / name, rewards=str(rewards))
+        manifest = json.loads((folder / "run.json").read_text())
+        manifest |= {"rewards_called": [name], "rewards_code": code_sum(rewards, [name])}
+        common.write_json(folder / "run.json", manifest)
+        rewards.write_text(MINE.replace(old, new))
+        found |= {name} if label(read_run(folder)) == f"{name} (older mine.py)" else set()
+    assert found == marked
 
 
 @pytest.mark.parametrize("command", ["report", "samples"])

@@ -100,18 +100,18 @@ def test_runs_differ_in_more_than_their_colour(run_folder):
         assert picture.get_figwidth() <= 7.5  # at 360 pixels 10 points are 6.7 pixels or more
 
 
-def test_a_run_of_another_rewards_file_is_marked_everywhere(run_folder, tmp_path):
+def test_a_run_of_an_older_rewards_file_is_marked_everywhere(run_folder, tmp_path):
     """In the legends, in the table of the page and in its choice of runs."""
     manifest = json.loads((run_folder / "run.json").read_text())
-    manifest |= {"sha256": {"rewards": "0" * 64}, "rewards_file": "rewards.py"}
+    manifest |= {"rewards_called": ["sentiment_reward"], "rewards_code": "0" * 64}
     (run_folder / "run.json").write_text(json.dumps(manifest))
     run = read_run(run_folder)
     for picture in (report.plot_frontier([run]), report.plot_curves([run])):
         texts = [text.get_text() for text in picture.legends[0].get_texts()]
-        assert texts[0] == "<b>run (forward 0.1, another rewards.py)"
+        assert texts[0] == "<b>run (forward 0.1, older rewards.py)"
     page = run_page.page_data([run], [], [{}])
-    assert page["runs"][0]["label"] == "<b>run (forward 0.1, another rewards.py)"
-    assert "forward 0.1, another rewards.py" in run_page.before_and_after([run], [{}])
+    assert page["runs"][0]["label"] == "<b>run (forward 0.1, older rewards.py)"
+    assert "forward 0.1, older rewards.py" in run_page.before_and_after([run], [{}])
 
 
 def test_the_nats_of_a_run_are_cut_at_the_optimum(run_folder):
