@@ -249,6 +249,7 @@ def draw(seeds: list[int], path: Path) -> None:
             for name in ("kl", "sentiment")
         )
         axes.plot(kl, sentiment, "k.--", label="no penalty, every second step")
+        report.draw_intervals(axes, paths[:1])  # a start above the line is noise
     for i, (title, rungs) in enumerate(FAMILIES.items()):
         rungs = [rung for rung in rungs if finished(rung, seeds)]
         if rungs:

@@ -6,7 +6,7 @@
 The best policy for a reward R at each KL is known: the base model, each of its texts weighted by
 exp(R/β). So one can ask what a judge says of *that* policy, without training any. If the judge
 falls along the way, the reward asks for the wrong texts. If it rises, and falls only in trained
-runs (benchmarks/over_optimisation.py), then the nats that went sideways have spoilt the texts.
+runs (benchmarks/over_optimisation.py), then the nats that went sideways have made the texts worse.
 
 Samples texts of the base model, scores them with the sentiment model, with the share of positive
 words and with the bundled judge, and prints a table for each of the two rewards.

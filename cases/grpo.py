@@ -57,7 +57,10 @@ def compares_with_its_group(ask, rng):
     want = torch.tensor([[x - sum(group) / 4 for x in group] for group in groups]).double()
     if is_multiple(got, want):
         return None
-    cause = "the distance: reward − mean of its group, in one unit for the whole group"
+    cause = (
+        "the groups: reshape to (B / G, G), then reward − mean of its group, in one unit for the "
+        "whole group"
+    )
     if is_multiple(-got, want):
         cause = "the sign: better than the group is positive"
     elif is_multiple(got - got.mean(1, keepdim=True), want):

@@ -200,9 +200,10 @@ def does_not_pay_for_repetition(ask, rng):
     for score in (0.9, 0.1):
         got = ask(scores=[score] * len(texts), completions=texts, prompts=["It is"] * len(texts))
         best = got[: len(ordinary)].max()
-        for earned, grows in zip(got[len(ordinary) :], empty.values()):
+        for earned, (text, grows) in zip(got[len(ordinary) :], empty.items()):
             if earned > best + 1e-6:
-                return Finding(f"at most {best:.4g} for the last five", f"what grows with {grows}")
+                most = f"at most {best:.4g}, as the best of the others, for {text!r:.40}"
+                return Finding(f"{most}; it got {earned:.4g}", f"what grows with {grows}")
     return None
 
 

@@ -32,14 +32,15 @@ PRESETS = {
         "max_completion_length": 32,
         "learning_rate": 1e-4,
         "eval_steps": 15,
+        "save_steps": 50,
     },
-    "quick": {"max_steps": 100, "max_completion_length": 32, "learning_rate": 2e-5},
-    "medium": {
-        "max_steps": 300,
-        "max_completion_length": 48,
-        "learning_rate": 1e-5,
-        "save_steps": 100,
+    "quick": {
+        "max_steps": 100,
+        "max_completion_length": 32,
+        "learning_rate": 2e-5,
+        "save_steps": 50,
     },
+    "medium": {"max_steps": 300, "max_completion_length": 48, "learning_rate": 1e-5},
 }
 KL_TYPES = ("none", "forward", "backward")
 NLPTOWN = "nlptown/bert-base-multilingual-uncased-sentiment"
@@ -114,8 +115,8 @@ class Options:
     use_solution: bool = option(False, "use rewards_solution.py instead of rewards.py")
     use_peft: bool = option(
         False,
-        "train a small LoRA adapter instead of all weights; it hardly learns at the default rate: "
-        "add --learning_rate 1e-3",
+        "train a small LoRA adapter instead of all weights; GPT-2 then wants a higher "
+        "--learning_rate, such as 2e-4",
     )
     max_steps: int = option(300, "number of training steps", minimum=1)
     batch_size: int = option(64, "completions per step", minimum=2)
@@ -131,7 +132,7 @@ class Options:
     seed: int = option(0, "seed of all random numbers", minimum=0)
     eval_steps: int = option(25, "number of steps between two validations", minimum=1)
     save_steps: int = option(
-        50, "number of steps between two checkpoints; the last two are kept", minimum=1
+        100, "number of steps between two checkpoints; the last two are kept", minimum=1
     )
     generation: str = option(
         "own",
@@ -190,6 +191,8 @@ def resolve_options(given: dict[str, Any]) -> Options:
         raise UserError("--rewards and --use_solution name two files: give only one of them.")
     if options.kl_target is not None and options.kl_type == "none":
         raise UserError("--kl_target controls your KL penalty: add --kl_type forward or backward.")
+    if options.kl_type == "none" and "kl_coef" in given and not given.get("resume"):
+        raise UserError("--kl_coef is that of your KL penalty: add --kl_type forward or backward.")
     if options.kl_target is not None and options.kl_coef == 0:
         raise UserError("--kl_target multiplies --kl_coef at each step: start above 0.")
     _require_one_algorithm(options)

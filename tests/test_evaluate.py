@@ -182,7 +182,7 @@ def test_compare_tells_what_was_paid(capsys, tmp_path, policy):
 
     _, estimates, shown = compared([i / 1000 for i in range(100)])
     shown = " ".join(shown.split())
-    assert "which 100 samples of each prompt allow up to 2.6 nats" in shown
+    assert "100 samples of each prompt tell up to 2.6 nats" in shown
     assert estimates["nats"]["needed"] is None and "times the least" not in shown
     optimum, estimates, shown = compared([round((i / 99) ** 3, 3) for i in range(100)])
     nats, trained = estimates["nats"], estimates["trained"]

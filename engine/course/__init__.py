@@ -1,1 +1,1 @@
-"""The course: running the student's functions, hints, and exact toys with their pictures."""
+"""The course: running the student's functions, hints, and exact toys."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from engine.common import sha256
 from engine.course.hints import HINTS, LEVELS
 from engine.course.importing import syntax_tree
-from engine.course.student import TO_DO
 from engine.options import OneLineParser
+
+TO_DO = re.compile(r"(Exercise \w+|Bonus): implement")  # what the handed-out file raises
 
 
 def functions(path: str | Path) -> list[ast.FunctionDef]:

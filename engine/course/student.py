@@ -5,7 +5,6 @@ import functools
 import inspect
 import itertools
 import math
-import re
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from engine.common import UserError
+from engine.course.checklist import TO_DO
 from engine.course.fence import as_in_the_grader
 from engine.course.importing import import_file, silent_exit, without_traces
 from engine.options import rewards_file
@@ -153,9 +153,6 @@ def student_code(path: str | Path, seconds: float | None, fenced: bool = False) 
     fence = as_in_the_grader(path) if fenced else contextlib.nullcontext()
     with without_traces(path), fence, time_limit(seconds):
         yield
-
-
-TO_DO = re.compile(r"(Exercise \w+|Bonus): implement")  # what the handed-out file raises
 
 
 def is_to_do(error: BaseException | None) -> bool:
@@ -294,7 +291,7 @@ def check_rewards(
 
     Args:
         values: what came back: N numbers in a form that `plain_values` knows, finite in float32,
-            in which training reckons.
+            in which training computes.
         completions: the N texts it was about, to name the one that caused trouble; range(1, N + 1)
             where there are none.
         name: the function's name.

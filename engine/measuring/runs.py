@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from engine.common import MANIFEST, UserError, read_jsonl
-from engine.course.checklist import code_sum
 from engine.measuring.metrics import Estimate, by_prompt, mean_of
 from engine.measuring.optimum import Base, Optimum, settings_of
 from engine.options import FIELDS, NLPTOWN, Options, files_of, read_manifest
@@ -66,6 +65,8 @@ def read_runs(folders: Iterable[str | Path]) -> list[Run]:
 def changed_rewards(manifest: dict[str, Any]) -> str:
     """The name of the rewards file of a run, if what the run called in it is another today; an
     empty string if not, and for a run of an older version, which did not record it."""
+    from engine.course.checklist import code_sum  # loads torch, for which --help need not wait
+
     options = Options(**{name: manifest["options"][name] for name in FIELDS})
     path, then = Path(str(files_of(options)["rewards"])), manifest.get("rewards_code")
     if then is None or not path.is_file():

@@ -89,6 +89,13 @@ def summarise_run(options, run, final, console):
         console.print(line, highlight=False)
         for line in target_remarks(options, kl=run["kl_held"], rate=run["rate"]):
             console.print(line, style="yellow", highlight=False)
+    if options.kl_type == "forward" and run["kl_penalty"] < 0 and run["after"]["kl"] > 2:
+        console.print(
+            f"  The penalty of the last step was {run['kl_penalty']:.2f}: below 0, it pays for "
+            "moving away. Is its sign right? python -m pytest --student -m exercise3b",
+            style="yellow",
+            highlight=False,
+        )
     console.print(f"\n{run['seconds']:.0f} s. The model is in {final}. Compare it with its base:")
     models = [short_path(path) for path in (options.model_name, final)]
     command = command_line("evaluate.py", "compare", *models)
@@ -223,8 +230,8 @@ def print_nats(estimates: Estimates, optimum: Optimum, kl_coef: float | None = N
         )
     else:
         text = (
-            f"{kl:z.2f} nats paid; how many the sentiment needed is beyond the estimate, which "
-            f"{optimum.table.shape[1]} samples of each prompt allow up to {optimum.limit:.1f} nats"
+            f"{kl:z.2f} nats paid. How many a sentiment of {sentiment:.3f} needs is not known: "
+            f"{optimum.table.shape[1]} samples of each prompt tell up to {optimum.limit:.1f} nats"
         )
     if nats["overpayment"]:
         text += f"; {interval(nats['overpayment'], 'z.1f')} times the least"
@@ -288,9 +295,9 @@ def prompting_verdict(results: dict[str, Result]) -> str:
     prefix = best.removeprefix("base + ")
     if len(by_prompt(results["base"]["samples"])) < 2:
         return TOO_LITTLE
-    reached = "{sentiment:.2f} at {kl:z.1f} nats".format
+    reached = "{sentiment:.3f} at {kl:z.1f} nats".format
     if _change(results, "base", best) <= 0:
-        text = f"No prefix clearly raises the sentiment of {figures['base']['sentiment']:.2f}"
+        text = f"No prefix clearly raises the sentiment of {figures['base']['sentiment']:.3f}"
     else:
         text = f"The best prefix, {prefix}, reaches a sentiment of {reached(**figures[best])}"
     if "trained" not in results:
@@ -333,7 +340,8 @@ def costs_of(estimates: Estimates, negated: bool = False) -> list[str]:
     if ratio > 2:
         costs.append(f"the reference finds the text {ratio:.1f} times as surprising")
     if difference["repetition_3"]["low"] > 0.02:
-        costs.append(f"repeated 3-grams rose by {difference['repetition_3']['mean']:.0%}")
+        shares = (f"{side['repetition_3']['mean']:.1%}" for side in (base, trained))
+        costs.append(f"repeated 3-grams rose from {' to '.join(shares)}")
     if difference["distinct_2"]["mean"] < -0.2 * base["distinct_2"]["mean"]:
         costs.append("the completions resemble each other more")
     length = trained["length"]["mean"] / base["length"]["mean"]

@@ -119,7 +119,7 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     if cut:
         axes.plot([], [], color="gray", **NEEDED, label="nats that the last sentiment needs")
         axes.plot([], [], color="gray", **SIDEWAYS, label="nats that went sideways")
-    _draw_intervals(axes, runs)
+    draw_intervals(axes, runs)
     for (title, optimum), marker in zip(optima, "d12348" * len(optima)):
         _draw_optimum(axes, title, optimum, marker=marker)
     axes.set_xscale("asinh", linear_width=1.0)
@@ -140,7 +140,7 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     return figure
 
 
-def _draw_intervals(axes, runs):
+def draw_intervals(axes, runs):
     """Upright bars at the first and the last validation of each run."""
     bars = [
         (max(row["kl"], 0.0), interval["low"], interval["high"], style_of(i)["color"])
@@ -150,7 +150,7 @@ def _draw_intervals(axes, runs):
     ]
     if bars:
         x, low, high, colors = zip(*bars)
-        title = "95 % interval of a sentiment, over prompts"
+        title = "95 % interval over prompts"
         axes.vlines(x, low, high, colors=colors, linewidth=2, alpha=0.6, label=title)
 
 

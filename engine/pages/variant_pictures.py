@@ -136,7 +136,7 @@ def draw_clip(words: tuple[str, ...], runs: dict[str, Tensor], rows: dict[str, C
         yscale="log",
         xlabel="rollouts",
         ylabel="1 − mean reward of the policy",
-        title="What the best reward is missed by, all runs",
+        title="Below the best reward, mean of all runs",
     )
     figure.set_size_inches(13, 5.8)
     legends_below(panels)

@@ -134,9 +134,6 @@ class Monitor(Validations):
     def on_step_end(self, args, state, control, **kwargs):
         self.progress.update(self.task, completed=state.global_step)
 
-    def on_substep_end(self, args, state, control, **kwargs):
-        self.progress.refresh()
-
     def on_step_begin(self, args, state, control, **kwargs):
         """Plain progress lines come here too."""
         super().on_step_begin(args, state, control)
@@ -169,6 +166,7 @@ class Monitor(Validations):
             "before": self.before,
             "after": self.after,
             "kl_coef": self.train_log.get("kl_coef"),  # at the last step
+            "kl_penalty": self.train_log.get("kl_penalty"),  # mean over its texts
             "rate": control.rate if control else 1.0,  # factor of the learning rate, likewise
             "kl_held": control.held if control else None,  # nats, over the last steps
             "validation_seconds": round(self.validation_seconds, 1),

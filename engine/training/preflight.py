@@ -89,7 +89,7 @@ def check_device():
         return GOOD, f"{torch.cuda.get_device_name()} (CUDA)"
     if torch.backends.mps.is_available():
         return GOOD, "Apple GPU (MPS)"
-    return GOOD, f"CPU, {torch.get_num_threads()} threads"
+    return GOOD, f"CPU, threads of torch: {torch.get_num_threads()}"
 
 
 def weights_of(config):

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from engine.common import (
     MANIFEST,
     ROOT,
@@ -221,6 +223,7 @@ class Manifest:
             "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
             "git_commit": git_commit(),
             "cpu_count": os.cpu_count(),
+            "threads": torch.get_num_threads(),  # of other numbers, other rounding
             "num_processes": this_process().count,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **facts,
@@ -299,8 +302,6 @@ def what_is_kept(options):
 
 def explain(error, options):
     """What a failure in mid-run means and what to do, or None where only the error itself says."""
-    import torch
-
     if isinstance(error, UserError):
         return str(error)
     # PyTorch's CPU allocator and the writers of safetensors and torch.save raise a plain

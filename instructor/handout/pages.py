@@ -10,7 +10,7 @@ OPENING = Path(__file__).with_name("opening.md")
 FOR_INSTRUCTORS = re.compile(r"^## For instructors\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 NO_SOLUTION = re.compile(r"^\| `--use_solution` .*\n", re.MULTILINE)  # its file stays here
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
-NAMED_FILE = re.compile(r"(?<![\w./-])[\w./-]+\.(?:py|md|ipynb|ya?ml|toml|txt)(?![\w/])")
+NAMED_FILE = re.compile(r"(?<![\w./%-])[\w./-]+\.(?:py|md|ipynb|ya?ml|toml|txt)(?![\w/])")
 
 
 def student_page(text, opening=False, repo=""):

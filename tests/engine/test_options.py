@@ -53,6 +53,7 @@ def test_command_line_gives_only_what_was_said():
         ({"learning_rate": True}, "learning_rate must be of type float"),
         ({"temperature": 0.0}, "temperature must be at least 0.01"),
         ({"wandb": "yes"}, "wandb must be of type bool"),
+        ({"kl_coef": 0.3}, "--kl_coef is that .*: add --kl_type forward or backward"),
         ({"kl_target": 2.0}, "--kl_target controls .*: add --kl_type forward or backward"),
         ({"kl_target": 2.0, "kl_type": "forward", "kl_coef": 0}, "--kl_coef .* above 0"),
         ({"kl_target": 0.0, "kl_type": "forward"}, "kl_target must be at least 0.01, not 0.0"),

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine.common import make_console
 from engine.measuring import metrics, tables
 from engine.measuring.optimum import NATS, Optimum
 from engine.measuring.tables import (
@@ -39,7 +40,7 @@ RISE = {"sentiment": (0.3, 0.25, 0.35), "judge": (0.2, 0.1, 0.3)}
         (RISE, "rose by 0.30 and the judge by 0.20, at 2.0 nats"),
         ({**RISE, "judge": (0.02, -0.03, 0.07)}, "the judge did not follow"),
         ({**RISE, "perplexity": (60.0, 50, 70)}, "4.0 times as surprising"),
-        ({**RISE, "repetition_3": (0.4, 0.3, 0.5)}, "repeated 3-grams rose by 40%"),
+        ({**RISE, "repetition_3": (0.4, 0.3, 0.5)}, "repeated 3-grams rose from 0.0% to 40.0%"),
         ({**RISE, "distinct_2": (-0.3, -0.4, -0.2)}, "resemble each other"),
         ({**RISE, "length": (-20.0, -21, -19)}, "shrank to 33%"),
     ],
@@ -83,6 +84,19 @@ def test_what_was_asked_for_is_called_better(capsys):
         assert rows["KL (nats)"].split()[-1] == "worse"
 
 
+@pytest.mark.parametrize(
+    ("kl_type", "penalty", "kl", "asked"),
+    [("forward", -24.1, 241.0, True), ("forward", 0.2, 2.1, False), ("forward", -0.01, 0.1, False)]
+    + [("backward", -0.3, 3.0, False), ("none", None, 30.0, False)],
+)
+def test_a_penalty_that_pays_is_asked_about(capsys, kl_type, penalty, kl, asked):
+    """That of `forward` is kl_coef · KL on average, never below 0; near 0 it is noise."""
+    options = resolve_options({"kl_type": kl_type})
+    run = {"before": {"kl": 0.0}, "after": {"kl": kl}, "seconds": 1.0, "kl_penalty": penalty}
+    tables.summarise_run(options, run, final="out/final", console=make_console())
+    assert ("Is its sign right?" in " ".join(capsys.readouterr().out.split())) == asked
+
+
 def test_no_number_is_minus_zero(capsys):
     tiny = -1e-9
     for metric in metrics.METRICS.values():
@@ -119,26 +133,26 @@ BASE = {"base": reached(0.5, 0), "base + 'Wow! '": reached(0.6, 1), "base + 'x'"
 @pytest.mark.parametrize(
     "more, sentence",
     [
-        ({}, "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats."),
+        ({}, "The best prefix, 'Wow! ', reaches a sentiment of 0.600 at 1.0 nats."),
         (
             {"trained": reached(0.9, 2), "trained + 'Wow! '": reached(0.95, 3.25)},
-            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
-            "reaches 0.90 at 2.0 nats, and 0.95 at 3.2 nats with the prefix: the two add up.",
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.600 at 1.0 nats; the trained model "
+            "reaches 0.900 at 2.0 nats, and 0.950 at 3.2 nats with the prefix: the two add up.",
         ),
         (
             {"trained": reached(0.9, 2), "trained + 'Wow! '": reached(0.85, 3)},
-            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
-            "reaches 0.90 at 2.0 nats, and 0.85 at 3.0 nats with the prefix: the two do not add "
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.600 at 1.0 nats; the trained model "
+            "reaches 0.900 at 2.0 nats, and 0.850 at 3.0 nats with the prefix: the two do not add "
             "up.",
         ),
         (  # the highest, and not clearly so
             {"trained": reached(0.9, 2), "trained + 'Wow! '": result((0.8, 1.0, 0.8, 1.1), 3)},
-            "The best prefix, 'Wow! ', reaches a sentiment of 0.60 at 1.0 nats; the trained model "
-            "reaches 0.90 at 2.0 nats, and 0.93 at 3.0 nats with the prefix. That is no clear "
+            "The best prefix, 'Wow! ', reaches a sentiment of 0.600 at 1.0 nats; the trained model "
+            "reaches 0.900 at 2.0 nats, and 0.925 at 3.0 nats with the prefix. That is no clear "
             "difference from the trained model alone: whether the two add up, these samples do not "
             "say.",
         ),
-        ({"base + 'Wow! '": reached(0.5, 1)}, "No prefix clearly raises the sentiment of 0.50."),
+        ({"base + 'Wow! '": reached(0.5, 1)}, "No prefix clearly raises the sentiment of 0.500."),
     ],
 )
 def test_verdicts_on_prompting(more, sentence):
@@ -191,7 +205,7 @@ def test_nats_that_nothing_is_known_of(capsys):
     estimates["nats"] = dict.fromkeys(("needed", "sideways", "overpayment", "to_optimum"))
     print_nats(estimates, Optimum({}, {"It": [0.1, 0.9] * 50}))
     shown = " ".join(capsys.readouterr().out.split())
-    assert shown.startswith("2.00 nats paid; how many the sentiment needed is beyond the estimate")
+    assert shown.startswith("2.00 nats paid. How many a sentiment of 0.300 needs is not known: 100")
     assert "sideways" not in shown and "asked for" not in shown
     known = {"mean": 0.5, "low": 0.4, "high": None}
     estimates["nats"] = {

@@ -35,7 +35,7 @@ def test_pictures_show_every_run(run_folder):
     picture = report.plot_frontier([run], [("", optimum)])
     (axes,) = picture.axes
     labels = [text.get_text() for text in picture.legends[0].get_texts()]
-    interval = "95 % interval of a sentiment, over prompts"
+    interval = "95 % interval over prompts"
     assert labels[1:] == [interval, "best possible policy", "best of 1 to 64 samples"]
     assert axes.lines[0].get_xdata().tolist() == [0.0, 5.0, 10.0]
     assert len(axes.lines) == 4  # the path, its end, the best policy and best of n
