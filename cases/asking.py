@@ -171,7 +171,8 @@ def report(case, ask, rng=None, with_expected=True):
         return None
     lines = [f"{ask.name}: {case.__doc__.splitlines()[0]}"]
     lines += [f"  passed in    {name} = {show(value)}" for name, value in ask.arguments.items()]
-    lines += [f"  came back    {show(ask.answer)}"] if ask.answer is not None else []
+    answer = "the loss, then its gradient: " if "log_probs" in ask.arguments else ""
+    lines += [f"  came back    {answer}{show(ask.answer)}"] if ask.answer is not None else []
     lines += [f"  expected     {finding.expected}"] if finding.expected and with_expected else []
     return "\n".join([*lines, f"  {finding.label:11}  {finding.cause}"])
 

@@ -186,21 +186,14 @@ def progress(title, total, console=None):
     """A bar for what takes more than seconds; only on a terminal, and gone at the end.
 
     Yields:
-        callable() that moves the bar by one of `total` steps; callable(done) moves it to a step.
+        callable() that moves the bar by one of `total` steps.
     """
     from rich.progress import Progress
 
     console = console or make_console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
-
-        def tick(done=None):
-            if done is None:
-                bar.advance(task)
-            else:
-                bar.update(task, completed=done)
-
-        yield tick
+        yield lambda: bar.advance(task)
 
 
 def hide_warnings():

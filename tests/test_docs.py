@@ -82,6 +82,10 @@ def test_the_option_table_is_that_of_the_program():
 def test_every_preset_is_described():
     text = read("docs/options.md")
     assert all(f"- **`{name}`**" in text for name in PRESETS)
+    assert f"| option | {' | '.join(PRESETS)} |" in text
+    for name in {*PRESETS["tiny"]} - {"model_name", "sentiment_model"}:
+        values = [str(preset.get(name, FIELDS[name].default)) for preset in PRESETS.values()]
+        assert f"| {name} | {' | '.join(values)} |" in text
 
 
 def test_the_validation_table_has_the_columns_of_the_program():

@@ -76,13 +76,5 @@ def test_what_is_to_do_is_left_out(tmp_path, capsys, monkeypatch, small):
     assert small[2] is None
 
 
-def test_one_experiment_alone(tmp_path, capsys):
-    grpo_lab.main(["length", "--out", str(tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == ["grpo_lab_length.png"]
-    with pytest.raises(SystemExit):
-        grpo_lab.main(["colours"])
-    assert "invalid choice: 'colours'" in capsys.readouterr().err
-
-
 def test_rewards_are_whole_tenths():
     assert torch.equal(10 * grpo_lab.SIX_WORDS.rewards, (10 * grpo_lab.SIX_WORDS.rewards).round())

@@ -93,18 +93,6 @@ def test_an_exercise_still_to_do(capsys, tmp_path, unsolved, option, value, exer
     assert not out.exists()
 
 
-def test_an_empty_prompts_file(capsys, tmp_path):
-    (tmp_path / "p.txt").write_text("\n")
-    message = fails(capsys, "--preset", "tiny", "--prompts", tmp_path / "p.txt")
-    assert "holds no prompt" in message
-
-
-def test_a_prompt_longer_than_the_context(capsys, tmp_path):
-    (tmp_path / "p.txt").write_text("long " * 200)
-    message = fails(capsys, "--preset", "tiny", "--prompts", tmp_path / "p.txt")
-    assert "200 tokens" in message and "context of 128" in message
-
-
 def test_an_output_folder_that_cannot_be_written(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     message = fails(capsys, "--preset", "tiny", "--output_dir", tmp_path / "file" / "out")
@@ -207,12 +195,6 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, policy, solution):
     text = " ".join((sample["prompt"] + sample["completion"]).split())
     assert text in " ".join(shown.split())  # whole, however it is wrapped
     assert max(map(len, shown.splitlines())) <= 200
-
-
-def test_an_earlier_run_moves_aside(tmp_path):
-    for _ in range(2):
-        run(tmp_path, max_steps=1, eval_steps=9)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.1"]
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path, monkeypatch):

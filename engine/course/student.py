@@ -27,6 +27,7 @@ TIME_LIMIT = 120  # seconds for one call of a student's function
 NUMBERS = (int, float, bool, Fraction, Decimal, np.longdouble)
 LONGEST = 100_000  # numbers of an answer: a generator need not end
 LARGEST = torch.finfo(torch.float32).max
+SHAPES = ". Print the shapes: keepdim=True keeps a dimension, [:, None] adds one"
 # What training hands over by position, so that a parameter may have any name; the rest by name.
 BY_POSITION = {
     "shaped_reward": ("scores", "completions", "prompts"),
@@ -78,7 +79,8 @@ def describe_error(error: BaseException, path: str | Path) -> str:
     elif isinstance(error, SystemExit):
         message = f"sys.exit({shown(error.code)}) was called"
     where = f" ({file}, line {line})" if line else ""
-    return f"{type(error).__name__}: {message}{where}"
+    shapes = SHAPES if "must match the size of tensor" in message else ""
+    return f"{type(error).__name__}: {message}{where}{shapes}"
 
 
 def too_slow(seconds: float, error: BaseException, path: str | Path) -> str:

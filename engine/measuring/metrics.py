@@ -68,9 +68,7 @@ class Median:
     def value(self, samples):
         return statistics.median(map(self.item, samples))
 
-    def compare(self, base, trained) -> Comparison:
-        """As for Ratio."""
-        return over_prompts(self._of_prompts(base), self._of_prompts(trained), len(base))
+    compare = Ratio.compare
 
     def _of_prompts(self, groups):
         values = [[self.item(sample) for sample in samples] for samples in groups]

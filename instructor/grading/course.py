@@ -7,7 +7,7 @@ import queue
 import time
 from pathlib import Path
 
-from engine.common import ROOT, quiet_libraries, write_whole
+from engine.common import ROOT, progress, quiet_libraries, write_whole
 from instructor.grading import journal
 from instructor.grading.collect import collect
 from instructor.grading.corrections import read_corrections
@@ -145,11 +145,8 @@ def self_check(control, grader):
 
 def grade_with_progress(workshop, submissions, grader, file, console):
     """`grade_all` with a bar in a terminal."""
-    from rich.progress import Progress
-
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("grading", total=len(submissions))
-        return grade_all(workshop, submissions, grader, file, lambda: bar.advance(task))
+    with progress("grading", len(submissions), console) as tick:
+        return grade_all(workshop, submissions, grader, file, tick)
 
 
 def grade_all(workshop, submissions, grader, file, after_each):

@@ -13,7 +13,7 @@ import torch
 from engine.common import UserError
 from engine.course import student
 from engine.course.checklist import print_checklist
-from engine.course.student import check_rewards, load_rewards
+from engine.course.student import call_student, check_rewards, load_rewards
 
 TEXTS = [" good", " bad"]
 
@@ -223,3 +223,8 @@ def test_a_wrapped_function_is_named_with_its_own_file_and_line(tmp_path, name, 
 
 def test_a_function_without_source_is_called_all_the_same():
     assert student.call_student(len, TEXTS) == 2 and student.name_of(len) == "len"
+
+
+def test_shapes_that_do_not_fit_are_explained():
+    with pytest.raises(UserError, match=r"match the size .* Print the shapes: keepdim=True keeps"):
+        call_student(lambda: torch.ones(2) + torch.ones(3))

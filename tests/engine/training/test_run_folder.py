@@ -180,10 +180,6 @@ def test_a_run_that_goes_on_with_another_file_says_so_and_keeps_both_sums(tmp_pa
     assert found["sha256_resumed"] == {"rewards": sha256(b"second")}
 
 
-def test_the_default_folder_cannot_collide_with_named_runs():
-    assert resolve_options({}).output_dir == "outputs/run"
-
-
 class Trainer:
     """All that `guarded` asks of a trainer."""
 
