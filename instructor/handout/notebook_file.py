@@ -27,15 +27,15 @@ TIMES = {  # seconds that the cells below a heading take; `--execute` prints the
     "Exercise 2: shaping (optional)": 1,
     "Exercise 3: staying close to the reference": 1,
     "Exercise 4: GRPO itself (core)": 1,
-    "Before training": 4,
-    "Training": 209,
-    "Collapse (core)": 47,
-    "Comparing (core)": 18,
-    "Could you just have asked? (optional)": 9,
+    "Before training": 2,
+    "Training": 71,
+    "Collapse (core)": 28,
+    "Comparing (core)": 13,
+    "Could you just have asked? (optional)": 6,
     "A closer look at KL (optional)": 1,
     "Bonus (optional)": 1,
 }
-HARDWARE = "two cores of an AMD EPYC, beside other work"
+HARDWARE = "two cores of an AMD EPYC with nothing else to do"
 HIDDEN = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # in JupyterLab; on Colab
 COLAB = "https://colab.research.google.com"
 
