@@ -131,8 +131,10 @@ class GPT2Decoder:
         return keys, values, self.blocked[..., : self.seen]
 
     def _prepared(self, layer):
-        """callable(x), a linear layer for many calls; no gradient reaches it."""
-        return _merged(layer)
+        """callable(x) for a Conv1D and the LoRA adapters of it that are switched on; no gradient
+        reaches it."""
+        weight = _merged_weight(layer)
+        return lambda x: torch.addmm(layer.bias, x, weight)
 
     def _logits(self, x):
         """(B, E) -> (B, V)"""
@@ -240,13 +242,8 @@ def _attention(query, keys, values, blocked):
     return (scores.softmax(-1) @ values).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _merged(layer):
-    """callable(x) for a Conv1D and the LoRA adapters of it that are switched on."""
-    weight = _merged_weight(layer)
-    return lambda x: torch.addmm(layer.bias, x, weight)
-
-
 def _merged_weight(layer):
+    """The weight of a layer with the LoRA adapters that are switched on."""
     weight = layer.weight
     if hasattr(layer, "get_delta_weight") and not (layer.disable_adapters or layer.merged):
         for name in layer.active_adapters:

@@ -14,7 +14,6 @@ from instructor.archive import add_file
 FILES = (  # besides what a submission may import
     "requirements-grading.txt",
     "rewards.py",  # as it is handed out: a student may hand it in beside the real one
-    "kl_lab.py",
     "cases/*.py",
     "instructor/__init__.py",
     "instructor/archive.py",
