@@ -199,7 +199,7 @@ class Monitor(Validations):
         if equal >= 0.25 and not self.by_parts:
             self.console.print(
                 f"        in {equal:.0%} of the groups all rewards were equal: "
-                "such a group teaches nothing",
+                "these teach nothing",
                 style="yellow",
                 highlight=False,
             )

@@ -19,7 +19,7 @@ plt.figure(figsize=(7, 3))
 plt.hist(scores.numpy(), bins=20, range=(0, 1), label=f"{len(scores)} completions")
 plt.axvline(scores.mean(), color="black", linestyle="--", label=f"mean {scores.mean():.2f}")
 plt.gca().set(xlabel="sentiment score", ylabel="completions", title="The base model")
-plt.legend()
+plt.legend(loc="upper center")  # between the two heaps
 plt.show()
 print(f"positive: {(scores > 0.5).float().mean():.0%}, standard deviation {scores.std():.2f}")
 
