@@ -89,6 +89,8 @@ def functions_called(options: Options) -> set[str]:
     """Names of the functions of a rewards file that a run calls."""
     names = {SHAPERS[options.reward_shaping].name, f"kl_penalty_{options.kl_type}"}
     names -= {"", "kl_penalty_none"}
+    if options.hackable_reward:
+        names -= {"sentiment_reward"}  # the words are counted by data of this project
     return names | {"group_advantages", "policy_loss"} if options.own_grpo else names
 
 

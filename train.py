@@ -52,10 +52,11 @@ def train(**given):
     reward = describe_reward(options)
     manifest = Manifest(
         options,
-        functions_called(options),
         device=str(device),
         reward=reward,
         train_prompts=len(parts.dataset),
+        rewards_called=sorted(functions_called(options)),
+        rewards_code=parts.code,
     )
     describe_prompts(options.prompts, parts.dataset["prompt"], console)
     describe_run(options, parts.models.policy, device=device, reward=reward, console=console)
@@ -107,6 +108,7 @@ class Parts:
     dataset: Any  # of Hugging Face: prompts to train on
     prompt_ids: dict[str, list[int]]  # prompt -> its token ids, of the validation too
     rewards: Any  # module with the student's functions
+    code: str  # `code_sum` of what the run uses of it
     models: Any  # `engine.model.scoring.Models`
 
 
@@ -117,15 +119,17 @@ def load_parts(options: Options, device) -> Parts:
         UserError: prompts, models or exercises that the run cannot use.
     """
     import data
+    from engine.course.checklist import code_sum
     from engine.course.student import load_rewards, rewards_file
     from engine.model.loading import load_models
     from engine.model.sampling import Sampling, require_same_scores
     from engine.model.texts import tokenize_prompts
-    from reward_utils import check_exercises
+    from reward_utils import check_exercises, functions_called
     from sentiment import load_sentiment_model
 
     dataset = data.get_train_dataset(options.prompts)
-    rewards = load_rewards(rewards_file(options.use_solution, options.rewards))
+    path = rewards_file(options.use_solution, options.rewards)
+    rewards, code = load_rewards(path), code_sum(path, functions_called(options))
     load_sentiment_model(options.sentiment_model, device)
     check_exercises(rewards, options)
     models = load_models(options.model_name, device, use_peft=options.use_peft)
@@ -139,6 +143,7 @@ def load_parts(options: Options, device) -> Parts:
         dataset=dataset,
         prompt_ids=dict(zip(prompts, prompt_ids)),
         rewards=rewards,
+        code=code,
         models=models,
     )
 

@@ -232,7 +232,7 @@ Seconds are those of the training run.
 
 def draw(seeds: list[int], path: Path) -> None:
     """Sentiment against KL: where every rung ends, and the path of the plain run."""
-    from engine.measuring.runs import read_run
+    from engine.measuring.runs import read_run, sentiment_at
     from engine.pages import report
     from evaluate import optimum_of
 
@@ -249,7 +249,15 @@ def draw(seeds: list[int], path: Path) -> None:
             for name in ("kl", "sentiment")
         )
         axes.plot(kl, sentiment, "k.--", label="no penalty, every second step")
-        report.draw_intervals(axes, paths[:1])  # a start above the line is noise
+        noise = sentiment_at(paths[0], 0)  # all seeds validate the same model by the same texts
+        if noise and noise["low"] is not None:
+            bar = {
+                "colors": "black",
+                "linewidth": 2,
+                "alpha": 0.5,
+                "label": "95 % interval of its start",
+            }
+            axes.vlines(0.0, noise["low"], noise["high"], **bar)
     for i, (title, rungs) in enumerate(FAMILIES.items()):
         rungs = [rung for rung in rungs if finished(rung, seeds)]
         if rungs:

@@ -69,11 +69,11 @@ class Ask:
         self.seconds = seconds
         self.name = name or name_of(function)
         self.arguments = {}
-        self.answer = None
+        self.answer, self.of_loss = None, False  # that of a loss: its value, then its gradient
 
     def __call__(self, **arguments):
         self.arguments = arguments
-        self.answer = None
+        self.answer, self.of_loss = None, False
         arguments = copy.deepcopy(arguments)  # what the function changes in them stays its own
         if self.name == "compute_ref_log_probs":
             arguments = dict(zip(("ref_model", "tokenizer"), self.models), **arguments)
@@ -98,6 +98,7 @@ class Ask:
             if trained is not None and not isinstance(self.answer, Answered):
                 self.answer = loss_and_gradient(self.answer, trained)
             self.answer = plain_values(self.answer)
+            self.of_loss = trained is not None
         except UserError as error:
             raise Wrong(str(error)) from error
         except Exception as error:
@@ -171,7 +172,7 @@ def report(case, ask, rng=None, with_expected=True):
         return None
     lines = [f"{ask.name}: {case.__doc__.splitlines()[0]}"]
     lines += [f"  passed in    {name} = {show(value)}" for name, value in ask.arguments.items()]
-    answer = "the loss, then its gradient: " if "log_probs" in ask.arguments else ""
+    answer = "the loss, then its gradient: " if ask.of_loss else ""
     lines += [f"  came back    {answer}{show(ask.answer)}"] if ask.answer is not None else []
     lines += [f"  expected     {finding.expected}"] if finding.expected and with_expected else []
     return "\n".join([*lines, f"  {finding.label:11}  {finding.cause}"])

@@ -175,6 +175,7 @@ def resolve_options(given: dict[str, Any]) -> Options:
     Raises:
         UserError: an unknown name, a wrong type, an illegal value or combination.
     """
+    lonely = "kl_coef" in given and "kl_type" not in given
     if given.get("config") is not None:
         given = {**read_config(given["config"]), **given}
     given = {name: check_option(name, value) for name, value in given.items()}
@@ -191,7 +192,7 @@ def resolve_options(given: dict[str, Any]) -> Options:
         raise UserError("--rewards and --use_solution name two files: give only one of them.")
     if options.kl_target is not None and options.kl_type == "none":
         raise UserError("--kl_target controls your KL penalty: add --kl_type forward or backward.")
-    if options.kl_type == "none" and "kl_coef" in given and not given.get("resume"):
+    if options.kl_type == "none" and lonely and not options.resume:
         raise UserError("--kl_coef is that of your KL penalty: add --kl_type forward or backward.")
     if options.kl_target is not None and options.kl_coef == 0:
         raise UserError("--kl_target multiplies --kl_coef at each step: start above 0.")

@@ -52,19 +52,20 @@ def raises_to_do(node: ast.AST) -> bool:
 
 def code_sum(path: str | Path, called: Iterable[str]) -> str:
     """The SHA-256 of what a run uses of a rewards file: its code without comments, docstrings and
-    the exercises that neither the run calls nor what it calls.
+    the functions that neither the run calls nor what it calls.
 
     Args:
         called: names of the functions that the run calls.
     """
     tree = syntax_tree(path)
-    left = dict.fromkeys(exercises(path)).keys() - set(called)
+    left = {node.name for node in functions(path)} - set(called)
     while used := left & {n.id for n in ast.walk(without(tree, left)) if isinstance(n, ast.Name)}:
         left -= used
     tree = without(tree, left)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body[0] = ast.Pass()
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
     return sha256(ast.unparse(tree).encode())
 
 

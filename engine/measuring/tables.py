@@ -89,7 +89,7 @@ def summarise_run(options, run, final, console):
         console.print(line, highlight=False)
         for line in target_remarks(options, kl=run["kl_held"], rate=run["rate"]):
             console.print(line, style="yellow", highlight=False)
-    if options.kl_type == "forward" and run["kl_penalty"] < 0 and run["after"]["kl"] > 2:
+    if options.kl_type == "forward" and (run["kl_penalty"] or 0) < 0 and run["after"]["kl"] > 2:
         console.print(
             f"  The penalty of the last step was {run['kl_penalty']:.2f}: below 0, it pays for "
             "moving away. Is its sign right? python -m pytest --student -m exercise3b",

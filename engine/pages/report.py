@@ -119,7 +119,7 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     if cut:
         axes.plot([], [], color="gray", **NEEDED, label="nats that the last sentiment needs")
         axes.plot([], [], color="gray", **SIDEWAYS, label="nats that went sideways")
-    draw_intervals(axes, runs)
+    _draw_intervals(axes, runs)
     for (title, optimum), marker in zip(optima, "d12348" * len(optima)):
         _draw_optimum(axes, title, optimum, marker=marker)
     axes.set_xscale("asinh", linear_width=1.0)
@@ -140,7 +140,7 @@ def plot_frontier(runs: list[Run], optima: Sequence[tuple[str, Optimum]] = ()):
     return figure
 
 
-def draw_intervals(axes, runs):
+def _draw_intervals(axes, runs):
     """Upright bars at the first and the last validation of each run."""
     bars = [
         (max(row["kl"], 0.0), interval["low"], interval["high"], style_of(i)["color"])
@@ -179,7 +179,7 @@ def _name_ends(figure, axes, ends):
             inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
             lines = sum(path.intersects_bbox(box, filled=False) for path in paths)
             covered[x, y] = (not inside, box.count_overlaps(taken), lines)
-        x, y = min(covered, key=covered.__getitem__)  # the nearest of the best: they are in order
+        x, y = min(covered, key=covered.__getitem__)  # the first of the best
         text.set(position=(x, y), horizontalalignment="left" if x > 0 else "right")
         taken.append(text.get_window_extent())
 

@@ -16,10 +16,11 @@ from engine.course.experiments import (
     pull_of,
 )
 from engine.course.toys import FORMULAS, Penalty, TokenToy
-from engine.pages.report import COLORS, style_of
+from engine.pages.report import COLORS, MARKERS
 
 SHOWN = 0.1  # the coefficient whose nats `draw_beta` shows by position
 KINDS = {"forward": COLORS[0], "backward": COLORS[1]}
+LOOKS = [{"color": c, "marker": m} for c, m in zip((*COLORS, "black"), MARKERS)]
 
 
 def new_figure(panels, title, rows=1):
@@ -34,7 +35,7 @@ def new_figure(panels, title, rows=1):
     figure = Figure(figsize=(4.3 * columns, 4.6 * rows), layout="constrained")
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    looks = [{**style_of(i), "markevery": 0.15, "markersize": 5} for i in range(12)]
+    looks = [{**look, "markevery": 0.15, "markersize": 5} for look in LOOKS]
     for panel in axes:
         panel.set_prop_cycle(cycler(**{name: [look[name] for look in looks] for name in looks[0]}))
     for empty in axes[panels:]:
@@ -114,9 +115,9 @@ def draw_penalties(
     _draw_costs(price, candidates)
     log_q = toy.logits.log_softmax(0)
     for i, (name, (kind, cost)) in enumerate(candidates.items()):
-        marker: dict[str, Any] = {**style_of(i), "label": name, "s": 25}
+        marker: dict[str, Any] = {**LOOKS[i], "label": name, "s": 25}
         if name.startswith(OWN):
-            marker |= {"s": 60, "marker": "x"}
+            marker |= {"s": 60, "marker": "x" if kind == "forward" else "+"}
         moved = toys.penalty_gradient(cost(log_q, toy.log_p), log_q)
         force.scatter(toys.exact_gradient(kind, *toy), moved, **marker)
         path.plot(rows[name].path, **_look_of(name))
@@ -155,7 +156,7 @@ def draw_places(candidates: dict[str, Candidate]):
     for axes, (name, candidate) in zip(panels, candidates.items()):
         for kind, formula in FORMULAS.items():
             g = toys.exact_pull(kind, tokens.log_q, tokens.log_p)
-            style = {"color": KINDS[kind], "linewidth": 9, "alpha": 0.3}
+            style = {"color": KINDS[kind], "linewidth": 9, "alpha": 0.3, "marker": ""}
             axes.plot(tokens.preference, g - g[middle], **style, label=f"exact for {formula}")
         for place, color, dash in zip(toys.PLACES, colors, dashes):
             g = pull_of(Penalty(place, candidate.cost), tokens.log_q, tokens.log_p)

@@ -4,8 +4,7 @@ from torch import Tensor
 
 from engine.course import variants
 from engine.course.variants import SIZES, Advantages, ClipFigures, LengthSignal, Signal
-from engine.pages.report import style_of
-from engine.pages.toy_pictures import legends_below, new_figure
+from engine.pages.toy_pictures import LOOKS, legends_below, new_figure
 
 
 def widths(count: int) -> list[float]:
@@ -90,7 +89,7 @@ def draw_lengths(rows: dict[str, LengthSignal]):
     pushed.set_xticklabels(names, fontsize=8)
     for i, (name, loss) in enumerate(variants.LOSSES.items(), 1):  # as the bars beside it
         found = variants.follow_lengths(*loss)
-        path.plot(found.right, found.length, **style_of(i), label=name)
+        path.plot(found.right, found.length, **LOOKS[i], label=name)
     path.set(
         xlabel="share of right texts, as training goes on",
         ylabel="mean length, tokens",

@@ -198,8 +198,7 @@ class Monitor(Validations):
         self.equal_groups = []
         if equal >= 0.25 and not self.by_parts:
             self.console.print(
-                f"        in {equal:.0%} of the groups all rewards were equal: "
-                "these teach nothing",
+                f"        in {equal:.0%} of the groups all rewards were equal: these teach nothing",
                 style="yellow",
                 highlight=False,
             )

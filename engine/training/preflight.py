@@ -242,7 +242,7 @@ def check_student(path, needed):
         rewards = load_rewards(path)
     except UserError as error:
         return BAD, str(error)
-    gone = [name for name in sorted(needed) if not hasattr(rewards, name)]
+    gone = [name for name in sorted(needed) if getattr(rewards, name, None) is None]
     if gone:
         return BAD, f"{path.name} has no function {', '.join(gone)}, which this run calls"
     missing = [f"{label}: {name}" for name, label in to_do(path).items() if name in needed]

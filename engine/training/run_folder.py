@@ -29,7 +29,6 @@ from engine.common import (
     write_json,
     write_whole,
 )
-from engine.course.checklist import code_sum
 from engine.measuring.optimum import OPTIMUM
 from engine.model.processes import from_first, this_process
 from engine.options import (
@@ -208,13 +207,12 @@ class Manifest:
 
     Args:
         options: of the run.
-        called: names of the functions of the rewards file that it calls.
         facts: more about the run.
 
     Of several processes the first one writes it.
     """
 
-    def __init__(self, options, called, **facts):
+    def __init__(self, options, **facts):
         self.options = options
         self.path = Path(options.output_dir) / MANIFEST
         self.values = {
@@ -229,7 +227,7 @@ class Manifest:
             **facts,
         }
         if this_process().is_first:
-            self.values |= what_was_read(options, sorted(called))
+            self.values |= what_was_read(options)
         self.write()
 
     def write(self, **values):
@@ -239,17 +237,14 @@ class Manifest:
             write_json(self.path, self.values | {"options": to_record(self.options)})
 
 
-def what_was_read(options, called):
-    """The rewards file and what of it counts, and `sums_of` what the run began with; of what is
-    another since a --resume, beside that, the sum that it has now."""
+def what_was_read(options):
+    """The name of the rewards file, and `sums_of` what the run began with; of what is another since
+    a --resume, beside that, the sum that it has now."""
     sums = sums_of(options)
     began = read_manifest(options.output_dir).get("sha256", {}) if options.resume else sums
     resumed = {name: now for name, now in sums.items() if now != began.get(name)}
-    rewards = rewards_file(options.use_solution, options.rewards)
     return {
-        "rewards_file": portable(str(rewards)),
-        "rewards_called": called,
-        "rewards_code": code_sum(rewards, called),
+        "rewards_file": portable(str(rewards_file(options.use_solution, options.rewards))),
         "sha256": began,
         **({"sha256_resumed": resumed} if resumed else {}),
     }

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from cases import Wrong
 from engine.common import ROOT
+from engine.course.checklist import TO_DO
 from instructor.grading.sandbox import LIMITS, PROTECTIONS
 from instructor.grading.submission import GraderError
 from instructor.grading.text import clean
@@ -227,10 +228,10 @@ class Child:
             self._die("protocol error: the answer is no JSON")
         except ValueError as error:
             self._die(f"protocol error: {error}")
-        if kind == "raised":
-            raise Wrong(f"it raised {content[:500]}")
-        if kind == "todo":
+        if kind == "todo" and TO_DO.match(content):
             raise NotImplementedError(content[:200])
+        if kind in ("raised", "todo"):
+            raise Wrong(f"it raised {content[:500]}")
         return content
 
     def _exchange(self, line, started):

@@ -132,7 +132,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import kl_lab
-from engine.course.student import Called, load_rewards, rewards_file
+from engine.course.student import Called, is_to_do, load_rewards, rewards_file
 from engine.model.loading import load_model
 from engine.options import PRESETS
 from grpo_from_scratch import WORDS, Held, train_toy
@@ -149,6 +149,8 @@ def exercise():
     try:
         yield
     except (NotImplementedError, UserError) as todo:
+        if isinstance(todo, NotImplementedError) and not is_to_do(todo):
+            raise  # torch has errors of this kind too
         print(f"Not yet: {todo}")
 
 

@@ -203,3 +203,16 @@ def test_a_run_of_a_version_without_sums_goes_by_names(begun, tmp_path):
     assert resume(folder, model_name=model).model_name == model
     with pytest.raises(UserError, match="began with rewards .*mine.py, not .*other.py"):
         resume(folder, model_name=model, rewards=str(tmp_path / "other.py"))
+
+
+def test_a_coefficient_may_stand_beside_no_penalty_where_that_is_said(tmp_path):
+    """On the command line, in a file whose penalty the command line switches off, in a record."""
+    file = tmp_path / "c.yaml"
+    file.write_text("kl_type: forward\nkl_coef: 0.3\n")
+    for given in (
+        {"kl_type": "none", "kl_coef": 0.3},
+        {"config": str(file), "kl_type": "none"},
+        vars(resolve_options({})),
+    ):
+        assert resolve_options(given).kl_type == "none"
+    assert resolve_options({"config": str(file), "kl_coef": 0.2}).kl_coef == 0.2

@@ -154,6 +154,15 @@ def test_what_is_no_answer_is_a_protocol_error(tmp_path, case):
             child.ask("load")
 
 
+def test_only_what_the_handed_out_file_raises_is_a_todo(tmp_path):
+    with child_of(tmp_path, saying(b'{"number": 1, "todo": "Bonus: implement it"}\n')) as child:
+        with pytest.raises(NotImplementedError, match="Bonus: implement it"):
+            child.ask("load")
+    with child_of(tmp_path, saying(b'{"number": 1, "todo": "forged"}\n')) as child:
+        with pytest.raises(Wrong, match="it raised forged"):
+            child.ask("load")
+
+
 def test_text_of_a_submission_is_harmless_where_it_enters():
     line = json.dumps({"number": 1, "raised": "ValueError: \ud800\x1b[31m\u2028red\x00"}).encode()
     assert read_reply(line, 1) == ("raised", "ValueError: ?red")

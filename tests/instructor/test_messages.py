@@ -39,6 +39,15 @@ def test_one_error_is_told_once(classifier, policy):
     assert len(text.splitlines()) < 10
 
 
+@pytest.mark.parametrize(
+    ("body", "came_back"),
+    [("return 0.5", "0.5"), ("return -log_probs.sum()", "the loss, then its gradient: [")],
+)
+def test_what_came_back_of_a_loss_is_named_where_it_could_be_read(policy, body, came_back):
+    (text, *_) = news_of("policy_loss", body, policy).values()
+    assert f"\n  came back    {came_back}" in text
+
+
 def test_what_follows_from_a_core_failure_is_not_told(classifier, policy):
     news = news_of("compute_ref_log_probs", log_probs(result="x.mean()"), policy)
     assert list(news) == ["sums_the_completion"]

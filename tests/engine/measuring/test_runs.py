@@ -54,6 +54,7 @@ def test_a_damaged_run_is_one_line(tmp_path, file, content, message):
         read_run(tmp_path / "run")
 
 
+THE_PENALTY = {"kl_penalty_forward"}
 MINE = """
 def half(score):
     return score / 2
@@ -77,15 +78,18 @@ def kl_penalty_forward(q):
     [
         ("", "", set()),
         ("the penalty.", "the penalty, in other words.", set()),
+        ("    '''Exercise 2b: uses another.'''\n", "", set()),
+        ("def half", "'''What this is.'''\ndef half", set()),
         ("return q", "return q  # and a comment", set()),
-        ("return q", "return -q", {"kl_penalty_forward"}),
+        ("return q", "return -q", THE_PENALTY),
         ("[half(1.0)", "[half(2.0)", {"sentiment_reward", "shaped_reward"}),
-        ("score / 2", "score / 3", {"sentiment_reward", "shaped_reward", "kl_penalty_forward"}),
-        ("return q", "return (q", {"sentiment_reward", "shaped_reward", "kl_penalty_forward"}),
+        ("score / 2", "score / 3", {"sentiment_reward", "shaped_reward"}),
+        ("def half", "factor = 2\n\ndef half", {"sentiment_reward", "shaped_reward"} | THE_PENALTY),
+        ("return q", "return (q", {"sentiment_reward", "shaped_reward"} | THE_PENALTY),
     ],
 )
 def test_a_run_is_marked_where_what_it_called_has_changed(tmp_path, old, new, marked):
-    """No other exercise, no comment and no docstring; a helper of nobody's may be of all."""
+    """No other exercise, no comment and no docstring, but what stands beside the functions."""
     rewards = tmp_path / "mine.py"
     found = set()
     for name in ("sentiment_reward", "shaped_reward", "kl_penalty_forward"):

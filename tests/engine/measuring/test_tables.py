@@ -87,7 +87,8 @@ def test_what_was_asked_for_is_called_better(capsys):
 @pytest.mark.parametrize(
     ("kl_type", "penalty", "kl", "asked"),
     [("forward", -24.1, 241.0, True), ("forward", 0.2, 2.1, False), ("forward", -0.01, 0.1, False)]
-    + [("backward", -0.3, 3.0, False), ("none", None, 30.0, False)],
+    + [("backward", -0.3, 3.0, False), ("none", None, 30.0, False)]
+    + [("forward", None, 30.0, False)],  # of a finished run that was resumed: no step
 )
 def test_a_penalty_that_pays_is_asked_about(capsys, kl_type, penalty, kl, asked):
     """That of `forward` is kl_coef · KL on average, never below 0; near 0 it is noise."""

@@ -114,3 +114,5 @@ def test_a_function_that_is_gone_is_a_cross(tmp_path):
     assert preflight.check_student(file, {"sentiment_reward"})[0] == preflight.GOOD
     five_stars = resolve_options({"reward_shaping": "five_stars"})
     assert functions_called(five_stars) == set()  # of no exercise
+    hacked = resolve_options({"hackable_reward": True, "kl_type": "forward"})
+    assert functions_called(hacked) == {"kl_penalty_forward"}

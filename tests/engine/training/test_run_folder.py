@@ -171,7 +171,7 @@ def test_a_run_that_goes_on_with_another_file_says_so_and_keeps_both_sums(tmp_pa
         rewards.write_text(text)
         options = options_of(tmp_path / "run", resume=resume, **given)
         _, release = run_folder.prepare(options)
-        run_folder.Manifest(options, called=["f"])
+        run_folder.Manifest(options)
         release()
     assert "mine.py is another than before: run.json keeps both sums." in capsys.readouterr().out
     found = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -207,7 +207,7 @@ class Trainer:
 )
 def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error, message):
     options = options_of(tmp_path)
-    manifest = run_folder.Manifest(options, called=[])
+    manifest = run_folder.Manifest(options)
     ended = []
     with pytest.raises(UserError, match=message) as told:
         with run_folder.guarded(Trainer(step, options), manifest, [lambda: ended.append(1)]):
@@ -218,7 +218,7 @@ def test_a_run_that_fails_is_recorded_and_told_in_one_line(tmp_path, step, error
 
 def test_what_has_no_explanation_passes_through(tmp_path):
     options = options_of(tmp_path)
-    manifest = run_folder.Manifest(options, called=[])
+    manifest = run_folder.Manifest(options)
     ended = []
     with pytest.raises(KeyError):
         with run_folder.guarded(Trainer(0, options), manifest, [lambda: ended.append(1)]):
