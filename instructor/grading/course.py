@@ -37,6 +37,8 @@ def grade(args, console):
         UserError: in one line, what to do.
     """
     rubric = read_rubric(args.rubric)
+    if Path(args.out).resolve() == Path(args.submissions).resolve():
+        raise GraderError(f"'{args.out}' holds the submissions: name another --out.")
     submissions = collect(args.submissions, one=args.gradescope)
     students = [submission.student for submission in submissions]
     if args.roster:  # a mistake in a table is said before anything is graded
@@ -45,7 +47,9 @@ def grade(args, console):
         read_points(args.written, rubric, students)
     again = set(args.only or ())
     if unknown := again - {*students}:
-        raise GraderError(f"nobody handed in as {', '.join(sorted(unknown))}.")
+        raise GraderError(
+            f"nobody handed in as {', '.join(sorted(unknown))}: --only takes names of grades.csv."
+        )
     settings = journal.run_settings(args, rubric)
     if not args.gradescope:
         read_corrections(Path(args.out), students)

@@ -38,7 +38,8 @@ def run_settings(args, rubric):
     points are counted anew from the journal. Written to OUT/run.json.
 
     Raises:
-        GraderError: OUT holds results of other settings, or results and no --resume.
+        GraderError: OUT holds results of other settings, or results and no --resume; or it counted
+            written answers, which are not named now.
     """
     out = Path(args.out)
     settings = {"rubric": rubric, "code": code_sha256(), "timeout": args.timeout}
@@ -50,16 +51,23 @@ def run_settings(args, rubric):
         )
     if file.exists() and journal.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
-        seeds = before.pop("seeds")
+        seeds, written = before.pop("seeds"), before.pop("written", None)
         if {**before, "rubric": rubric} != settings or args.seeds not in (None, seeds[1:]):
             raise GraderError(f"options or code are not those of '{out}': name a new --out.")
+        if written and not args.written:
+            raise GraderError(
+                f"'{out}' counted the answers in {written}: name them again with --written."
+            )
+        if before["rubric"] != rubric:
+            then, now = maximum(before["rubric"]), maximum(rubric)
+            print(f"Another rubric: all points are counted anew, of {now:g} (before: of {then:g}).")
         settings["seeds"] = seeds
-        write_json(file, settings)
+        write_json(file, settings | {"written": args.written and str(args.written)})
         return settings
     hidden = args.seeds or [secrets.randbelow(2**31) + 1 for _ in range(rubric["hidden_seeds"])]
     settings["seeds"] = [0, *hidden]
     out.mkdir(parents=True, exist_ok=True)
-    write_json(file, settings)
+    write_json(file, settings | {"written": args.written and str(args.written)})
     return settings
 
 

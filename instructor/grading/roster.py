@@ -192,7 +192,10 @@ def fill_roster(args, results, submissions, persons=()):
     blank = {"status": "no submission", "score": None, "max": None, "tests": [], "flags": []}
     blank |= {"seconds": "", "sandbox": "", "path": "", "reason": ""}
     absent = [person for person in people if person.row not in claims]
-    entered = f"{len(results_by_row)} of {len(people)} of the roster entered"
+    column, _ = columns_to_fill(roster, args.column)
+    entered = f"{len(results_by_row)} of {len(people)} of the roster entered, column {column}"
+    if not people:
+        entered = "nobody is known in the roster: it needs a column ID, Login, Name or Email"
     names = [person.name or person.email or min(person.logins | person.ids) for person in absent]
     return [{"student": name, **blank} for name in names], entered
 
@@ -258,8 +261,11 @@ def columns_to_fill(roster, column):
     """(title of the column for the points, of the one for a text or None).
 
     Raises:
-        GraderError: a platform's own gradebook has none, and would not take back a new one.
+        GraderError: a platform's own gradebook has none, and would not take back a new one; or it
+            is a column that says who somebody is.
     """
+    if column.lower() in {*IDS, *LOGINS, *NAMES, *EMAILS}:
+        raise GraderError(f"the column {column} says who a student is: --column is for the points.")
     # Canvas: "GRPO (4711)"; Blackboard: "GRPO [Total Pts: 100 Score] |4711"; Brightspace: "GRPO
     # Points Grade <Numeric MaxPoints:100>".
     title = re.compile(rf"{re.escape(column)}(?: \(\d+\)| \[.*| Points Grade.*)?")

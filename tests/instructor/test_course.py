@@ -150,7 +150,9 @@ def test_one_student_graded_again_changes_nothing_else(tmp_path, whole_run, grad
 def test_a_student_who_did_not_hand_in_is_not_graded_again(tmp_path):
     put(tmp_path / "in", "ann", "a = 1")
     args = parse_arguments([str(tmp_path / "in"), f"--out={tmp_path / 'out'}", "--only", "nobody"])
-    with pytest.raises(GraderError, match="nobody handed in as nobody"):
+    with pytest.raises(
+        GraderError, match="nobody handed in as nobody: --only takes names of grades.csv"
+    ):
         grade(args, None)
 
 
@@ -168,6 +170,31 @@ def test_tiers(held, unsafe, tier):
 def test_without_a_sandbox_nothing_is_graded():
     with pytest.raises(GraderError, match="no sandbox for files, network here.*--unsafe"):
         require_sandbox({"files": False, "network": False, "memory": True}, False)
+
+
+def test_results_do_not_lie_among_the_submissions(tmp_path):
+    put(tmp_path / "in", "ann", "a = 1")
+    args = parse_arguments([str(tmp_path / "in"), f"--out={tmp_path / 'in' / '.'}"])
+    with pytest.raises(GraderError, match="holds the submissions: name another --out"):
+        grade(args, None)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["ann"]
+
+
+def test_a_run_that_goes_on_loses_no_points_of_answers_in_silence(tmp_path, capsys):
+    rubric = read_rubric(RUBRIC)
+    words = ["in", f"--out={tmp_path / 'out'}"]
+    run_settings(parse_arguments([*words, "--written=answers.csv"]), rubric)
+    (tmp_path / "out" / "results.jsonl").write_text("")
+    resumed = parse_arguments([*words, "--resume"])
+    with pytest.raises(GraderError, match="counted the answers in answers.csv: name them again"):
+        run_settings(resumed, rubric)
+    resumed.written = "answers.csv"
+    run_settings(resumed, rubric)
+    assert capsys.readouterr().out == ""
+    of_core = {**rubric, "exercises": {"e": {"points": 40}}, "written": {}}
+    run_settings(resumed, of_core)
+    said = "Another rubric: all points are counted anew, of 40 (before: of "
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_a_journal_of_other_code_is_not_continued(tmp_path, monkeypatch):

@@ -4,11 +4,12 @@ import csv
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import pytest
 from grading_help import result_of
 
 from instructor.grading.gradebook import csv_text
-from instructor.grading.roster import fill_roster
-from instructor.grading.submission import Member, Submission
+from instructor.grading.roster import Roster, columns_to_fill, fill_roster
+from instructor.grading.submission import GraderError, Member, Submission
 
 HEADER = ("name", "email", "id", "login", "GRPO")
 
@@ -106,3 +107,11 @@ def test_an_open_question_leaves_the_gradebook_as_it_is(tmp_path):
     args = SimpleNamespace(roster=roster, out=tmp_path, column="GRPO")
     assert fill_roster(args, [result], [submission]) == ([], "0 of 1 of the roster entered")
     assert '"5"' in roster.read_text()
+
+
+@pytest.mark.parametrize("column", ["ID", "Student", "sis login id", "Email"])
+def test_who_a_student_is_is_not_overwritten_with_points(column):
+    roster = Roster("plain", ["ID", "Student", "SIS Login ID", "Email", "GRPO"], [])
+    with pytest.raises(GraderError, match=f"the column {column} says who a student is"):
+        columns_to_fill(roster, column)
+    assert columns_to_fill(roster, "GRPO") == ("GRPO", None)
