@@ -105,7 +105,10 @@ def test_an_open_question_leaves_the_gradebook_as_it_is(tmp_path):
     result = {**result_of("Ann", score=None), "path": "Ann", "reason": "Which?"}
     submission = Submission("Ann", "Ann", members=(Member("Ann"),), question="Which?")
     args = SimpleNamespace(roster=roster, out=tmp_path, column="GRPO")
-    assert fill_roster(args, [result], [submission]) == ([], "0 of 1 of the roster entered")
+    assert fill_roster(args, [result], [submission]) == (
+        [],
+        "0 of 1 of the roster entered, column GRPO",
+    )
     assert '"5"' in roster.read_text()
 
 
@@ -115,3 +118,9 @@ def test_who_a_student_is_is_not_overwritten_with_points(column):
     with pytest.raises(GraderError, match=f"the column {column} says who a student is"):
         columns_to_fill(roster, column)
     assert columns_to_fill(roster, "GRPO") == ("GRPO", None)
+
+
+def test_a_roster_in_which_nobody_is_known_says_what_it_needs(tmp_path):
+    (tmp_path / "book.csv").write_text("Familienname;Vorname\nDoe;Jane\n")
+    args = SimpleNamespace(out=tmp_path, roster=tmp_path / "book.csv", column="GRPO")
+    assert fill_roster(args, [], [])[1].endswith("it needs a column ID, Login, Name or Email")
