@@ -90,7 +90,7 @@ def functions_called(options: Options) -> set[str]:
     names = {SHAPERS[options.reward_shaping].name, f"kl_penalty_{options.kl_type}"}
     names -= {"", "kl_penalty_none"}
     if options.hackable_reward:
-        names -= {"sentiment_reward"}  # the words are counted by data of this project
+        names -= {"sentiment_reward"}  # the share of positive words stands in its place
     return names | {"group_advantages", "policy_loss"} if options.own_grpo else names
 
 

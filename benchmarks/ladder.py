@@ -251,13 +251,8 @@ def draw(seeds: list[int], path: Path) -> None:
         axes.plot(kl, sentiment, "k.--", label="no penalty, every second step")
         noise = sentiment_at(paths[0], 0)  # all seeds validate the same model by the same texts
         if noise and noise["low"] is not None:
-            bar = {
-                "colors": "black",
-                "linewidth": 2,
-                "alpha": 0.5,
-                "label": "95 % interval of its start",
-            }
-            axes.vlines(0.0, noise["low"], noise["high"], **bar)
+            title = "95 % interval of its start"
+            axes.vlines(0.0, noise["low"], noise["high"], "k", linewidth=2, alpha=0.5, label=title)
     for i, (title, rungs) in enumerate(FAMILIES.items()):
         rungs = [rung for rung in rungs if finished(rung, seeds)]
         if rungs:

@@ -58,7 +58,7 @@ def code_sum(path: str | Path, called: Iterable[str]) -> str:
         called: names of the functions that the run calls.
     """
     tree = syntax_tree(path)
-    left = {node.name for node in functions(path)} - set(called)
+    left = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} - set(called)
     while used := left & {n.id for n in ast.walk(without(tree, left)) if isinstance(n, ast.Name)}:
         left -= used
     tree = without(tree, left)
